@@ -1,0 +1,92 @@
+"""Drafts on their way to the log, and what became of them."""
+
+from typing import Literal
+
+import msgspec
+
+from overlayd.model.errors import OverlaydError
+from overlayd.model.names import StreamName
+
+Z16 = bytes(16)
+Z32 = bytes(32)
+
+
+class Draft(msgspec.Struct, gc=False):
+    """A packet that passed the pipeline and isn't in the log yet.
+
+    `sent` is the JSON text of `data` as the producer sent it (log-format, Body); `body` is what is
+    stored, the same object unless a stage changed it. `topics` and `metadata` are JSON texts cut like
+    `sent`, b"" when absent. Text fields are "" when absent. `index` is the packet's place in its request.
+    """
+
+    index: int
+    sent: bytes
+    body: bytes
+    id: str = ""
+    type: str = ""
+    time: str = ""
+    source: str = ""
+    key: str = ""
+    topics: bytes = b""
+    metadata: bytes = b""
+    is_octets: bool = False
+    csalt: bytes = b""
+    hops: int = 0
+    traceparent: str = ""
+    principal: str = ""
+    derived_from: tuple[int, ...] = ()
+
+
+class AppendRequest(msgspec.Struct, gc=False):
+    """What one producer's request wants appended to one stream, judged as a whole (log-format, Appending).
+
+    `atomic`: all or none. `expected_sequence`: the stream's last sequence before this request, or None.
+    `may_create`: the stream may come into being with the node's defaults. `definition_version`: the
+    version whose schema judged the drafts; the writer refuses with DefinitionConflict when the stream
+    has another by then, and the caller judges again. 0 = judged without a definition (unknown stream).
+    """
+
+    stream: StreamName
+    drafts: list[Draft]
+    atomic: bool = False
+    expected_sequence: int | None = None
+    may_create: bool = False
+    definition_version: int = 0
+
+
+class Receipt(msgspec.Struct, gc=False):
+    """What a producer gets for a durable packet. `duplicate`: it was durable before this request.
+
+    After retention took a packet, what is no longer known is b"" (content_hash, commitment).
+    """
+
+    index: int
+    stream: StreamName
+    sequence: int
+    offset: int
+    epoch: int
+    packet_id: str
+    content_hash: bytes
+    leaf: bytes
+    appended_us: int
+    duplicate: bool = False
+    commitment: bytes = b""
+
+
+class Refusal(msgspec.Struct, gc=False):
+    """A draft that the writer didn't take, and why. Nothing of it is in the log."""
+
+    index: int
+    error: OverlaydError
+
+
+class AppendResult(msgspec.Struct, gc=False):
+    """One outcome per draft in the request's order, judged after the commit."""
+
+    outcomes: list[Receipt | Refusal]
+    head: int
+    head_sequence: int
+    created: bool = False
+
+
+StreamStateName = Literal["active", "paused", "stopped"]

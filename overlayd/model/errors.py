@@ -1,0 +1,272 @@
+"""The one error tree. HTTP shows these as RFC 9457 problems; the CLI turns them into exit codes.
+
+Every concrete class has a stable dotted `code`, a status hint and a retryable flag, and is listed in
+docs/errors.md (a test compares the two).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+
+
+class Violation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing wrong with the input: where (JSON pointer), which rule, in words.
+
+    `index` is the position in an array or batch, `line` the 1-based line of NDJSON.
+    """
+
+    pointer: str
+    code: str
+    detail: str
+    index: int | None = None
+    line: int | None = None
+
+
+class OverlaydError(Exception):
+    """Root of everything this project raises on purpose.
+
+    `subject` names the thing it is about (a stream, a file, a cursor), `hint` says what to do.
+    `extra` holds members that a problem body adds, such as `oldest` of a cursor that is too old.
+    """
+
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        subject: str = "",
+        hint: str = "",
+        violations: Sequence[Violation] = (),
+        retry_after_s: float | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.subject = subject
+        self.hint = hint
+        self.violations = tuple(violations)
+        self.retry_after_s = retry_after_s
+        self.extra = extra or {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.detail!r}, code={self.code!r}, subject={self.subject!r})"
+
+
+class MalformedJson(OverlaydError):
+    code, title, status = "json.malformed", "The body is not JSON", 400
+
+
+class BadParameter(OverlaydError):
+    code, title, status = "parameter.invalid", "A parameter has a bad value", 400
+
+
+class BadCursor(OverlaydError):
+    code, title, status = "cursor.malformed", "The cursor can't be read", 400
+
+
+class FutureCursor(OverlaydError):
+    code, title, status = "cursor.future", "The cursor lies beyond the head", 400
+
+
+class BadRequest(OverlaydError):
+    code, title, status = "request.malformed", "The request can't be read", 400
+
+
+class LengthRequired(OverlaydError):
+    code, title, status = "request.length", "The body's length is wrong", 400
+
+
+class Unauthorized(OverlaydError):
+    code, title, status = "access.unauthorized", "No valid credential", 401
+
+
+class Forbidden(OverlaydError):
+    code, title, status = "access.forbidden", "Not allowed", 403
+
+
+class ForeignHost(OverlaydError):
+    code, title, status = "access.host", "The Host header names another machine", 403
+
+
+class ForeignOrigin(OverlaydError):
+    code, title, status = "access.origin", "The request comes from another site", 403
+
+
+class ProxiedWithoutTrust(OverlaydError):
+    code, title, status = "access.proxied", "A forwarding header came from an untrusted peer", 403
+
+
+class NotFound(OverlaydError):
+    code, title, status = "route.unknown", "No such resource", 404
+
+
+class UnknownStream(OverlaydError):
+    code, title, status = "stream.unknown", "No such stream", 404
+
+
+class UnknownPacket(OverlaydError):
+    code, title, status = "packet.unknown", "No such packet", 404
+
+
+class UnknownSession(OverlaydError):
+    code, title, status = "session.unknown", "No such session", 404
+
+
+class MethodNotAllowed(OverlaydError):
+    code, title, status = "route.method", "The method isn't allowed here", 405
+
+
+class DefinitionConflict(OverlaydError):
+    code, title, status = "definition.conflict", "The definition was changed by somebody else", 409
+
+
+class OwnedByConfig(OverlaydError):
+    code, title, status = "definition.config", "The object is declared in the config file", 409
+
+
+class SequenceMismatch(OverlaydError):
+    code, title, status = "sequence.mismatch", "expected_sequence doesn't hold", 409
+
+
+class CommitmentUsed(OverlaydError):
+    code, title, status = "commitment.used", "This commitment is in the log already", 409
+
+
+class StreamPaused(OverlaydError):
+    code, title, status, retryable = "stream.paused", "The stream takes no packets now", 409, True
+
+
+class UnknownEpoch(OverlaydError):
+    code, title, status = "cursor.epoch", "The cursor is of another log", 410
+
+
+class CursorExpired(OverlaydError):
+    code, title, status = "cursor.expired", "The cursor is older than what is kept", 410
+
+
+class ForkDetected(OverlaydError):
+    code, title, status = "log.fork", "The log isn't an extension of what was seen", 409
+
+
+class PacketGone(OverlaydError):
+    code, title, status = "packet.gone", "The packet was taken away", 410
+
+
+class BodyTooLarge(OverlaydError):
+    code, title, status = "body.too_large", "The body is over its limit", 413
+
+
+class PacketTooLarge(OverlaydError):
+    code, title, status = "packet.too_large", "A packet is over its limit", 413
+
+
+class BatchTooLarge(OverlaydError):
+    code, title, status = "batch.too_large", "Too many packets in one request", 413
+
+
+class WrongContentType(OverlaydError):
+    code, title, status = "content.type", "The content type isn't accepted here", 415
+
+
+class WrongContentEncoding(OverlaydError):
+    code, title, status = "content.encoding", "The content encoding isn't accepted here", 415
+
+
+class InvalidPacket(OverlaydError):
+    """A packet that the pipeline rejected; `violations` say where and why."""
+
+    code, title, status = "packet.invalid", "The packet breaks a rule", 422
+
+
+class SchemaViolation(InvalidPacket):
+    code, title, status = "packet.schema", "The packet breaks its stream's schema", 422
+
+
+class UnusableJson(InvalidPacket):
+    code, title, status = "json.unusable", "JSON that no consumer could take", 422
+
+
+class IdReused(InvalidPacket):
+    code, title, status = "packet.id_reused", "The id was used with another content", 422
+
+
+class InvalidDefinition(OverlaydError):
+    code, title, status = "definition.invalid", "The definition can't be used", 422
+
+
+class InvalidFilter(OverlaydError):
+    code, title, status = "filter.invalid", "The filter can't be used", 422
+
+
+class LimitReached(OverlaydError):
+    code, title, status, retryable = "limit.reached", "A limit of the node is reached", 429, True
+
+
+class UpgradeRequired(OverlaydError):
+    code, title, status = "websocket.upgrade", "This needs a connection of its own", 426
+
+
+class HeadTooLarge(OverlaydError):
+    code, title, status = "request.head_too_large", "The request's head is over its limit", 431
+
+
+class RequestTimeout(OverlaydError):
+    code, title, status, retryable = "request.timeout", "The request came too slowly", 408, True
+
+
+class NotSupported(OverlaydError):
+    code, title, status = "request.version", "The protocol version isn't spoken here", 505
+
+
+class IntakeBusy(OverlaydError):
+    code, title, status, retryable = "intake.busy", "The intake is full", 503, True
+
+
+class ShuttingDown(OverlaydError):
+    code, title, status, retryable = "node.stopping", "The node is shutting down", 503, True
+
+
+class StorageFull(OverlaydError):
+    code, title, status, retryable = "storage.full", "No room on the disk", 507, True
+
+
+class DamagedEntry(OverlaydError):
+    code, title, status = "storage.damaged", "The stored entry doesn't verify", 500
+
+
+class CommitFailed(OverlaydError):
+    """The disk refused a commit in a way that can't be gone on from; the process exits."""
+
+    code, title, status, retryable = "storage.failed", "The log can't be written", 503, True
+
+
+class ConfigInvalid(OverlaydError):
+    code, title, status = "config.invalid", "The configuration can't be used", 500
+
+
+class DirectoryInUse(OverlaydError):
+    code, title, status = "directory.in_use", "Another daemon holds the directory", 500
+
+
+class LogInconsistent(OverlaydError):
+    code, title, status = "log.inconsistent", "The log contradicts what was signed", 500
+
+
+class NewerSchema(OverlaydError):
+    code, title, status = "storage.newer", "The database was written by a newer version", 500
+
+
+class VerificationFailed(OverlaydError):
+    code, title, status = "proof.broken", "The proof doesn't hold", 422
+
+
+def error_classes(root: type[OverlaydError] = OverlaydError) -> Iterator[type[OverlaydError]]:
+    """Yields every class of the tree, `root` first."""
+    yield root
+    for child in root.__subclasses__():
+        yield from error_classes(child)

@@ -1,0 +1,105 @@
+"""Every limit of the node: table `[limits]`. Each has a default, a metric for "hit" and a test that hits it.
+
+`limits_hits_total{limit="<name>"}` counts the hits (metrics.py).
+"""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from overlayd.model.units import Duration, Size
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Named bounds on every queue, body, count, time and rate."""
+
+    # Requests
+    head_bytes: Annotated[Size, Meta(description="Request line and headers together")] = Size(16 << 10)
+    head_timeout: Annotated[Duration, Meta(description="From a connection's first byte to the end of a head")] = (
+        Duration(10)
+    )
+    keep_alive_timeout: Annotated[Duration, Meta(description="An idle connection is closed after it")] = Duration(75)
+    body_bytes: Annotated[Size, Meta(description="A request body that is taken whole, inflated")] = Size(64 << 20)
+    upload_bytes: Annotated[Size, Meta(description="A streamed NDJSON body, inflated")] = Size(64 << 30)
+    bodies_in_flight_bytes: Annotated[Size, Meta(description="All bodies being read or waiting for their commit")] = (
+        Size(256 << 20)
+    )
+    body_rate_min: Annotated[Size, Meta(description="Bytes a second below which a body is given up, after 10 s")] = (
+        Size(128)
+    )
+    stall_timeout: Annotated[Duration, Meta(description="A peer that takes or sends no byte for so long is cut")] = (
+        Duration(30)
+    )
+    other_lane_concurrency: Annotated[int, Meta(ge=1, description="Quart requests that run at the same time")] = 2
+    other_lane_queue: Annotated[int, Meta(ge=1, description="Quart requests that may wait for a place")] = 512
+    wait_max: Annotated[Duration, Meta(description="Longest hold of a long-poll")] = Duration(55)
+
+    # Packets
+    packet_bytes: Annotated[Size, Meta(description="One packet object")] = Size(1 << 20)
+    batch_packets_max: Annotated[int, Meta(ge=1, description="Packets in one array or CloudEvents batch")] = 10_000
+    id_chars: Annotated[int, Meta(ge=1, le=1024, description="Characters of a packet's id, type and key")] = 128
+    source_chars: Annotated[int, Meta(ge=1, description="Characters of a packet's source")] = 1024
+    topics_max: Annotated[int, Meta(ge=0, description="Topics of one packet")] = 32
+    metadata_bytes: Annotated[Size, Meta(description="A packet's metadata")] = Size(16 << 10)
+    json_depth_max: Annotated[int, Meta(ge=1, le=200, description="Nesting of a packet's JSON")] = 64
+    ndjson_group_packets: Annotated[int, Meta(ge=1, description="NDJSON lines that are committed together")] = 1000
+    ndjson_receipts_max: Annotated[int, Meta(ge=0, description="NDJSON lines up to which receipts are listed")] = 1000
+    errors_max: Annotated[int, Meta(ge=1, description="Errors listed in one answer")] = 100
+
+    # Streams
+    streams_max: Annotated[int, Meta(ge=1, description="Streams on the node")] = 100_000
+    auto_create_per_minute: Annotated[int, Meta(ge=0, description="Streams that publishing may create a minute")] = 600
+    definition_bytes: Annotated[Size, Meta(description="A stream's definition")] = Size(256 << 10)
+    schema_pattern_chars: Annotated[int, Meta(ge=1, description="Characters of one pattern in a schema")] = 512
+
+    # Intake and storage
+    intake_packets: Annotated[int, Meta(ge=1, description="Packets waiting for the writer")] = 50_000
+    intake_bytes: Annotated[Size, Meta(description="Bytes waiting for the writer")] = Size(128 << 20)
+    admit_timeout: Annotated[Duration, Meta(description="Longest wait for a place in the intake")] = Duration(5)
+    group_packets: Annotated[int, Meta(ge=1, description="Packets in one commit")] = 5000
+    group_bytes: Annotated[Size, Meta(description="Bytes in one commit")] = Size(16 << 20)
+    page_entries: Annotated[int, Meta(ge=1, description="Entries read from the log at once")] = 200
+    page_bytes: Annotated[Size, Meta(description="Bytes read from the log at once")] = Size(1 << 20)
+    readers: Annotated[int, Meta(ge=1, le=64, description="Read connections to the database")] = 4
+    read_timeout: Annotated[Duration, Meta(description="One read of the database")] = Duration(30)
+    tail_bytes: Annotated[Size, Meta(description="Newest entries kept in memory for live readers")] = Size(16 << 20)
+    scan_max: Annotated[int, Meta(ge=1, description="Entries that one read request looks at")] = 100_000
+    read_packets_max: Annotated[int, Meta(ge=1, description="Packets in one read answer")] = 1000
+
+    # Live
+    sessions_max: Annotated[int, Meta(ge=1, description="Live sessions in all")] = 10_000
+    sessions_per_stream: Annotated[int, Meta(ge=1, description="Live sessions naming the same stream or pattern")] = (
+        10_000
+    )
+    sessions_per_address: Annotated[
+        int, Meta(ge=1, description="Live sessions of one address (Unix peers: one uid)")
+    ] = 10_000
+    connections_max: Annotated[int, Meta(ge=1, description="Open connections in all")] = 20_000
+    connections_per_address: Annotated[int, Meta(ge=1, description="Open connections of one address")] = 20_000
+    subscriptions_per_session: Annotated[int, Meta(ge=1, description="Subscriptions on one WebSocket")] = 64
+    query_terms: Annotated[int, Meta(ge=1, description="Streams, topics, types or keys named in one live query")] = 64
+    message_bytes: Annotated[Size, Meta(description="One WebSocket message from a client")] = Size(1 << 20)
+    unread_messages: Annotated[int, Meta(ge=1, description="Client messages waiting to be looked at")] = 64
+    publishes_in_flight: Annotated[int, Meta(ge=1, description="WebSocket publishes awaiting their receipt")] = 64
+    heartbeat_min: Annotated[Duration, Meta(description="Shortest heartbeat that may be asked for")] = Duration(1)
+    heartbeat_max: Annotated[Duration, Meta(description="Longest heartbeat that may be asked for")] = Duration(55)
+    pong_timeout: Annotated[Duration, Meta(description="A WebSocket peer must answer a ping within it")] = Duration(20)
+    drain_timeout: Annotated[Duration, Meta(description="Shutdown waits so long for sessions and requests to end")] = (
+        Duration(5)
+    )
+
+    # Filters
+    filter_bytes: Annotated[Size, Meta(description="A CEL expression")] = Size(2 << 10)
+    filter_pattern_chars: Annotated[int, Meta(ge=1, description="A literal pattern in matches()")] = 512
+    filter_list_items: Annotated[int, Meta(ge=1, description="Items of a list that a filter sees")] = 1000
+    filter_inline_bytes: Annotated[Size, Meta(description="Packets above it are filtered in a thread")] = Size(64 << 10)
+    filter_mean_us: Annotated[
+        int, Meta(ge=1, description="Mean microseconds above which a filter runs in a thread")
+    ] = 200
+    filter_timeout: Annotated[Duration, Meta(description="One evaluation in a thread; longer counts as an overrun")] = (
+        Duration(0.5)
+    )
+    filter_overruns: Annotated[int, Meta(ge=1, description="Overruns after which a filter is disabled")] = 3
+    filters_per_principal: Annotated[int, Meta(ge=1, description="Distinct filters of one principal")] = 20
+    filters_max: Annotated[int, Meta(ge=1, description="Distinct filters on the node")] = 1000
