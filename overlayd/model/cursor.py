@@ -20,7 +20,8 @@ _CURSOR = re.compile(r"e([1-9][0-9]{0,7})([a-z2-7]{8})-(0|[1-9][0-9]{0,18})(?:\.
 
 def make_epoch(counter: int, chance: bytes) -> Epoch:
     """An epoch from its counter and 5 random bytes."""
-    assert 1 <= counter < 1 << 24 and len(chance) == 5
+    assert 1 <= counter < 1 << 24
+    assert len(chance) == 5
     return Epoch(counter << 40 | int.from_bytes(chance, "big"))
 
 
