@@ -1,0 +1,5 @@
+"""`python -m overlayd`."""
+
+from overlayd.cli import main
+
+main()
