@@ -18,6 +18,7 @@ EPOCH = make_epoch(1, b"\0\0\0\0\5")
 
 
 def make_receipt(**changes: object) -> Receipt:
+    """A receipt with everything an ordinary one has."""
     receipt = Receipt(
         index=0, stream=StreamName("a.b"), sequence=3, offset=9, epoch=EPOCH, packet_id="p-1",
         content_hash=b"\x01" * 32, leaf=b"\x02" * 32, appended_us=1_700_000_000_000_001,
