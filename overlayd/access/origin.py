@@ -1,0 +1,289 @@
+"""Judges where a request comes from, before anything else looks at it (docs/security.md, Local is not an identity).
+
+Loopback is not an identity: a web page, a proxy or a rebound name can make a browser or a server on this
+machine send requests. So the Host must be ours, an Origin must be ours, and a forwarding header from a peer
+that isn't a trusted proxy takes the loopback privilege away.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from overlayd.access.principal import EVERYDAY, EVERYTHING, Principal
+from overlayd.model.errors import BadRequest, ConfigInvalid, Forbidden, ForeignHost, ForeignOrigin, ProxiedWithoutTrust
+
+Headers = Iterable[tuple[bytes, bytes]]
+"""Names in lower case."""
+
+SAFE_METHODS = frozenset(("GET", "HEAD"))
+FORWARDING = frozenset(
+    (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip", b"via")
+)
+_LOOKED_AT = FORWARDING | {b"host", b"origin", b"sec-fetch-site"}
+_AUTHORITY = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
+_FORWARDED_FOR = re.compile(r'(?:^|[;,])\s*for\s*=\s*(?:"([^"]*)"|([^\s;,"]+))', re.IGNORECASE)
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """The far end of a connection. `local` is the address it was accepted on; "" for Unix sockets."""
+
+    family: Literal["tcp", "unix"]
+    address: str = ""
+    port: int = 0
+    local: str = ""
+    local_port: int = 0
+    uid: int = -1
+
+
+class AccessRules(msgspec.Struct, frozen=True):
+    """What the settings say about who may come in without a key.
+
+    `hosts`: further names the node goes by (`name` or `name:port`), lower case. `trusted`: networks of
+    proxies; `is_unix_trusted`: peers of the Unix socket are proxies too. `insecure`: anybody who reaches
+    a listener may publish, read and subscribe. `auto_create`: publishing creates unknown streams.
+    """
+
+    service_uid: int
+    hosts: frozenset[str] = frozenset()
+    trusted: tuple[IPv4Network | IPv6Network, ...] = ()
+    is_unix_trusted: bool = False
+    insecure: bool = False
+    auto_create: bool = True
+
+
+class _Facts(msgspec.Struct):
+    """The few headers that are looked at."""
+
+    host: str | None = None
+    origins: list[str] = []
+    site: str = ""
+    forwarding: dict[bytes, str] = {}
+
+
+def parse_trusted(texts: Sequence[str]) -> tuple[tuple[IPv4Network | IPv6Network, ...], bool]:
+    """Networks, and whether `unix` is among them. Raises ConfigInvalid."""
+    networks = []
+    for text in texts:
+        if text == "unix":
+            continue
+        try:
+            networks.append(ip_network(text, strict=False))
+        except ValueError as err:
+            raise ConfigInvalid(
+                f"not an address or network: {text!r}", subject="listen.trusted_proxies",
+                hint='write for example "10.0.0.5", "10.0.0.0/8" or "unix"',
+            ) from err  # fmt: skip
+    return tuple(networks), "unix" in texts
+
+
+def judge_request(
+    rules: AccessRules, peer: Peer, *, method: str, headers: Headers, is_websocket: bool = False
+) -> Principal:
+    """The principal of a request on a keyless listener.
+
+    Raises ForeignHost, ForeignOrigin, ProxiedWithoutTrust, Forbidden or BadRequest.
+    """
+    facts = _facts_of(headers)
+    if peer.family == "tcp":
+        _check_host(rules, peer, facts)
+    _check_site(rules, facts, is_change=is_websocket or method not in SAFE_METHODS)
+    if facts.forwarding:
+        return _judge_forwarded(rules, peer, facts.forwarding)
+    if peer.family == "unix":
+        return _unix_principal(rules, peer.uid)
+    return _address_principal(rules, peer.address)
+
+
+def normalize_address(text: str) -> str:
+    """The address without scope, an IPv4 address mapped into IPv6 as IPv4. Raises ValueError."""
+    address = ip_address(text.partition("%")[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return str(address)
+
+
+@lru_cache(maxsize=1024)
+def is_loopback_address(text: str) -> bool:
+    """Whether it's an address of this machine's loopback; False for what isn't an address."""
+    try:
+        return ip_address(normalize_address(text)).is_loopback
+    except ValueError:
+        return False
+
+
+def _facts_of(headers: Headers) -> _Facts:
+    facts = _Facts()
+    for name, raw in headers:
+        if name not in _LOOKED_AT:
+            continue
+        value = raw.decode("latin-1").strip()
+        if name == b"host":
+            facts.host = value
+        elif name == b"origin":
+            facts.origins.append(value)
+        elif name == b"sec-fetch-site":
+            facts.site = value.lower()
+        else:
+            known = facts.forwarding.get(name)
+            facts.forwarding[name] = value if known is None else f"{known}, {value}"
+    return facts
+
+
+def _check_host(rules: AccessRules, peer: Peer, facts: _Facts) -> None:
+    """A web page can point a name of its own at 127.0.0.1, but it can't choose the Host its browser sends.
+    Clients of HTTP/1.0 may leave it out; browsers never do."""
+    if facts.host is None:
+        return
+    parts = _split_authority(facts.host.lower())
+    if parts is None:
+        raise BadRequest("the Host header isn't a host name or address", subject="Host")
+    name, port = parts
+    if _is_loopback_name(name) or _is_listed(rules, name, port) or name.strip("[]") == peer.local:
+        return
+    raise ForeignHost(
+        f"the node doesn't go by the name {facts.host[:200]!r}", subject=facts.host[:200],
+        hint=f'if it should, add it to the settings: [listen] hosts = ["{name[:200]}"]',
+    )  # fmt: skip
+
+
+def _check_site(rules: AccessRules, facts: _Facts, *, is_change: bool) -> None:
+    refused = ("cross-site", "same-site") if is_change else ("cross-site",)
+    if facts.site in refused:
+        raise ForeignOrigin(
+            f"a page of another site sent this request (Sec-Fetch-Site: {facts.site})", subject="Sec-Fetch-Site",
+            hint="serve the page under a name listed in [listen] hosts, behind a proxy of the same origin",
+        )  # fmt: skip
+    for origin in facts.origins:
+        if not _is_own_origin(rules, facts.host, origin):
+            raise ForeignOrigin(
+                f"a page of {origin[:200]!r} sent this request", subject=origin[:200],
+                hint="if the page is yours, add its host to the settings: [listen] hosts",
+            )  # fmt: skip
+
+
+def _is_own_origin(rules: AccessRules, host: str | None, origin: str) -> bool:
+    """An origin is ours when its authority is the request's Host, or its host is listed. `null` never is."""
+    try:
+        url = urlsplit(origin)
+        port = url.port
+    except ValueError:
+        return False
+    default = _DEFAULT_PORTS.get(url.scheme)
+    if default is None or url.hostname is None or url.path or url.query or url.fragment or url.username:
+        return False
+    name = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    if _is_listed(rules, name, port):
+        return True
+    parts = _split_authority((host or "").lower())
+    return parts is not None and parts[0] == name and (parts[1] or default) == (port or default)
+
+
+def _is_listed(rules: AccessRules, name: str, port: int | None) -> bool:
+    return bool(rules.hosts) and (name in rules.hosts or f"{name}:{port}" in rules.hosts)
+
+
+@lru_cache(maxsize=1024)
+def _split_authority(text: str) -> tuple[str, int | None] | None:
+    match = _AUTHORITY.fullmatch(text)
+    if match is None:
+        return None
+    port = match["port"]
+    if port is not None and int(port) > 65535:
+        return None
+    return match["host"], None if port is None else int(port)
+
+
+@lru_cache(maxsize=1024)
+def _is_loopback_name(name: str) -> bool:
+    """`localhost`, names under it (RFC 6761), 127.0.0.0/8 and [::1]."""
+    bare = name.strip("[]").rstrip(".")
+    return bare == "localhost" or bare.endswith(".localhost") or is_loopback_address(bare)
+
+
+def _judge_forwarded(rules: AccessRules, peer: Peer, forwarding: dict[bytes, str]) -> Principal:
+    is_trusted = rules.is_unix_trusted if peer.family == "unix" else _is_trusted(rules, peer.address)
+    if not is_trusted:
+        named = ", ".join(sorted(name.decode() for name in forwarding))
+        raise ProxiedWithoutTrust(
+            f"a proxy that the node doesn't trust sent this request ({named})", subject=named,
+            hint="name the proxy in the settings: [listen] trusted_proxies; the clients behind it then "
+            "count by their own address",
+        )  # fmt: skip
+    claims = {_claimed_address(rules, chain) for chain in _chains_of(forwarding)}
+    if not claims:
+        return _unix_principal(rules, peer.uid) if peer.family == "unix" else _address_principal(rules, peer.address)
+    if len(claims) > 1:
+        # A proxy that writes one of these headers and passes the others on lets the client choose one.
+        raise ProxiedWithoutTrust(
+            "the forwarding headers name different clients", subject=", ".join(sorted(claims))[:200],
+            hint="let the proxy set or remove Forwarded, X-Forwarded-For and X-Real-IP alike",
+        )  # fmt: skip
+    return _address_principal(rules, claims.pop())
+
+
+def _claimed_address(rules: AccessRules, chain: list[str]) -> str:
+    """The last address of the chain that isn't a trusted proxy; `unknown` when it is hidden (RFC 7239)."""
+    address = "unknown"
+    for text in reversed(chain):
+        try:
+            address = normalize_address(text)
+        except ValueError:
+            return "unknown"
+        if not _is_trusted(rules, address):
+            break
+    return address
+
+
+def _chains_of(forwarding: dict[bytes, str]) -> list[list[str]]:
+    """What each header says, from the client's address to the nearest proxy's."""
+    chains = []
+    if b"forwarded" in forwarding:
+        chains.append([quoted or plain for quoted, plain in _FORWARDED_FOR.findall(forwarding[b"forwarded"])])
+    if b"x-forwarded-for" in forwarding:
+        chains.append(forwarding[b"x-forwarded-for"].split(","))
+    if b"x-real-ip" in forwarding:
+        chains.append([forwarding[b"x-real-ip"]])
+    return [[_strip_port(text.strip()) for text in chain] for chain in chains]
+
+
+def _strip_port(text: str) -> str:
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0] if text.count(":") == 1 else text
+
+
+def _is_trusted(rules: AccessRules, address: str) -> bool:
+    if not rules.trusted:
+        return False
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in rules.trusted)
+
+
+def _unix_principal(rules: AccessRules, uid: int) -> Principal:
+    is_ours = uid in (0, rules.service_uid)
+    return Principal(
+        name=f"unix:{uid}", kind="unix", rights=EVERYTHING if is_ours else EVERYDAY, address=f"uid:{uid}",
+        may_create=rules.auto_create,
+    )  # fmt: skip
+
+
+def _address_principal(rules: AccessRules, address: str) -> Principal:
+    if is_loopback_address(address):
+        return Principal(
+            name="loopback", kind="loopback", rights=EVERYDAY, address=address, may_create=rules.auto_create
+        )
+    if rules.insecure:
+        return Principal(name=f"open:{address}", kind="open", rights=EVERYDAY, address=address)
+    raise Forbidden(
+        f"clients from {address} need a key and the node has none", subject=address,
+        hint="set [listen] insecure = true to let everybody who reaches the node publish and read",
+    )  # fmt: skip
