@@ -1,0 +1,322 @@
+"""The served OpenAPI 3.1 document: made from one table of operations and the structs that travel.
+
+A test holds the table against the app's routes: an operation without a route, or a route without an
+operation, fails.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+import overlayd
+from overlayd.model import wire
+from overlayd.model.definition import Definition
+from overlayd.model.errors import OverlaydError, error_classes
+from overlayd.model.wire_schema import schema_components
+
+REF = "#/components/schemas/{name}"
+JSON = "application/json"
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """A query, path or header parameter."""
+
+    name: str
+    place: Literal["query", "path", "header"]
+    description: str
+    schema: dict[str, Any]
+    is_required: bool = False
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A successful answer: status, words, and its body by content type: a type, several in a tuple, or a bare schema."""
+
+    status: int
+    description: str
+    content: dict[str, Any] = {}
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One method on one path."""
+
+    method: Literal["get", "put", "post", "delete"]
+    path: str
+    summary: str
+    tag: str
+    answers: tuple[Answer, ...]
+    parameters: tuple[Parameter, ...] = ()
+    request: dict[str, Any] = {}
+    errors: tuple[int, ...] = ()
+    right: str = ""
+
+
+TEXT: dict[str, Any] = {"type": "string"}
+INTEGER: dict[str, Any] = {"type": "integer", "minimum": 0}
+BOOLEAN: dict[str, Any] = {"type": "boolean"}
+OCTETS: dict[str, Any] = {}
+NAME_SCHEMA = {"type": "string", "maxLength": 128, "pattern": r"^[a-z0-9_-]{1,64}(\.[a-z0-9_-]{1,64})*$"}
+
+STREAM = Parameter("stream", "path", "Name of the stream", NAME_SCHEMA, True)
+SEQUENCE = Parameter("sequence", "path", "Sequence of the packet", {"type": "integer", "minimum": 1}, True)
+EPOCH = Parameter("epoch", "path", "Epoch of the log", {"type": "string", "pattern": "^[1-9][0-9]*[a-z2-7]{8}$"}, True)
+LIMIT = Parameter("limit", "query", "At most so many", {"type": "integer", "minimum": 1, "maximum": 1000})
+
+
+def _query(name: str, description: str, schema: dict[str, Any] = TEXT) -> Parameter:
+    return Parameter(name, "query", description, schema)
+
+
+def _many(name: str, description: str) -> Parameter:
+    return Parameter(name, "query", description, {"type": "array", "items": TEXT})
+
+
+LIVE_QUERY = (
+    _many("stream", "Pattern over stream names; * one token, > the rest"),
+    _many("topic", "Pattern over topics"),
+    _many("type", "Packet type"),
+    _many("key", "Packet key"),
+    _query("deliver", "When a packet is given", {"enum": ["appended", "confirmed", "both"]}),
+    _query("min_confirmations", "Depth, one of the stream's list", {"type": "integer", "minimum": 1}),
+    _query("filter", "A CEL expression over packet and data"),
+    _query("after", "Cursor to go on from"),
+    _query("from", "now, beginning, last or an RFC 3339 time"),
+    _query("format", "Form of the messages", {"enum": ["packet", "cloudevents"]}),
+    _query("status", "Status changes too", BOOLEAN),
+    _query("on_gap", "Announce a gap, or fail on it", {"enum": ["message", "error"]}),
+)
+
+PUBLISH_QUERY = (
+    _query("atomic", "All or none; default true for arrays and CloudEvents batches", BOOLEAN),
+    _query("expected_sequence", "The stream's last sequence before this request", INTEGER),
+    _query("stop_on_error", "NDJSON: stop at the first rejected line", BOOLEAN),
+    _query("proof", "Receipts with checkpoint and inclusion path", BOOLEAN),
+    _query("receipts", "NDJSON: write all receipts as NDJSON", {"enum": ["all"]}),
+    Parameter("Idempotency-Key", "header", "Stands for id on a single packet", {"type": "string", "maxLength": 128}),
+)
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        "post", "/v1/streams/{stream}/packets", "Publish packets; answered when they are durable", "publish",
+        (
+            Answer(201, "Durable: the receipt, or what became of several packets", {JSON: (wire.ReceiptBody, wire.PublishBody)}),
+            Answer(200, "Everything was durable before", {JSON: (wire.ReceiptBody, wire.PublishBody)}),
+        ),
+        (STREAM, *PUBLISH_QUERY),
+        {
+            JSON: (wire.PacketIn, list[wire.PacketIn]),
+            "application/x-ndjson": TEXT,
+            "application/cloudevents+json": {"type": "object"},
+            "application/cloudevents-batch+json": {"type": "array", "items": {"type": "object"}},
+        },
+        (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503, 507), "publish",
+    ),
+    Operation(
+        "post", "/v1/streams/{stream}/data", "Publish whatever body as the data of one packet", "publish",
+        (Answer(201, "Durable", {JSON: wire.ReceiptBody}), Answer(200, "Durable before", {JSON: wire.ReceiptBody})),
+        (
+            STREAM, _query("id", "The packet's id"), _query("type", "The packet's type"), _query("key", "The packet's key"),
+            _query("expected_sequence", "The stream's last sequence before this request", INTEGER),
+            _query("proof", "Receipt with checkpoint and inclusion path", BOOLEAN), PUBLISH_QUERY[-1],
+        ),
+        {"*/*": OCTETS},
+        (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503, 507), "publish",
+    ),
+    Operation(
+        "get", "/v1/streams/{stream}/packets", "Read or wait for packets of a stream", "read",
+        (Answer(200, "Packets and gaps behind `after`", {JSON: wire.PacketsBody}),),
+        (
+            STREAM, _query("after", "Sequence to go on from", INTEGER), LIMIT,
+            _query("wait", "Hold so long for a first packet, such as 30s; at most 55s"),
+            _query("deliver", "When a packet is given", {"enum": ["appended", "confirmed"]}),
+        ),
+        {}, (400, 403, 404, 429, 503), "read",
+    ),
+    Operation(
+        "get", "/v1/streams/{stream}/packets/{sequence}", "One packet, as it stands now", "read",
+        (Answer(200, "The packet", {JSON: wire.Packet}), Answer(304, "Not changed")),
+        (STREAM, SEQUENCE), {}, (400, 403, 404, 410), "read",
+    ),
+    Operation(
+        "get", "/v1/streams/{stream}/packets/{sequence}/data", "The packet's body, byte for byte", "read",
+        (Answer(200, "The body", {JSON: OCTETS, "application/octet-stream": OCTETS}), Answer(304, "Not changed")),
+        (STREAM, SEQUENCE), {}, (400, 403, 404, 410), "read",
+    ),
+    Operation(
+        "get", "/v1/streams/{stream}/packets/{sequence}/proof", "A proof that stands alone", "proofs",
+        (Answer(200, "The proof file", {JSON: {"type": "object"}, "text/plain": TEXT}),),
+        (STREAM, SEQUENCE, _query("format", "C2SP tlog-proof instead of JSON", {"enum": ["tlog-proof"]})),
+        {}, (400, 403, 404, 410), "read",
+    ),
+    Operation(
+        "get", "/v1/streams/{stream}/last", "The newest packet, also per key", "read",
+        (Answer(200, "The packet", {JSON: wire.Packet}),),
+        (STREAM, _query("key", "Newest packet with this key")), {}, (400, 403, 404), "read",
+    ),
+    Operation(
+        "get", "/v1/packets", "Packets by their id", "read", (Answer(200, "What the caller may read", {JSON: wire.PacketList}),),
+        (_query("id", "The producer's id"), _query("txid", "Transaction id")), {}, (400, 403), "read",
+    ),
+    Operation(
+        "get", "/v1/read", "Read messages of a live query, page by page", "read",
+        (Answer(200, "Messages and a moved cursor", {JSON: wire.ReadBody}),),
+        (*LIVE_QUERY, LIMIT, _query("wait", "Hold so long for a first message; at most 55s")),
+        {}, (400, 403, 404, 410, 422, 429, 503), "read",
+    ),
+    Operation(
+        "get", "/v1/live", "Live packets as server-sent events or NDJSON (WebSocket: see /asyncapi.json)", "live",
+        (Answer(200, "An endless answer", {"text/event-stream": TEXT, "application/x-ndjson": TEXT}),),
+        (
+            *LIVE_QUERY, _query("heartbeat", "Such as 15s"), _query("seen", "size:root last seen, to be told of a fork"),
+            _query("last_event_id", "As the Last-Event-ID header"),
+            Parameter("Last-Event-ID", "header", "Cursor to resume from", TEXT),
+        ),
+        {}, (400, 403, 404, 406, 409, 410, 422, 426, 429, 503), "subscribe",
+    ),
+    Operation(
+        "get", "/v1/streams", "List streams", "streams", (Answer(200, "Streams by name", {JSON: wire.StreamList}),),
+        (
+            _query("q", "Text in name or title"), _query("tag", "A tag"),
+            _query("state", "Only this state", {"enum": ["active", "paused", "stopped"]}), LIMIT, _query("after", "Name to go on from"),
+        ),
+        {}, (400, 403), "read",
+    ),
+    Operation(
+        "get", "/v1/streams/{stream}", "A stream and where it stands", "streams",
+        (Answer(200, "The stream; its ETag is for If-Match", {JSON: wire.StreamBody}), Answer(304, "Not changed")),
+        (STREAM,), {}, (400, 403, 404), "read",
+    ),
+    Operation(
+        "put", "/v1/streams/{stream}", "Create or change a stream", "streams",
+        (Answer(200, "As it is now", {JSON: wire.StreamBody}), Answer(201, "Created", {JSON: wire.StreamBody})),
+        (STREAM, Parameter("If-Match", "header", "ETag of the definition to be replaced", TEXT)),
+        {JSON: Definition}, (400, 401, 403, 409, 412, 413, 415, 422, 429, 507), "manage",
+    ),
+    Operation(
+        "delete", "/v1/streams/{stream}", "Delete a stream and its packets", "streams",
+        (Answer(200, "What was removed", {JSON: wire.StreamRemoved}),),
+        (STREAM, Parameter("confirm", "query", "The stream's name again", TEXT, True)), {}, (400, 401, 403, 404, 409), "manage",
+    ),
+    Operation(
+        "put", "/v1/streams/{stream}/state", "Pause, stop or resume a stream", "streams",
+        (Answer(200, "As it is now", {JSON: wire.StreamBody}),), (STREAM,), {JSON: wire.StreamStateBody},
+        (400, 401, 403, 404, 409, 415, 422), "manage",
+    ),
+    Operation(
+        "get", "/v1/sessions", "Live connections", "live", (Answer(200, "Sessions", {JSON: wire.SessionList}),), (), {}, (401, 403), "manage",
+    ),
+    Operation(
+        "delete", "/v1/sessions/{session}", "End a live connection", "live", (Answer(204, "Ended"),),
+        (Parameter("session", "path", "Id of the session", TEXT, True),), {}, (401, 403, 404), "admin",
+    ),
+    Operation(
+        "get", "/v1/log/checkpoint", "The newest signed checkpoint", "proofs", (Answer(200, "C2SP signed note", {"text/plain": TEXT}),),
+        (), {}, (403,), "read",
+    ),
+    Operation(
+        "get", "/v1/log/{epoch}/checkpoint", "The newest signed checkpoint of an epoch", "proofs",
+        (Answer(200, "C2SP signed note", {"text/plain": TEXT}),), (EPOCH,), {}, (400, 403, 404, 410), "read",
+    ),
+    Operation(
+        "get", "/v1/log/consistency", "That a newer log begins with an older one", "proofs",
+        (Answer(200, "RFC 6962 consistency path", {JSON: wire.ConsistencyBody}),),
+        (Parameter("from", "query", "Older size", INTEGER, True), _query("to", "Newer size; default the newest checkpoint's", INTEGER)),
+        {}, (400, 403), "read",
+    ),
+    Operation(
+        "get", "/v1/log/{epoch}/tile/{tile}", "C2SP tlog-tiles", "proofs",
+        (Answer(200, "Hashes, or entries", {"application/octet-stream": OCTETS}),),
+        (EPOCH, Parameter("tile", "path", "L/N, L/N.p/W or entries/N, N in groups of three digits", TEXT, True)),
+        {}, (400, 403, 404), "read",
+    ),
+    Operation("get", "/healthz", "Alive", "node", (Answer(200, "Alive", {JSON: {"type": "object"}}),)),
+    Operation(
+        "get", "/readyz", "Can take packets", "node",
+        (Answer(200, "Ready", {JSON: wire.ReadyBody}), Answer(503, "Not ready, and why", {JSON: wire.ReadyBody})),
+    ),
+    Operation("get", "/metrics", "OpenMetrics or Prometheus text", "node", (Answer(200, "Metrics", {"text/plain": TEXT}),), (), {}, (403,), "read"),
+    Operation("get", "/v1/node", "Who this node is and where its log stands", "node", (Answer(200, "The node", {JSON: wire.NodeBody}),), (), {}, (403,), "read"),
+    Operation("get", "/openapi.json", "This document", "node", (Answer(200, "OpenAPI 3.1", {JSON: {"type": "object"}}),)),
+    Operation("get", "/asyncapi.json", "The live protocol", "node", (Answer(200, "AsyncAPI 3.0", {JSON: {"type": "object"}}),)),
+    Operation("get", "/docs", "These documents for people", "node", (Answer(200, "A page", {"text/html": TEXT}),)),
+)  # fmt: skip
+
+
+def build_openapi() -> dict[str, Any]:
+    """The whole document. It depends on nothing but this version of the code."""
+    kinds: list[Any] = [wire.Problem]
+    for operation in OPERATIONS:
+        for content in (operation.request, *(answer.content for answer in operation.answers)):
+            for kind in content.values():
+                kinds += [] if isinstance(kind, dict) else _alternatives(kind)
+    schemas, components = schema_components(kinds, ref_template=REF)
+    by_kind = {_key(kind): schema for kind, schema in zip(kinds, schemas, strict=True)}
+    paths: dict[str, Any] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, by_kind)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "overlayd", "version": overlayd.__version__,
+            "description": "A durable, verifiable event broker for an edge node.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
+        "tags": [{"name": name} for name in dict.fromkeys(operation.tag for operation in OPERATIONS)],
+        "paths": paths,
+        "components": {"schemas": components},
+    }  # fmt: skip
+
+
+def _alternatives(kind: Any) -> list[Any]:
+    return list(kind) if isinstance(kind, tuple) else [kind]
+
+
+def _key(kind: Any) -> str:
+    return repr(kind)
+
+
+def _content(content: dict[str, Any], by_kind: dict[str, Any]) -> dict[str, Any]:
+    return {name: {"schema": _schema(kind, by_kind)} for name, kind in content.items()}
+
+
+def _schema(kind: Any, by_kind: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(kind, dict):
+        return kind
+    schemas = [by_kind[_key(one)] for one in _alternatives(kind)]
+    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+
+
+def _operation(operation: Operation, by_kind: dict[str, Any]) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for answer in operation.answers:
+        responses[str(answer.status)] = {"description": answer.description} | (
+            {"content": _content(answer.content, by_kind)} if answer.content else {}
+        )
+    problem = {"application/problem+json": {"schema": by_kind[_key(wire.Problem)]}}
+    for status in operation.errors:
+        responses[str(status)] = {"description": _error_words(status), "content": problem}
+    responses["default"] = {"description": "A problem", "content": problem}
+    document: dict[str, Any] = {
+        "operationId": _operation_id(operation), "summary": operation.summary, "tags": [operation.tag], "responses": responses,
+    }  # fmt: skip
+    if operation.right:
+        document["description"] = f"Needs the right `{operation.right}`."
+    if operation.parameters:
+        document["parameters"] = [
+            {"name": p.name, "in": p.place, "description": p.description, "required": p.is_required, "schema": p.schema}
+            for p in operation.parameters
+        ]
+    if operation.request:
+        document["requestBody"] = {"required": True, "content": _content(operation.request, by_kind)}
+    return document
+
+
+def _operation_id(operation: Operation) -> str:
+    words = [word.strip("{}").replace(".", "_") for word in operation.path.split("/") if word]
+    return "_".join([operation.method, *words])
+
+
+def _error_words(status: int) -> str:
+    codes: Sequence[type[OverlaydError]] = [kind for kind in error_classes() if kind.status == status]
+    return "; ".join(f"{kind.code}: {kind.title}" for kind in codes) or "A problem"
