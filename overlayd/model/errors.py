@@ -265,6 +265,46 @@ class VerificationFailed(OverlaydError):
     code, title, status = "proof.broken", "The proof doesn't hold", 422
 
 
+class NodeUnreachable(OverlaydError):
+    """Raised by the client. `is_sent`: the request may have arrived before the connection broke."""
+
+    code, title, status, retryable = "client.unreachable", "The node can't be reached", 503, True
+
+    def __init__(self, detail: str, *, is_sent: bool, subject: str = "", hint: str = "") -> None:
+        super().__init__(detail, subject=subject, hint=hint)
+        self.is_sent = is_sent
+
+
+class UncertainPublish(OverlaydError):
+    """Raised by the client: packets without ids were sent and no answer came, so a repeat might append them twice."""
+
+    code, title = "client.uncertain", "Whether the packets are in the log is unknown"
+
+
+class SessionClosed(OverlaydError):
+    """Raised by the client: the node ended the live session in a way that reconnecting wouldn't change."""
+
+    code, title = "client.closed", "The node ended the session"
+
+
+class UnexpectedAnswer(OverlaydError):
+    """Raised by the client: what answered doesn't speak this API."""
+
+    code, title, status = "client.answer", "The answer isn't one of the API", 502
+
+
+class ApiProblem(OverlaydError):
+    """Raised by the client for a problem whose code it doesn't know, such as a newer node's."""
+
+    code, title = "client.problem", "The node answered with a problem"
+
+    def __init__(self, detail: str, *, given_code: str, given_status: int, is_retryable: bool, **rest: Any) -> None:
+        super().__init__(detail, **rest)
+        self.given_code = given_code
+        self.given_status = given_status
+        self.is_retryable = is_retryable
+
+
 def error_classes(root: type[OverlaydError] = OverlaydError) -> Iterator[type[OverlaydError]]:
     """Yields every class of the tree, `root` first."""
     yield root
