@@ -11,59 +11,85 @@ from overlayd.model.units import Duration, Size
 class ConfirmRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How packets of the stream get onto the chain."""
 
-    commit: Literal["none", "packet", "batch"] = "none"
-    depths: tuple[Annotated[int, Meta(ge=1, le=1000)], ...] = (1,)
-    order: Literal["sequence", "confirmation"] = "sequence"
-    timeout_blocks: Annotated[int, Meta(ge=1)] = 144
-    verbose: bool = False
+    commit: Annotated[
+        Literal["none", "packet", "batch"],
+        Meta(description="What is written to the chain: nothing, each packet, or many packets together"),
+    ] = "none"
+    depths: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=1000)], ...],
+        Meta(description="Depths, in blocks, that count as confirmed; each gets an entry"),
+    ] = (1,)
+    order: Annotated[
+        Literal["sequence", "confirmation"], Meta(description="Order in which confirmations are told to consumers")
+    ] = "sequence"
+    timeout_blocks: Annotated[
+        int, Meta(ge=1, description="Blocks after which a transaction that nobody knows is given up")
+    ] = 144
+    verbose: Annotated[bool, Meta(description="Make entries of the first pending and every seen, too")] = False
 
 
 class RetentionRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long packets stay. 0 packets = no bound on the count."""
 
-    max_age: Duration = Duration(30 * 86_400)
-    max_bytes: Size = Size(10 << 30)
-    max_packets: Annotated[int, Meta(ge=0)] = 0
-    min_age: Duration = Duration(0)
-    hold_max: Duration = Duration(60 * 86_400)
+    max_age: Annotated[Duration, Meta(description="Packets older than it are taken away")] = Duration(30 * 86_400)
+    max_bytes: Annotated[Size, Meta(description="Bytes above which the oldest packets are taken away")] = Size(10 << 30)
+    max_packets: Annotated[
+        int, Meta(ge=0, description="Packets above which the oldest are taken away; 0: no bound")
+    ] = 0
+    min_age: Annotated[Duration, Meta(description="No bound takes a packet away that is younger")] = Duration(0)
+    hold_max: Annotated[Duration, Meta(description="Longest that retention waits for whoever still needs a packet")] = (
+        Duration(60 * 86_400)
+    )
 
 
 class StreamLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds of one stream. 0 packets a minute = no bound."""
 
-    packet_bytes: Size = Size(1 << 20)
-    packets_per_minute: Annotated[int, Meta(ge=0)] = 0
+    packet_bytes: Annotated[Size, Meta(description="One packet object of the stream")] = Size(1 << 20)
+    packets_per_minute: Annotated[
+        int, Meta(ge=0, description="Packets a minute that the stream takes; 0: no bound")
+    ] = 0
 
 
 class DedupRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether an id is demanded and how long it is remembered."""
 
-    required_id: bool = False
-    window: Duration = Duration(30 * 86_400)
+    required_id: Annotated[bool, Meta(description="Refuse packets without an id")] = False
+    window: Annotated[Duration, Meta(description="A repeated id is recognized for so long")] = Duration(30 * 86_400)
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a packet costs its consumer; 0 = free."""
 
-    satoshis_per_packet: Annotated[int, Meta(ge=0)] = 0
+    satoshis_per_packet: Annotated[int, Meta(ge=0, description="Price of one packet in satoshis; 0: free")] = 0
 
 
 class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a `PUT /v1/streams/{stream}` may say; all optional."""
 
-    title: Annotated[str, Meta(max_length=200)] = ""
-    description: Annotated[str, Meta(max_length=4000)] = ""
-    tags: tuple[Annotated[str, Meta(max_length=64)], ...] = ()
-    visibility: Literal["private", "public"] = "private"
-    schema: dict[str, Any] | bool | None = None
-    schema_version: Annotated[str, Meta(max_length=64)] = ""
-    topics: tuple[Annotated[str, Meta(max_length=128)], ...] = ()
-    key: Annotated[str, Meta(max_length=256)] = ""
-    confirm: ConfirmRule = ConfirmRule()
-    retention: RetentionRule = RetentionRule()
-    limits: StreamLimits = StreamLimits()
-    dedup: DedupRule = DedupRule()
-    price: Price = Price()
+    title: Annotated[str, Meta(max_length=200, description="A name for people")] = ""
+    description: Annotated[str, Meta(max_length=4000, description="What the stream is, for people")] = ""
+    tags: Annotated[
+        tuple[Annotated[str, Meta(max_length=64)], ...], Meta(description="Words to find the stream by")
+    ] = ()
+    visibility: Annotated[Literal["private", "public"], Meta(description="Who may learn that the stream exists")] = (
+        "private"
+    )
+    schema: Annotated[
+        dict[str, Any] | bool | None, Meta(description="JSON Schema that each packet's data must satisfy")
+    ] = None
+    schema_version: Annotated[str, Meta(max_length=64, description="The schema's version, for people")] = ""
+    topics: Annotated[
+        tuple[Annotated[str, Meta(max_length=128)], ...], Meta(description="Topics that each packet is given")
+    ] = ()
+    key: Annotated[
+        str, Meta(max_length=256, description="Path of the key in a packet that brings none, such as data.sensorId")
+    ] = ""
+    confirm: Annotated[ConfirmRule, Meta(description="How packets get onto the chain")] = ConfirmRule()
+    retention: Annotated[RetentionRule, Meta(description="How long packets stay")] = RetentionRule()
+    limits: Annotated[StreamLimits, Meta(description="Bounds of the stream")] = StreamLimits()
+    dedup: Annotated[DedupRule, Meta(description="How repeats are recognized")] = DedupRule()
+    price: Annotated[Price, Meta(description="What a packet costs its consumer")] = Price()
 
 
 def _encode_unit(value: Any) -> Any:
