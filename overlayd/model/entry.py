@@ -169,12 +169,21 @@ def commitment_of(
 
     `topics` and `metadata` are JSON texts cut like `sent`, the JSON text of `data`. Absent = empty.
     """
+    sent_sha256 = _sha256(sent).digest()
+    return commitment_of_hash(csalt, stream, id, type, time, source, key, topics, metadata, sent_sha256)
+
+
+def commitment_of_hash(
+    csalt: bytes, stream: str, id: str, type: str, time: str, source: str, key: str,
+    topics: bytes, metadata: bytes, sent_sha256: bytes,
+) -> bytes:  # fmt: skip
+    """The commitment where `sent` itself isn't at hand, only its SHA-256."""
     assert len(csalt) == SALT_BYTES
     parts = [b"overlayd/packet/1\n", csalt]
     for text in (stream, id, type, time, source, key):
         value = text.encode()
         parts += (_pack_length(len(value)), value)
-    parts += (_pack_length(len(topics)), topics, _pack_length(len(metadata)), metadata, _sha256(sent).digest())
+    parts += (_pack_length(len(topics)), topics, _pack_length(len(metadata)), metadata, sent_sha256)
     return _sha256(b"".join(parts)).digest()
 
 
