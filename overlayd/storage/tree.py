@@ -39,10 +39,10 @@ _LEVEL_MAX = 7
 _INDEX_BITS = 55
 
 TABLES = """
-CREATE TABLE tile(
+CREATE TABLE tile (
     id INTEGER PRIMARY KEY,  -- (7 - level) << 55 | index
     hashes BLOB NOT NULL     -- 256 hashes of 32 bytes; fewer only on level 1 and above, written when the log is cut
-);
+) STRICT;
 """
 """One row a tile. Higher levels get smaller ids, so that level 0, which is 255 of 256 rows, is appended at the
 table's end and fills its pages."""
