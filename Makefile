@@ -39,7 +39,7 @@ format: $(VENV)/.dev-installed ## Format the code and sort its imports
 	$(BIN)/ruff format
 
 config-example: $(VENV)/.base-installed ## Write config.example.toml anew from the settings
-	$(BIN)/python -m overlayd.settings_docs > config.example.toml.new
+	$(BIN)/python -m overlayd.config.example > config.example.toml.new
 	mv config.example.toml.new config.example.toml
 
 bench: $(VENV)/.dev-installed ## Run the benchmarks in benchmarks/

@@ -1,0 +1,118 @@
+"""Finding and reading TOML files, and the line that a key stands on."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from overlayd.model.errors import ConfigInvalid
+
+FILE_BYTES_MAX = 4 << 20
+FILES_MAX = 1000
+"""Files in one conf.d."""
+
+_WORD = r"""(?:"[^"\n]*"|'[^'\n]*'|[A-Za-z0-9_-]+)"""
+_DOTTED = rf"{_WORD}(?:\s*\.\s*{_WORD})*"
+_ARRAY_HEADER = re.compile(rf"\s*\[\[\s*({_DOTTED})\s*\]\]")
+_HEADER = re.compile(rf"\s*\[\s*({_DOTTED})\s*\]")
+_KEY = re.compile(rf"\s*({_DOTTED})\s*=")
+
+
+class Document(msgspec.Struct, frozen=True):
+    """One TOML file as read."""
+
+    file: Path
+    text: str
+    data: dict[str, Any]
+
+    def place(self, path: tuple[str | int, ...]) -> str:
+        """`file:line` of a key, or of the nearest table around it; `file` when it can't be found."""
+        line = find_line(self.text, path)
+        return f"{self.file}:{line}" if line else str(self.file)
+
+
+def list_files(config: Path | None, environ: Mapping[str, str]) -> list[Path]:
+    """The files to read, in order: the config file, then `conf.d/*.toml` beside it by name.
+
+    Without `config`, `config.toml` in $CONFIGURATION_DIRECTORY (systemd sets it) is read if it is there.
+    """
+    files: list[Path] = []
+    directory = config.parent if config else None
+    if config:
+        files.append(config)
+    elif first := environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0]:
+        directory = Path(first)
+        if (directory / "config.toml").exists():
+            files.append(directory / "config.toml")
+    if directory:
+        parts = sorted(directory.glob("conf.d/*.toml"), key=lambda file: file.name)
+        files += [file for file in parts if not file.name.startswith(".")]
+    if len(files) > FILES_MAX:
+        raise ConfigInvalid(f"{directory}/conf.d: more than {FILES_MAX} files", subject=str(directory))
+    return files
+
+
+def read_document(file: Path) -> Document:
+    """Raises ConfigInvalid, naming file and line."""
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(FILE_BYTES_MAX + 1)
+    except OSError as err:
+        raise ConfigInvalid(f"{file}: can't be read: {err.strerror}", subject=str(file)) from err
+    if len(raw) > FILE_BYTES_MAX:
+        raise ConfigInvalid(f"{file}: over {FILE_BYTES_MAX >> 20} MiB", subject=str(file))
+    try:
+        text = raw.decode("utf-8")
+        return Document(file, text, tomllib.loads(text))
+    except UnicodeDecodeError as err:
+        line = raw[: err.start].count(b"\n") + 1
+        raise ConfigInvalid(f"{file}:{line}: not UTF-8", subject=str(file)) from err
+    except tomllib.TOMLDecodeError as err:
+        found = re.search(r"line (\d+)", str(err))
+        line = int(found[1]) if found else text.count("\n") + 1
+        raise ConfigInvalid(f"{file}:{line}: not TOML: {err}", subject=str(file)) from err
+    except RecursionError as err:
+        raise ConfigInvalid(f"{file}: nested too deeply", subject=str(file)) from err
+
+
+def find_line(text: str, path: tuple[str | int, ...]) -> int | None:
+    """The 1-based line where the key at `path` is set, or the longest part of it that can be found.
+
+    A number in the path counts the tables of an array. Finds by looking, without parsing: a line inside
+    a multi-line text that looks like a header can mislead it, which costs a wrong line in a message.
+    """
+    best, best_line = 0, None
+    table: tuple[str | int, ...] = ()
+    arrays: dict[tuple[str | int, ...], int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := _ARRAY_HEADER.match(line):
+            name = _enter(_words(match[1]), arrays)
+            arrays[name] = arrays.get(name, -1) + 1
+            full = table = (*name, arrays[name])
+        elif match := _HEADER.match(line):
+            full = table = _enter(_words(match[1]), arrays)
+        elif match := _KEY.match(line):
+            full = table + _words(match[1])
+        else:
+            continue
+        common = min(len(full), len(path))
+        if common > best and full[:common] == path[:common]:
+            best, best_line = common, number
+    return best_line
+
+
+def _enter(name: tuple[str, ...], arrays: dict[tuple[str | int, ...], int]) -> tuple[str | int, ...]:
+    """A header's path with the number of the current table after each array in it but the last part."""
+    path: tuple[str | int, ...] = ()
+    for at, word in enumerate(name):
+        path = (*path, word)
+        if at < len(name) - 1 and path in arrays:
+            path = (*path, arrays[path])
+    return path
+
+
+def _words(dotted: str) -> tuple[str, ...]:
+    return tuple(word.strip("\"'") for word in re.findall(_WORD, dotted))

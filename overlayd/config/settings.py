@@ -1,0 +1,67 @@
+"""What the node is told before it starts: the tables of the TOML, composed from the components' settings."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from overlayd.delivery.settings import DeliverySettings
+from overlayd.model.definition import Definition
+from overlayd.model.limits import Limits
+from overlayd.model.logs import LogSettings
+from overlayd.model.names import StreamName
+from overlayd.net.settings import ListenSettings
+from overlayd.storage.settings import StorageSettings
+
+INLINE = Meta(extra={"inline": True})
+"""Marks a struct whose keys stand in the table of the struct that holds it."""
+
+
+class NodeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the node is called."""
+
+    name: Annotated[str, Meta(max_length=128, description="Name shown to clients; empty: the host's name")] = ""
+
+
+class MetricsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the node tells about itself."""
+
+    enabled: Annotated[bool, Meta(description="Serve /metrics")] = True
+
+
+class DefaultsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a stream is like when its definition doesn't say, and whether publishing creates one."""
+
+    auto_create: Annotated[
+        bool, Meta(description="Publishing to an unknown stream creates it (loopback and Unix clients only)")
+    ] = True
+    definition: Annotated[Definition, INLINE] = Definition()
+
+
+class StreamSettings(msgspec.Struct, frozen=True):
+    """One `[[streams]]`: a name and a definition, the rest of it from `[defaults]`."""
+
+    name: StreamName
+    definition: Definition
+    declared_in: str
+    """File and line, for the answer to whoever wants to change it through the API."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything the daemon is started with."""
+
+    node: Annotated[NodeSettings, Meta(description="What the node is called")] = NodeSettings()
+    listen: Annotated[ListenSettings, Meta(description="Where the node listens and whom it believes")] = (
+        ListenSettings()
+    )
+    storage: Annotated[StorageSettings, Meta(description="Where the log lies and how hard it is held on to")] = (
+        StorageSettings()
+    )
+    limits: Annotated[Limits, Meta(description="Bounds on every queue, body, count, time and rate")] = Limits()
+    defaults: Annotated[DefaultsSettings, Meta(description="What a stream is like when its definition doesn't say")] = (
+        DefaultsSettings()
+    )
+    delivery: Annotated[DeliverySettings, Meta(description="How packets reach live readers")] = DeliverySettings()
+    log: Annotated[LogSettings, Meta(description="What the node writes to standard error")] = LogSettings()
+    metrics: Annotated[MetricsSettings, Meta(description="What the node tells about itself")] = MetricsSettings()
+    streams: tuple[StreamSettings, ...] = ()

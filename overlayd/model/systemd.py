@@ -1,0 +1,94 @@
+"""What systemd tells a service and wants to hear from it, without its library.
+
+sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3). Everything does nothing when systemd isn't there.
+"""
+
+import contextlib
+import socket
+from collections.abc import Mapping
+
+import msgspec
+
+FIRST_FD = 3
+PASSED_FDS_MAX = 256
+_STATUS_CHARS_MAX = 500
+
+
+class PassedSocket(msgspec.Struct, frozen=True):
+    """A socket that systemd opened for us: its descriptor and the name in `FileDescriptorName=`."""
+
+    fd: int
+    name: str
+
+
+def parse_listen_fds(environ: Mapping[str, str], pid: int) -> tuple[PassedSocket, ...]:
+    """The sockets passed to the process `pid`; none when the variables are absent or meant for another.
+
+    Pure: looks at no descriptor and leaves the environment alone. The caller takes the variables
+    LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES out of the environment of its own children.
+    Raises ValueError when the variables contradict themselves.
+    """
+    if "LISTEN_FDS" not in environ or environ.get("LISTEN_PID") != str(pid):
+        return ()
+    count = environ["LISTEN_FDS"]
+    if not count.isascii() or not count.isdigit() or int(count) > PASSED_FDS_MAX:
+        raise ValueError(f"LISTEN_FDS is {count!r}; expected a number of at most {PASSED_FDS_MAX}")
+    names = environ.get("LISTEN_FDNAMES", "").split(":") if environ.get("LISTEN_FDNAMES") else []
+    if names and len(names) != int(count):
+        raise ValueError(f"LISTEN_FDNAMES names {len(names)} sockets, LISTEN_FDS counts {count}")
+    names = names or ["unknown"] * int(count)
+    return tuple(PassedSocket(FIRST_FD + index, name) for index, name in enumerate(names))
+
+
+def watchdog_interval_s(environ: Mapping[str, str], pid: int) -> float | None:
+    """How often to say that we are alive: half of WatchdogSec; None when systemd doesn't ask."""
+    text = environ.get("WATCHDOG_USEC", "")
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        return None
+    if environ.get("WATCHDOG_PID", str(pid)) != str(pid):
+        return None
+    return int(text) / 2_000_000
+
+
+class Notifier:
+    """Tells systemd how the service is. Never blocks and never raises: a lost notice isn't worth a stop."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        path = environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + path[1:] if path.startswith("@") else path
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether systemd listens."""
+        return self._address[:1] in ("/", "\0") and len(self._address) > 1
+
+    def ready(self, status: str = "") -> bool:
+        """Start-up is over: packets are taken."""
+        return self._send(f"READY=1\n{_status_line(status)}")
+
+    def stopping(self, status: str = "") -> bool:
+        """Shutdown has begun."""
+        return self._send(f"STOPPING=1\n{_status_line(status)}")
+
+    def status(self, text: str) -> bool:
+        """One line for `systemctl status`."""
+        return self._send(_status_line(text))
+
+    def alive(self) -> bool:
+        """Feeds the watchdog."""
+        return self._send("WATCHDOG=1\n")
+
+    def _send(self, message: str) -> bool:
+        """Whether the notice was handed over."""
+        if not self.is_wanted:
+            return False
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            sender.sendto(message.encode(), self._address)
+            return True
+        return False
+
+
+def _status_line(text: str) -> str:
+    line = " ".join(text.split())[:_STATUS_CHARS_MAX]
+    return f"STATUS={line}\n" if line else ""
