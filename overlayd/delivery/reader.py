@@ -1,0 +1,229 @@
+"""The one consumer loop: a position in the log, a selection, and page by page what the selection wants.
+
+Live and replay are the same: a reader that has caught up waits for the head to move and reads the next page.
+Nothing is queued for it; between two reads it holds its position and nothing else.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+import trio
+
+from overlayd.delivery.frames import Gap, Message
+from overlayd.delivery.ranges import RangeWalk, walk_removal, walk_status
+from overlayd.delivery.scanning import Scan, ScanBook, Scanner, add_gap, join_gaps
+from overlayd.model.cursor import Cursor, Epoch
+from overlayd.model.entry import Kind
+from overlayd.model.errors import CursorExpired, DamagedEntry, UnknownPacket
+from overlayd.storage import Log
+
+_ANNOUNCED_MAX = 256
+_LAST_AT_ONCE = 50
+
+
+class Batch(msgspec.Struct):
+    """What one read gave. `cursor` stands behind all of it; `scanned` counts the entries that were looked at;
+    `wire` holds the messages joined for a transport, shared with readers that got the same list."""
+
+    messages: list[Message]
+    cursor: Cursor
+    is_at_head: bool
+    scanned: int
+    wire: dict[str, bytes]
+
+
+class Opening(msgspec.Struct):
+    """Where a reader begins: `position` is the last offset taken; `prelude` comes first; `last` are offsets of
+    packets to deliver before anything behind the position; `walk` is a trigger it stood inside of."""
+
+    position: int
+    prelude: list[Message] = msgspec.field(default_factory=list)
+    last: Sequence[int] = ()
+    walk: RangeWalk | None = None
+
+    def cursor(self, epoch: Epoch) -> Cursor:
+        """Where to resume when nothing was taken yet."""
+        if self.walk is not None:
+            return self.walk.cursor
+        return Cursor(epoch, self.last[0] - 1 if self.last else self.position)
+
+
+class Reader:
+    """One position in the log. Owned by one task at a time."""
+
+    def __init__(self, log: Log, scanner: Scanner, scans: ScanBook, opening: Opening, *, run_entries_max: int) -> None:
+        """`run_entries_max`: a gap is told at the latest after so many entries, even if more of it follows."""
+        self._log = log
+        self._scanner = scanner
+        self._scans = scans
+        self._position = opening.position
+        self._prelude = opening.prelude
+        self._last = deque(opening.last)
+        self._walk = opening.walk
+        self._run_entries_max = run_entries_max
+        self._pending: Message | None = None
+        self._pending_scanned = 0
+        self._announced: deque[tuple[int, int]] = deque(maxlen=_ANNOUNCED_MAX)
+        self._cursor = opening.cursor(log.epoch)
+
+    def __repr__(self) -> str:
+        return f"Reader(cursor={self._cursor}, head={self._log.head})"
+
+    @property
+    def cursor(self) -> Cursor:
+        """Resuming here loses nothing and repeats nothing."""
+        return self._cursor
+
+    @property
+    def position(self) -> int:
+        """The last offset that was looked at."""
+        return self._position
+
+    @property
+    def is_at_head(self) -> bool:
+        """Whether there is nothing to read at the moment."""
+        return not (self._prelude or self._last or self._walk or self._pending) and self._position >= self._log.head
+
+    @property
+    def matched_names(self) -> frozenset[str] | None:
+        """The only streams it can ever read, None when a pattern may add more."""
+        return self._scanner.matcher.exact_names
+
+    async def wait(self) -> None:
+        """Returns once there may be something to read. Checkpoint."""
+        if self.is_at_head:
+            await self._log.wait_beyond(self._position)
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def read(self) -> Batch:
+        """The next messages, of at most one page; often none, and then at least the cursor moved. Checkpoint.
+
+        It never waits for new entries.
+        """
+        before = self._position
+        wire: dict[str, bytes] = {}
+        if self._prelude:
+            messages, self._prelude = self._prelude, []
+        elif self._last:
+            messages = await self._read_last()
+        elif self._walk is not None:
+            messages = await self._read_walk(self._walk)
+        elif self._position < self._log.minimum_index:
+            messages = self._pass_cut()
+        elif self._position >= self._log.head:
+            messages = []
+        else:
+            scan = await self._scan()
+            self._position = scan.after
+            if scan.trigger is not None:
+                self._walk = RangeWalk(scan.trigger, self._log.epoch)
+            messages, wire = scan.messages, scan.wire
+        messages, wire = self._hold_gap(messages, wire, self._position - before)
+        await trio.lowlevel.checkpoint()
+        return Batch(messages, self._cursor, self.is_at_head, self._position - before, wire)
+
+    async def _scan(self) -> Scan:
+        selection = self._scanner.matcher.selection
+        found = self._scans.find(selection, self._position)
+        if found is not None:
+            return found
+        after, head = self._position, self._log.head
+        page = await self._log.read_page(after)
+        scan = self._scans.find(selection, after)  # another reader may have come first while this one waited
+        if scan is None:
+            scan = await self._scanner.scan(page, after)
+            self._scans.put(selection, after, scan, head)
+        return scan
+
+    async def _read_last(self) -> list[Message]:
+        """Some of the newest packets, which `from=last` asked for."""
+        messages: list[Message] = []
+        for _ in range(min(_LAST_AT_ONCE, len(self._last))):
+            offset = self._last.popleft()
+            try:
+                entry = await self._log.read_entry(offset)
+            except UnknownPacket:
+                continue
+            except DamagedEntry:
+                add_gap(messages, Gap(self._log.epoch, offset, offset, "damaged"), 0)
+                continue
+            messages += await self._scanner.scan_entry(entry)
+        return messages
+
+    async def _read_walk(self, walk: RangeWalk) -> list[Message]:
+        """A step through the range of a status or removal entry."""
+        page = await walk.read(self._log)
+        if walk.trigger.kind == Kind.STATUS:
+            messages = await walk_status(walk, page, self._scanner, self._log)
+        else:
+            messages = walk_removal(walk, page, self._scanner, list(self._announced))
+        if walk.is_done:
+            self._walk = None
+            self._position = walk.trigger.offset
+        return messages
+
+    def _pass_cut(self) -> list[Message]:
+        """The prefix of the log that isn't there any more."""
+        first, self._position = self._position + 1, self._log.minimum_index
+        messages: list[Message] = []
+        add_gap(messages, Gap(self._log.epoch, first, self._position, "retention"), 0)
+        return messages
+
+    def _hold_gap(
+        self, messages: list[Message], wire: dict[str, bytes], scanned: int
+    ) -> tuple[list[Message], dict[str, bytes]]:
+        """Keeps a gap at the end of a page back, for more of it may follow, and sets the cursor accordingly."""
+        if self._pending is None and not any(message.kind == "gap" for message in messages):
+            self._cursor = self._cursor_here(messages)
+            return messages, wire
+        out: list[Message] = []
+        for message in messages:
+            if not isinstance(message.subject, Gap):
+                self._flush(out)
+                out.append(message)
+                continue
+            joined = None if self._pending is None else join_gaps(self._pending, message.subject, message.trigger_us)
+            if joined is None:
+                self._flush(out)
+                self._pending_scanned = 0
+            self._pending = joined or message
+        self._pending_scanned += scanned
+        is_over = self._position >= self._log.head or self._pending_scanned >= self._run_entries_max
+        if self._pending is not None and (is_over or self._walk is not None or self._last):
+            self._flush(out)
+        if self._pending is None:
+            self._cursor = self._cursor_here(out)
+        elif out:
+            self._cursor = out[-1].cursor
+        return out, {}
+
+    def _cursor_here(self, messages: list[Message]) -> Cursor:
+        if self._last or self._prelude:
+            return messages[-1].cursor if messages else self._cursor
+        return Cursor(self._log.epoch, self._position) if self._walk is None else self._walk.cursor
+
+    def _flush(self, out: list[Message]) -> None:
+        """Tells the gap that was kept back."""
+        if self._pending is None:
+            return
+        gap = self._pending.subject
+        assert isinstance(gap, Gap)
+        if gap.reason in ("erased", "deleted"):
+            self._announced.append((gap.from_offset, gap.to_offset))
+        out.append(self._pending)
+        self._pending = None
+
+
+def refuse_gaps(messages: list[Message]) -> None:
+    """For readers with `on_gap=error`. Raises CursorExpired for the first gap; `oldest` is the cursor behind it."""
+    for message in messages:
+        if isinstance(message.subject, Gap):
+            gap = message.subject
+            oldest = str(message.cursor)
+            raise CursorExpired(
+                f"entries from {Cursor(gap.epoch, gap.from_offset)} to {Cursor(gap.epoch, gap.to_offset)} can't be "
+                f"given any more: {gap.reason}", subject="after", hint=f"go on with after={oldest}",
+                extra={"oldest": oldest, "reason": gap.reason},
+            )  # fmt: skip

@@ -1,0 +1,175 @@
+"""What a page of the log holds for a selection: one pass, no position, no waiting.
+
+Readers with equal selections at the same place share the result for as long as the head stays where it is.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from overlayd.delivery.caching import ByteBounded
+from overlayd.delivery.frames import Gap, Message, PacketState, state_at_append
+from overlayd.delivery.matching import Matcher, PacketView, ViewBook
+from overlayd.delivery.query import Selection
+from overlayd.model.bodies import decode_removal_body
+from overlayd.model.cursor import Cursor, Epoch
+from overlayd.model.entry import Z32, Kind, StoredEntry
+from overlayd.model.errors import VerificationFailed
+from overlayd.model.wire import GapReason
+from overlayd.storage import Log, Page
+
+Judge = Callable[[PacketView, PacketState], Awaitable[bool | None]]
+"""A filter's verdict on a packet with the state that its trigger gives it. None: the filter can't judge any more."""
+
+_SHARED_BYTES = 16 << 20
+_MESSAGE_BYTES = 400
+
+
+class Scan(msgspec.Struct):
+    """`after`: the last offset that was looked at. `trigger`: the entry behind it, which is about a range of others
+    and has to be walked before the reading goes on. `wire`: the messages joined for a transport, made on demand.
+    """
+
+    messages: list[Message]
+    after: int
+    trigger: StoredEntry | None = None
+    wire: dict[str, bytes] = msgspec.field(default_factory=dict)
+
+
+class ScanBook:
+    """Scans made since the head moved last. Reductions are entries too, so nothing in here was taken away since."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._head = -1
+        self._scans: ByteBounded[tuple[Selection, int], Scan] = ByteBounded(_SHARED_BYTES)
+
+    def find(self, selection: Selection, after: int) -> Scan | None:
+        if self._log.head != self._head:
+            self.clear()
+            self._head = self._log.head
+            return None
+        return self._scans.get((selection, after))
+
+    def put(self, selection: Selection, after: int, scan: Scan, page_head: int) -> None:
+        """`page_head`: where the head stood before the page was read."""
+        if page_head == self._head == self._log.head:
+            cost = sum(_MESSAGE_BYTES + 3 * _body_bytes(message) for message in scan.messages) + _MESSAGE_BYTES
+            self._scans.put((selection, after), scan, cost)
+
+    def clear(self) -> None:
+        self._scans.clear()
+
+
+class Scanner:
+    """Scans pages for one selection."""
+
+    def __init__(self, log: Log, matcher: Matcher, views: ViewBook, judge: Judge | None) -> None:
+        self.matcher = matcher
+        self._log = log
+        self._epoch: Epoch = log.epoch
+        self._views = views
+        self._judge = judge
+        selection = matcher.selection
+        self._wants_packets = selection.deliver != "confirmed"
+        self._wants_status = selection.status or selection.deliver != "appended"
+
+    async def scan(self, page: Page, after: int) -> Scan:
+        """A checkpoint only if the filter is one."""
+        messages: list[Message] = []
+        damaged = list(page.damaged)
+        for entry in page.entries:
+            while damaged and damaged[0][0] < entry.offset:
+                self._add_damage(messages, damaged.pop(0))
+            if entry.kind == Kind.PACKET:
+                if self._wants_packets:
+                    await self._add_packet(messages, entry)
+            elif self.is_trigger(entry):
+                return Scan(messages, entry.offset - 1, entry)
+            elif entry.is_reduced and entry.kind == Kind.STATUS and self._is_wanted_status(entry):
+                self._add_gap(messages, entry, self._log.removal_cause(entry))
+        for run in damaged:
+            self._add_damage(messages, run)
+        return Scan(messages, max(page.after, after))
+
+    async def scan_entry(self, entry: StoredEntry) -> list[Message]:
+        """One packet by itself. A checkpoint only if the filter is one."""
+        messages: list[Message] = []
+        await self._add_packet(messages, entry)
+        return messages
+
+    def is_trigger(self, entry: StoredEntry) -> bool:
+        """Whether the entry is about others and this selection wants to know."""
+        if entry.is_reduced:
+            return False
+        if entry.kind == Kind.STATUS:
+            return self._is_wanted_status(entry)
+        if entry.kind != Kind.REMOVAL or self.matcher.find_stream(entry.stream_hash) is None:
+            return False
+        return decode_removal_body(entry.body).cause != "retention"
+
+    async def judge(self, view: PacketView, state: PacketState) -> bool | None:
+        """Type, key, topic and filter; None when the filter can't judge any more. A checkpoint if the filter is one."""
+        if not self.matcher.is_view_match(view):
+            return False
+        return True if self._judge is None else await self._judge(view, state)
+
+    def view(self, entry: StoredEntry, stream: str) -> PacketView:
+        """Raises VerificationFailed."""
+        return self._views.view(entry, stream)
+
+    def _is_wanted_status(self, entry: StoredEntry) -> bool:
+        return self._wants_status and (
+            entry.stream_hash == Z32 or self.matcher.find_stream(entry.stream_hash) is not None
+        )
+
+    async def _add_packet(self, messages: list[Message], entry: StoredEntry) -> None:
+        stream = self.matcher.find_stream(entry.stream_hash)
+        if stream is None:
+            return
+        if entry.is_reduced:
+            self._add_gap(messages, entry, self._log.removal_cause(entry))
+            return
+        try:
+            view = self.view(entry, stream.name)
+        except VerificationFailed:
+            self._add_gap(messages, entry, "damaged")
+            return
+        state = state_at_append(stream.definition)
+        verdict = await self.judge(view, state)
+        if verdict is None:
+            self._add_gap(messages, entry, "filter_disabled")
+        elif verdict:
+            messages.append(
+                Message("packet", Cursor(self._epoch, entry.offset), entry.appended_us, view, state)
+            )  # fmt: skip
+
+    def _add_gap(self, messages: list[Message], entry: StoredEntry, reason: GapReason) -> None:
+        add_gap(messages, Gap(self._epoch, entry.offset, entry.offset, reason), entry.appended_us)
+
+    def _add_damage(self, messages: list[Message], run: tuple[int, int]) -> None:
+        """What stood there nobody knows, so every reader is told."""
+        add_gap(messages, Gap(self._epoch, run[0], run[1], "damaged"), 0)
+
+
+def add_gap(messages: list[Message], gap: Gap, trigger_us: int) -> None:
+    """One gap per run: it joins the gap before it when nothing else came between them."""
+    if messages:
+        joined = join_gaps(messages[-1], gap, trigger_us)
+        if joined is not None:
+            messages[-1] = joined
+            return
+    messages.append(Message("gap", Cursor(gap.epoch, gap.to_offset), trigger_us, gap))
+
+
+def join_gaps(before: Message, gap: Gap, trigger_us: int) -> Message | None:
+    """The message with the gap added to it, or None when it is none, or has another reason."""
+    run = before.subject
+    if not isinstance(run, Gap) or run.reason != gap.reason or run.epoch != gap.epoch:
+        return None
+    whole = Gap(run.epoch, run.from_offset, gap.to_offset, run.reason)
+    return Message("gap", Cursor(gap.epoch, gap.to_offset), trigger_us or before.trigger_us, whole)
+
+
+def _body_bytes(message: Message) -> int:
+    return len(message.subject.entry.body) if isinstance(message.subject, PacketView) else 0
