@@ -267,6 +267,14 @@ class ConsistencyBody(msgspec.Struct, kw_only=True, rename={"from_": "from"}):
     checkpoint: Annotated[str, Meta(description="Signed note over the newer size")] | UnsetType = UNSET
 
 
+class LossBody(msgspec.Struct, kw_only=True):
+    """The node was restored: what the client saw above the common size isn't in the log any more."""
+
+    epoch: Annotated[str, Meta(description="The earlier epoch, of which the client's cursor is")]
+    common_size: Annotated[int, Meta(description="Size up to which both are the same")]
+    seen_size: Annotated[int, Meta(description="Size that the client saw")]
+
+
 class WelcomeMessage(msgspec.Struct, kw_only=True, tag_field="type", tag="welcome"):
     """First message of a live connection."""
 
@@ -275,12 +283,13 @@ class WelcomeMessage(msgspec.Struct, kw_only=True, tag_field="type", tag="welcom
     head: Offset
     session: str
     consistency: Annotated[ConsistencyBody, Meta(description="Answer to `seen`")] | UnsetType = UNSET
+    loss: Annotated[LossBody, Meta(description="Answer to `seen` after a restore")] | UnsetType = UNSET
 
 
 class SubscribedMessage(msgspec.Struct, kw_only=True, tag_field="type", tag="subscribed"):
-    """A subscription stands; what follows its cursor will come."""
+    """A subscription stands; what follows its cursor will come. Without `id`: the one of the connection's URL."""
 
-    id: SubscriptionId
+    id: SubscriptionId | UnsetType = UNSET
     cursor: CursorText
     never: Annotated[list[str], Meta(description="Streams named here that will never confirm a packet")] = []
 
