@@ -1,0 +1,11 @@
+"""The Python client of an overlayd node (docs/client.md): `Client` on Trio, `SyncClient` for everybody else."""
+
+from overlayd.client.async_client import Client
+from overlayd.client.live import Live
+from overlayd.client.publishing import PublishOutcome
+from overlayd.client.reading import verify_packet
+from overlayd.client.retry import RetryPolicy
+from overlayd.client.sync_client import SyncClient
+from overlayd.client.trust import LogView
+
+__all__ = ["Client", "Live", "LogView", "PublishOutcome", "RetryPolicy", "SyncClient", "verify_packet"]

@@ -1,0 +1,334 @@
+"""The client for programs without Trio: `with SyncClient("http://127.0.0.1:7878") as client: ...`
+
+Plain blocking calls in the calling thread, no thread or event loop behind them. Live reading uses the NDJSON form of
+`GET /v1/live`, which has the same messages and resumes in the same way as the WebSocket of the Trio client.
+"""
+
+import random
+import ssl
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import httpx
+from msgspec import UNSET
+
+from overlayd.client import calls, transport
+from overlayd.client.address import Address
+from overlayd.client.calls import Call
+from overlayd.client.lines import LiveLines
+from overlayd.client.publishing import Chunk, Chunker, PacketLike, PublishOutcome, build_packet, is_uncertain, uncertain
+from overlayd.client.reading import check_message, check_packet, check_packets, in_order
+from overlayd.client.resume import LIVE_POLICY, Resume, live_query
+from overlayd.client.retry import Backoff, RetryPolicy, is_worth_repeating
+from overlayd.client.trust import LogView, check_proof
+from overlayd.model.definition import Definition
+from overlayd.model.errors import OverlaydError
+from overlayd.model.proof import SignedTree
+from overlayd.model.verdict import Verdict
+from overlayd.model.wire import (
+    ConsistencyBody,
+    NodeBody,
+    Packet,
+    PacketGap,
+    PacketsBody,
+    ReadBody,
+    ReadyBody,
+    ReceiptBody,
+    SessionBody,
+    StreamBody,
+    StreamRemoved,
+)
+
+PAGE_PACKETS = 500
+T = TypeVar("T")
+Deliver = Literal["", "appended", "confirmed", "both"]
+
+
+class SyncClient:
+    """Connections to one node, for one thread. The methods are those of `Client`, without `await`.
+
+    `sleep` is what pauses between two attempts.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        verify: bool = False,
+        retry: RetryPolicy | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        chance: random.Random | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Raises BadParameter for a URL that isn't a node's address."""
+        self.address = Address.parse(url)
+        self._verify = verify
+        self._retry = retry or RetryPolicy()
+        self._chance = chance or random.Random()  # noqa: S311 - spreads retries, keeps no secret
+        self._sleep = sleep
+        self._http = httpx.Client(
+            transport=transport.sync_transport(self.address, ssl_context),
+            **transport.client_arguments(transport.headers_of(key)),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._http.close()
+
+    def send(self, call: Call[T]) -> T:
+        """Sends a request and reads its answer, trying again as far as that is safe."""
+        backoff = Backoff(self._retry, self._chance)
+        while True:
+            try:
+                return call.read(self._exchange(call))
+            except OverlaydError as error:
+                if not is_worth_repeating(error, is_repeatable=call.is_repeatable):
+                    raise
+                pause_s = backoff.fail(error.retry_after_s)
+                if backoff.is_spent:
+                    raise
+            self._sleep(pause_s)
+
+    def _exchange(self, call: Call[Any]) -> calls.Answer:
+        with (
+            transport.translated_errors(self.address),
+            self._http.stream(**transport.request_arguments(self.address, call)) as response,
+        ):
+            reading = transport.AnswerReader(response.status_code, response.headers)
+            for part in response.iter_bytes():
+                reading.feed(part)
+            return reading.finish()
+
+    def _drive(self, steps: Generator[Call[Any], Any, T]) -> T:
+        try:
+            call = next(steps)
+            while True:
+                call = steps.send(self.send(call))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def node(self) -> NodeBody:
+        """Who the node is and where its log stands."""
+        return self.send(calls.node())
+
+    def ready(self) -> ReadyBody:
+        """Whether the node can take packets."""
+        return self.send(calls.ready())
+
+    def streams(self, *, q: str = "", tag: str = "", state: str = "") -> list[StreamBody]:
+        """Every stream that matches, by name."""
+        found: list[StreamBody] = []
+        after = ""
+        while True:
+            page = self.send(calls.streams(q=q, tag=tag, state=state, after=after))
+            found += page.streams
+            if not page.next_after:
+                return found
+            after = page.next_after
+
+    def stream(self, name: str) -> StreamBody:
+        """One stream's definition and where it stands."""
+        return self.send(calls.stream(name))
+
+    def define(self, name: str, definition: Definition | Mapping[str, Any], *, if_match: str = "") -> StreamBody:
+        """Creates a stream or changes its definition. A mapping needs only what differs from the defaults."""
+        return self.send(calls.define(name, definition, if_match=if_match))
+
+    def set_state(self, name: str, state: Literal["active", "paused", "stopped"]) -> StreamBody:
+        """Pauses, stops or goes on with a stream."""
+        return self.send(calls.set_state(name, state))
+
+    def delete(self, name: str) -> StreamRemoved:
+        """Takes a stream's packets away for good."""
+        return self.send(calls.delete(name))
+
+    def publish(
+        self,
+        stream: str,
+        data: Any = UNSET,
+        *,
+        octets: bytes | None = None,
+        id: str | None = None,
+        type: str | None = None,
+        time: str | None = None,
+        source: str | None = None,
+        key: str | None = None,
+        topics: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        salt: str | None = None,
+        expected_sequence: int | None = None,
+        proof: bool = False,
+    ) -> ReceiptBody:
+        """Puts a packet in the log and gives its receipt once it is durable; as `Client.publish`."""
+        packet = build_packet(
+            data, octets=octets, id=id, type=type, time=time, source=source, key=key, topics=topics,
+            metadata=metadata, salt=salt,
+        )  # fmt: skip
+        call = calls.publish_packet(
+            stream, packet, is_repeatable=bool(id), expected_sequence=expected_sequence, proof=proof
+        )
+        try:
+            return self.send(call)
+        except OverlaydError as error:
+            if id or not is_uncertain(error):
+                raise
+            raise uncertain(Chunk(1, [packet]), PublishOutcome(), error) from error
+
+    def publish_many(
+        self,
+        stream: str,
+        packets: Iterable[PacketLike],
+        *,
+        on_progress: Callable[[PublishOutcome], None] | None = None,
+        chunk_packets: int = 1000,
+    ) -> PublishOutcome:
+        """Publishes packet objects in requests of bounded size; as `Client.publish_many`."""
+        chunker = Chunker(packets_max=chunk_packets)
+        outcome = PublishOutcome()
+        for packet in packets:
+            self._publish_chunk(stream, chunker.add(packet), outcome, on_progress)
+        self._publish_chunk(stream, chunker.finish(), outcome, on_progress)
+        return outcome
+
+    def _publish_chunk(
+        self,
+        stream: str,
+        chunk: Chunk | None,
+        outcome: PublishOutcome,
+        on_progress: Callable[[PublishOutcome], None] | None,
+    ) -> None:
+        if chunk is None:
+            return
+        try:
+            body = self.send(calls.publish_lines(stream, chunk.lines, is_repeatable=chunk.has_ids))
+        except OverlaydError as error:
+            if chunk.has_ids or not is_uncertain(error):
+                raise
+            raise uncertain(chunk, outcome, error) from error
+        outcome.add(chunk, body)
+        if on_progress is not None:
+            on_progress(outcome)
+
+    def read(
+        self, stream: str, *, after: int = 0, limit: int = 100, wait_s: float = 0.0, deliver: Deliver = ""
+    ) -> PacketsBody:
+        """Packets behind a sequence; with `wait_s` the node waits up to 55 s for the first."""
+        call = calls.read_packets(stream, after=after, limit=limit, wait_s=wait_s, deliver=deliver)
+        return check_packets(self.send(call), is_wanted=self._verify)
+
+    def read_packet(self, stream: str, sequence: int) -> Packet:
+        """One packet."""
+        return check_packet(self.send(calls.read_packet(stream, sequence)), is_wanted=self._verify)
+
+    def read_data(self, stream: str, sequence: int) -> bytes:
+        """A packet's stored body, byte for byte."""
+        return self.send(calls.read_data(stream, sequence))
+
+    def read_last(self, stream: str, key: str = "") -> Packet:
+        """The newest packet, of one key if given."""
+        return check_packet(self.send(calls.read_last(stream, key)), is_wanted=self._verify)
+
+    def find_packets(self, packet_id: str) -> list[Packet]:
+        """The packets of any stream that carry this id."""
+        found = self.send(calls.find_packets(packet_id)).packets
+        return [check_packet(packet, is_wanted=self._verify) for packet in found]
+
+    def packets(self, stream: str, *, after: int = 0, follow: bool = False) -> Iterator[Packet | PacketGap]:
+        """Every packet behind a sequence, in order, and a gap where some can't be given any more.
+
+        Ends at the head, or with `follow` waits there for more.
+        """
+        while True:
+            wait_s = calls.HOLD_MAX_S if follow else 0.0
+            page = self.read(stream, after=after, limit=PAGE_PACKETS, wait_s=wait_s)
+            yield from in_order(page)
+            is_done = page.next_after >= page.head_sequence or page.next_after == after
+            after = page.next_after
+            if is_done and not follow:
+                return
+
+    def read_log(self, streams: str | Iterable[str] = (), *, wait_s: float = 0.0, **query: Any) -> ReadBody:
+        """Messages of any streams behind a cursor, in one answer; takes the same query as `live`."""
+        body = self.send(calls.read_log(live_query(streams, **query).params(), wait_s=wait_s))
+        for message in body.messages:
+            check_message(message, is_wanted=self._verify)
+        return body
+
+    def live(
+        self,
+        streams: str | Iterable[str] = (),
+        *,
+        after: str = "",
+        start: str = "",
+        topics: Iterable[str] = (),
+        types: Iterable[str] = (),
+        keys: Iterable[str] = (),
+        filter: str = "",
+        deliver: Deliver = "",
+        min_confirmations: int = 0,
+        status: bool = False,
+        on_gap: Literal["message", "error"] = "message",
+        view: LogView | None = None,
+        retry: RetryPolicy = LIVE_POLICY,
+        on_pause: Callable[[float, str], None] | None = None,
+    ) -> LiveLines:
+        """Messages as they are appended, as `Client.live`; close it, or use it as a context manager."""
+        query = live_query(
+            streams, topics=topics, types=types, keys=keys, start=start, after=after, filter=filter, deliver=deliver,
+            min_confirmations=min_confirmations, status=status, on_gap=on_gap,
+        )  # fmt: skip
+        if view is not None and not view.seen:
+            self.check_log(view)
+        return LiveLines(
+            self._http,
+            self.address,
+            Resume(query, retry, self._chance, view),
+            check=lambda message: check_message(message, is_wanted=self._verify),
+            on_pause=on_pause,
+            sleep=self._sleep,
+        )
+
+    def proof(self, stream: str, sequence: int) -> bytes:
+        """A packet's proof, as the JSON that stands alone in a file."""
+        return self.send(calls.proof(stream, sequence))
+
+    def verify_proof(
+        self, stream: str, sequence: int, view: LogView, *, subject: Packet | ReceiptBody | None = None
+    ) -> Verdict:
+        """Fetches a packet's proof and checks it against the view's keys and everything seen before."""
+        return self._drive(check_proof(view, stream, sequence, subject))
+
+    def check_log(self, view: LogView) -> SignedTree:
+        """Fetches the newest checkpoint and checks that the log extends what the view saw; remembers it."""
+        return self._drive(view.take_checkpoint(self.checkpoint()))
+
+    def checkpoint(self) -> str:
+        """The newest signed checkpoint, as a note."""
+        return self.send(calls.checkpoint())
+
+    def consistency(self, old_size: int, new_size: int) -> ConsistencyBody:
+        """The node's proof that one size extends another."""
+        return self.send(calls.consistency(old_size, new_size))
+
+    def sessions(self) -> list[SessionBody]:
+        """The live connections of the node."""
+        return self.send(calls.sessions())
+
+    def end_session(self, session_id: str) -> None:
+        """Ends a live connection."""
+        self.send(calls.end_session(session_id))
+
+    def __repr__(self) -> str:
+        return f"SyncClient({str(self.address)!r})"

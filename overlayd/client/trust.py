@@ -1,0 +1,167 @@
+"""What a client knows of a log from before, so that the node can't show it another history. No I/O but its file."""
+
+import os
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from overlayd.client import calls
+from overlayd.client.calls import Call
+from overlayd.model.errors import ForkDetected, VerificationFailed
+from overlayd.model.merkle import verify_consistency
+from overlayd.model.note import VerifierKey, parse_origin
+from overlayd.model.proof import SignedTree, TrustedKeys, decode_proof, verify_checkpoint, verify_proof
+from overlayd.model.verdict import Verdict
+from overlayd.model.wire import ConsistencyBody, NodeBody, Packet, ReceiptBody, WelcomeMessage, parse_sha256
+
+_RESET_HINT = "if the log was replaced on purpose, remove the trust file; else ask its operator"
+
+
+class KnownLog(msgspec.Struct):
+    """What is kept: whose log, which keys, and size, root and note of the newest checkpoint that was checked."""
+
+    log_id: str = ""
+    keys: tuple[str, ...] = ()
+    size: int = 0
+    root: str = ""
+    note: str = ""
+
+
+class LogView:
+    """The keys that a client trusts for one log, and the newest checkpoint it has seen of it.
+
+    With `keys` (verifier keys as their owner published them) these are pinned. Without, the first node that is
+    asked is believed, and every later answer is held against that: trust on first use. `path` keeps it all over
+    restarts; without one it lasts as long as this object.
+    """
+
+    def __init__(self, path: Path | None = None, *, keys: Sequence[str] = ()) -> None:
+        """Raises VerificationFailed for a key or a file that can't be read."""
+        self._path = path
+        self.known = _load(path)
+        if keys:
+            pinned = tuple(str(VerifierKey.parse(key)) for key in keys)
+            log_id, _ = parse_origin(VerifierKey.parse(pinned[0]).name)
+            if self.known.log_id not in ("", log_id):
+                raise VerificationFailed("the keys are of another log than the trust file", subject="key")
+            self.known.log_id, self.known.keys = log_id, pinned
+
+    @property
+    def trusted(self) -> TrustedKeys:
+        """For the verifiers of model/proof.py."""
+        return TrustedKeys(tuple(VerifierKey.parse(key) for key in self.known.keys), log_id=self.known.log_id)
+
+    @property
+    def seen(self) -> str:
+        """`<size>:<root>` of the newest known checkpoint, for a live query; empty if there is none."""
+        return f"{self.known.size}:{self.known.root}" if self.known.size else ""
+
+    def adopt(self, node: NodeBody) -> None:
+        """Believes the node's keys if none are known yet. Raises ForkDetected if it shows another log."""
+        if not self.known.keys:
+            for key in node.keys:
+                VerifierKey.parse(key)
+            self.known.log_id, self.known.keys = node.log, tuple(node.keys)
+            self._save()
+        elif node.log != self.known.log_id:
+            raise ForkDetected(
+                f"the node shows log {node.log}, not {self.known.log_id}", subject="log", hint=_RESET_HINT
+            )
+
+    def take_checkpoint(self, note: str) -> Generator[Call[Any], Any, SignedTree]:
+        """Checks a checkpoint against the keys and against what was seen before, and remembers the newer one.
+
+        Yields the calls it needs the answers of. Raises VerificationFailed or ForkDetected.
+        """
+        if not self.known.keys:
+            self.adopt((yield calls.node()))
+        tree = verify_checkpoint(note, self.trusted)
+        low, high = sorted((self.known.size, tree.checkpoint.size))
+        if low and low != high:
+            body: ConsistencyBody = yield calls.consistency(low, high)
+            self._extend(tree, note, body.path)
+        else:
+            self._extend(tree, note, [])
+        return tree
+
+    def take_welcome(self, welcome: WelcomeMessage) -> None:
+        """Checks the answer to `seen`. Raises ForkDetected, also if the node gives none."""
+        body = welcome.consistency
+        if not body:
+            raise ForkDetected("the node gave no proof that its log extends what was seen", subject="log")
+        if body.from_ != self.known.size:
+            raise ForkDetected("the node proved something about another size than was asked", subject="log")
+        if body.checkpoint:
+            self._extend(verify_checkpoint(body.checkpoint, self.trusted), body.checkpoint, body.path)
+        else:
+            _compare(self.known, body.to, parse_sha256(body.to_root), body.path)
+
+    def _extend(self, tree: SignedTree, note: str, path: Sequence[str]) -> None:
+        seen = tree.checkpoint
+        if self.known.size:
+            _compare(self.known, seen.size, seen.root, path)
+        if seen.size > self.known.size:
+            self.known.size, self.known.root, self.known.note = seen.size, seen.root.hex(), note
+            self._save()
+
+    def _save(self) -> None:
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        new = self._path.with_name(self._path.name + ".new")
+        with new.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(self.known), indent=2) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._path)
+
+
+def _load(path: Path | None) -> KnownLog:
+    if path is None or not path.exists():
+        return KnownLog()
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=KnownLog)
+    except (OSError, msgspec.DecodeError) as err:
+        raise VerificationFailed(f"the trust file {path} can't be read: {err}", subject="trust") from err
+
+
+def _compare(known: KnownLog, size: int, root: bytes, path: Sequence[str]) -> None:
+    """The two trees are one history. Raises ForkDetected."""
+    old, new = (known.size, bytes.fromhex(known.root)), (size, root)
+    if old > new and old[0] != new[0]:
+        old, new = new, old
+    try:
+        verify_consistency(*old, *new, [parse_sha256(text) for text in path])
+    except (VerificationFailed, ValueError) as err:
+        raise ForkDetected(
+            f"the log of size {new[0]} doesn't begin with the one of size {old[0]} that was seen: {err}",
+            subject="log", hint=_RESET_HINT,
+        ) from err  # fmt: skip
+
+
+def check_proof(
+    view: LogView, stream: str, sequence: int, subject: Packet | ReceiptBody | None = None
+) -> Generator[Call[Any], Any, Verdict]:
+    """Fetches a packet's proof and checks all of it against the view. Yields the calls it needs the answers of.
+
+    `subject`: what the node said about the packet before, which must agree. Raises VerificationFailed or
+    ForkDetected.
+    """
+    if not view.known.keys:
+        view.adopt((yield calls.node()))
+    raw: bytes = yield calls.proof(stream, sequence)
+    proof = decode_proof(raw)
+    verdict = verify_proof(proof, view.trusted)
+    if (verdict.stream, verdict.sequence) != (stream, sequence):
+        raise VerificationFailed(
+            f"the proof is about {verdict.stream or 'an unnamed stream'} {verdict.sequence}, not {stream} {sequence}",
+            subject="proof",
+        )
+    if subject is not None:
+        said = (subject.leaf_hash, subject.content_hash or verdict.content_hash, subject.offset)
+        if said != (verdict.leaf_hash, verdict.content_hash, verdict.offset):
+            raise VerificationFailed("the proof is about other content than the node gave before", subject="proof")
+    yield from view.take_checkpoint(proof.checkpoint)
+    return verdict
