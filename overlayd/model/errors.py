@@ -227,6 +227,10 @@ class IntakeBusy(OverlaydError):
     code, title, status, retryable = "intake.busy", "The intake is full", 503, True
 
 
+class TooManyConnections(OverlaydError):
+    code, title, status, retryable = "connections.full", "The node holds all the connections it takes", 503, True
+
+
 class ShuttingDown(OverlaydError):
     code, title, status, retryable = "node.stopping", "The node is shutting down", 503, True
 

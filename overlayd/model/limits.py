@@ -20,6 +20,10 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Duration(10)
     )
     keep_alive_timeout: Annotated[Duration, Meta(description="An idle connection is closed after it")] = Duration(75)
+    head_lines: Annotated[int, Meta(ge=1, description="Header lines of one request")] = 100
+    requests_per_connection: Annotated[int, Meta(ge=1, description="Requests after which a connection is closed")] = (
+        100_000
+    )
     body_bytes: Annotated[Size, Meta(description="A request body that is taken whole, inflated")] = Size(64 << 20)
     upload_bytes: Annotated[Size, Meta(description="A streamed NDJSON body, inflated")] = Size(64 << 30)
     bodies_in_flight_bytes: Annotated[Size, Meta(description="All bodies being read or waiting for their commit")] = (

@@ -1,0 +1,1 @@
+"""The front door: listeners, connections, the guard around Hypercorn, and the HTTP routes."""

@@ -1,0 +1,203 @@
+"""The door: one port for everything. Finds each request's head, judges it, and sends it the right way.
+
+A WebSocket upgrade on the live path goes to the live session with its exact bytes; everything else goes
+through the guard to the Quart application. The connection stays the door's: it comes back after each request.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import structlog
+import trio
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework
+
+from overlayd.access import AccessRules, Peer, Principal, judge_request
+from overlayd.model.errors import HeadTooLarge, OverlaydError, RequestTimeout, ShuttingDown, UpgradeRequired
+from overlayd.model.limits import Limits
+from overlayd.model.metrics import Metrics
+from overlayd.net.access_log import RequestLog
+from overlayd.net.connection import Connection
+from overlayd.net.guard import Exchange, hypercorn_config
+from overlayd.net.head import METHODS, Head, find_head, parse_head
+from overlayd.net.problem import complete_headers, plain_answer
+from overlayd.net.replay import ReplayingStream
+
+LIVE_PATH = "/v1/live"
+_log = structlog.get_logger("net.door")
+
+
+class ServeWebSocket(Protocol):
+    """Takes a connection over whose next bytes are a WebSocket handshake, and returns when it has ended."""
+
+    def __call__(self, stream: trio.abc.Stream, head: Head, principal: Principal) -> Awaitable[None]: ...
+
+
+class Door:
+    """Serves connections, one call of `serve_connection` each."""
+
+    def __init__(
+        self,
+        *,
+        app: ASGIFramework,
+        serve_websocket: ServeWebSocket,
+        rules: AccessRules,
+        limits: Limits,
+        metrics: Metrics,
+        request_log: RequestLog,
+        next_request_id: Callable[[], str],
+        stop: trio.Event,
+    ) -> None:
+        self._app = app
+        self._serve_websocket = serve_websocket
+        self._rules = rules
+        self._limits = limits
+        self._metrics = metrics
+        self._request_log = request_log
+        self._next_request_id = next_request_id
+        self._stop = stop
+        self._config = hypercorn_config(limits)
+        self._context = WorkerContext(None)
+        self._open: set[Connection] = set()
+        self._idle: set[trio.CancelScope] = set()
+        self._crashes = metrics.counter("overlayd_net_connection_crashes", "Connections ended by an unforeseen error")
+        stalls = "Connections cut because the peer didn't read for stall_timeout"
+        self._stalls = metrics.counter("overlayd_net_connection_stalls", stalls)
+
+    async def serve_connection(self, stream: trio.SocketStream, peer: Peer) -> None:
+        """Serves requests until the connection ends. Raises nothing but Cancelled; closes the stream."""
+        connection = Connection(stream, peer, self._limits.stall_timeout)
+        self._open.add(connection)
+        try:
+            await self._serve_requests(connection)
+            await connection.close_politely()
+        except* Exception as group:
+            _, crashes = group.split(trio.BrokenResourceError)  # which says that the peer is gone
+            if crashes is not None:
+                self._crashes.inc()
+                _log.error("connection crashed", peer=peer.address or f"uid:{peer.uid}", exc_info=crashes)
+        finally:
+            self._open.discard(connection)
+            if connection.is_stalled:
+                self._stalls.inc()
+                self._metrics.count_limit_hit("stall_timeout")
+            connection.abort()
+
+    def end_idle(self) -> None:
+        """Ends the connections that wait between requests."""
+        for scope in tuple(self._idle):
+            scope.cancel()
+
+    def abort_all(self) -> None:
+        """Cuts every connection, also those whose tasks are shielded while they write."""
+        for connection in tuple(self._open):
+            connection.abort()
+
+    async def _serve_requests(self, connection: Connection) -> None:
+        for count in range(1, self._limits.requests_per_connection + 1):
+            if not await self._serve_one(connection, is_last=count == self._limits.requests_per_connection):
+                return
+
+    async def _serve_one(self, connection: Connection, *, is_last: bool) -> bool:
+        """Whether another request may follow."""
+        if not await self._wait_for_request(connection):
+            return False
+        request_id = self._next_request_id()
+        started = trio.current_time()
+        head: Head | None = None
+        try:
+            head = await self._read_head(connection)
+            if head is None:
+                return False
+            if self._stop.is_set():
+                raise ShuttingDown("the node is shutting down", retry_after_s=5)
+            is_websocket = head.is_websocket
+            principal = judge_request(
+                self._rules, connection.peer, method=head.method, headers=head.headers, is_websocket=is_websocket
+            )
+            if is_websocket and head.path != LIVE_PATH:
+                raise UpgradeRequired(
+                    f"there is no WebSocket at {head.path[:200]}",
+                    subject=head.path[:200],
+                    hint=f"connect to {LIVE_PATH}",
+                )
+            if head.path == "*":
+                return await self._answer_asterisk(connection, request_id)
+        except OverlaydError as error:
+            await self._refuse(connection, error, request_id, head, started)
+            return False
+        if is_websocket:
+            await self._serve_live(connection, head, principal, request_id, started)
+            return False
+        state: dict[str, Any] = {"principal": principal, "request_id": request_id, "started": started}
+        exchange = Exchange(self._app, self._config, self._context, connection, state, is_last=is_last)
+        return await exchange.run(head)
+
+    async def _serve_live(
+        self, connection: Connection, head: Head, principal: Principal, request_id: str, started: float
+    ) -> None:
+        stream = ReplayingStream(connection, head.raw + connection.take_unread())
+        try:
+            await self._serve_websocket(stream, head, principal)
+        finally:
+            self._request_log.record(
+                method=head.method, path=head.path, route=LIVE_PATH, status=101, sent_bytes=connection.sent_bytes,
+                started=started, principal=principal.name, request_id=request_id,
+            )  # fmt: skip
+
+    async def _answer_asterisk(self, connection: Connection, request_id: str) -> bool:
+        """`OPTIONS *` asks what the server can do at all (RFC 9110 9.3.7)."""
+        headers = complete_headers([(b"allow", ", ".join(METHODS).encode()), (b"content-length", b"0")], request_id)
+        lines = [b"HTTP/1.1 200 OK", *(name + b": " + value for name, value in headers), b"", b""]
+        await connection.send(b"\r\n".join(lines))
+        return True
+
+    async def _refuse(
+        self, connection: Connection, error: OverlaydError, request_id: str, head: Head | None, started: float
+    ) -> None:
+        """Answers with a problem, after which the connection ends: its further bytes can't be told apart."""
+        limit = error.subject if isinstance(error, (HeadTooLarge, RequestTimeout)) else ""
+        if limit:
+            self._metrics.count_limit_hit(limit)
+        body = plain_answer(error, request_id, is_head=head is not None and head.method == "HEAD")
+        await connection.send(body)
+        self._request_log.record(
+            method=head.method if head else "-", path=head.path if head else "-", route="refused", status=error.status,
+            sent_bytes=len(body), started=started, principal="-", request_id=request_id,
+        )  # fmt: skip
+
+    async def _wait_for_request(self, connection: Connection) -> bool:
+        """Whether a request's first byte came. An idle connection ends by itself, and at once on shutdown."""
+        if connection.unread:
+            return True
+        if self._stop.is_set():
+            return False
+        scope = trio.CancelScope(deadline=trio.current_time() + self._limits.keep_alive_timeout)
+        self._idle.add(scope)
+        try:
+            with scope:
+                connection.unread += await connection.receive()
+        finally:
+            self._idle.discard(scope)
+        return bool(connection.unread)
+
+    async def _read_head(self, connection: Connection) -> Head | None:
+        """The next head; the bytes behind it stay unread. None when the peer left in between."""
+        buffer = connection.unread
+        looked_at = 0
+        with trio.move_on_after(self._limits.head_timeout):
+            while True:
+                if looked_at == 0:
+                    while buffer[:2] == b"\r\n":  # an empty line before a request is to be ignored (RFC 9112 2.2)
+                        del buffer[:2]
+                end = find_head(buffer, looked_at, self._limits)
+                if end > 0:
+                    raw = bytes(buffer[:end])
+                    del buffer[:end]
+                    return parse_head(raw, self._limits)
+                looked_at = len(buffer) if len(buffer) > 1 else 0
+                data = await connection.receive()
+                if not data:
+                    return None
+                buffer += data
+        raise RequestTimeout(f"the request's head took over {self._limits.head_timeout}", subject="head_timeout")

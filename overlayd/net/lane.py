@@ -1,0 +1,102 @@
+"""The lane of requests that run on Quart: a few at a time, so that they can't starve publishers and readers.
+
+A request holds a place from its first line of Python until its answer begins. What only waits (for bytes of
+a body, for a commit, for the head to move) steps out and gives its place to another.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+
+import trio
+
+from overlayd.model.errors import IntakeBusy
+from overlayd.model.metrics import Metrics
+
+
+class Place:
+    """One request's hold on the lane."""
+
+    __slots__ = ("is_held",)
+
+    def __init__(self) -> None:
+        self.is_held = False
+
+
+class Lane:
+    """At most `concurrency` requests run; at most `queue_max` wait to begin. Those that step back in go first."""
+
+    def __init__(self, concurrency: int, queue_max: int, metrics: Metrics) -> None:
+        self._free = concurrency
+        self._queue_max = queue_max
+        self._metrics = metrics
+        self._beginning: deque[trio.Event] = deque()
+        self._returning: deque[trio.Event] = deque()
+        self._place: ContextVar[Place | None] = ContextVar("place", default=None)
+        waiting = metrics.gauge("overlayd_lane_waiting", "Requests that wait for a place in the Quart lane")
+        waiting.set_function(lambda: len(self._beginning) + len(self._returning))
+        running = metrics.gauge("overlayd_lane_running", "Requests that hold a place in the Quart lane")
+        running.set_function(lambda: concurrency - self._free)
+
+    def __repr__(self) -> str:
+        return f"Lane(free={self._free}, beginning={len(self._beginning)}, returning={len(self._returning)})"
+
+    async def enter(self) -> Place:
+        """A place, for this task and the tasks it starts. Checkpoint. Raises IntakeBusy when the queue is full."""
+        if len(self._beginning) >= self._queue_max:
+            self._metrics.count_limit_hit("other_lane_queue")
+            raise IntakeBusy(f"{self._queue_max} requests are waiting already", subject="other_lane_queue")
+        place = Place()
+        await self._acquire(place, self._beginning)
+        self._place.set(place)
+        return place
+
+    def leave(self, place: Place) -> None:
+        """Gives the place back, once."""
+        if not place.is_held:
+            return
+        place.is_held = False
+        self._free += 1
+        self._wake()
+
+    @asynccontextmanager
+    async def step_out(self) -> AsyncIterator[None]:
+        """Inside the block the request holds no place. A checkpoint at its end. Without a place (a test, or an
+        answer that has begun) it does nothing."""
+        place = self._place.get()
+        if place is None or not place.is_held:
+            yield
+            return
+        self.leave(place)
+        try:
+            yield
+        finally:
+            await self._acquire(place, self._returning)
+
+    async def _acquire(self, place: Place, queue: deque[trio.Event]) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._free > 0 and not queue and not self._returning:
+            self._free -= 1
+            place.is_held = True
+            return
+        turn = trio.Event()
+        queue.append(turn)
+        self._wake()
+        try:
+            await turn.wait()
+        except trio.Cancelled:
+            if turn.is_set():
+                self._free += 1
+                self._wake()
+            else:
+                queue.remove(turn)
+            raise
+        place.is_held = True
+
+    def _wake(self) -> None:
+        """Hands free places on. A woken waiter owns its place already, so nobody can overtake it."""
+        while self._free > 0 and (self._returning or self._beginning):
+            turn = (self._returning or self._beginning).popleft()
+            self._free -= 1
+            turn.set()

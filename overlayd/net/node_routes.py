@@ -1,0 +1,74 @@
+"""`/healthz`, `/readyz`, `/metrics` and `/v1/node`."""
+
+import platform
+import sqlite3
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+from prometheus_client.exposition import choose_encoder
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from overlayd import __version__
+from overlayd.access import require
+from overlayd.model.clock import format_time_us
+from overlayd.model.cursor import Cursor, format_epoch
+from overlayd.model.metrics import Metrics
+from overlayd.model.wire import CheckBody, EpochBody, NodeBody, ReadyBody, encode_wire
+from overlayd.net.app import answer, principal_of
+
+if TYPE_CHECKING:
+    from overlayd.storage import Log
+
+ReadyChecks = Mapping[str, Callable[[], str]]
+"""By name: gives "" when all is well, else what is wrong."""
+_PARTS = ("trio", "hypercorn", "quart", "quart-trio", "trio-websocket", "blake3", "cryptography", "msgspec")
+
+
+def add_node_routes(app: QuartTrio, *, log: "Log", node_name: str, metrics: Metrics, ready_checks: ReadyChecks) -> None:
+    """Adds the routes about the node itself."""
+    versions = {"overlayd": __version__, "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
+    versions.update((part, version(part)) for part in _PARTS)
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        """Answers while the process is alive, whatever else is wrong."""
+        return answer(b'{"alive":true}')
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        """200 while the node can take packets, else 503; the checks say why."""
+        troubles = {name: check() for name, check in ready_checks.items()}
+        checks = {name: CheckBody(ok=not trouble, detail=trouble or UNSET) for name, trouble in troubles.items()}
+        is_ready = not any(troubles.values())
+        return answer(encode_wire(ReadyBody(ready=is_ready, checks=checks)), 200 if is_ready else 503)
+
+    @app.get("/metrics")
+    async def show_metrics() -> Response:
+        """OpenMetrics or the Prometheus text format, as the Accept header asks."""
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return answer(encode(metrics.registry), content_type=content_type)
+
+    @app.get("/v1/node")
+    async def node() -> Response:
+        """Who this node is and where its log stands."""
+        require(principal_of(request), "read")
+        return answer(encode_wire(_node_body(log, node_name, versions)))
+
+
+def _node_body(log: "Log", node_name: str, versions: dict[str, str]) -> NodeBody:
+    return NodeBody(
+        node=node_name,
+        log=log.log_id,
+        origin=log.origin,
+        keys=[log.vkey],
+        epoch=format_epoch(log.epoch),
+        ancestry=[EpochBody(epoch=format_epoch(epoch), last_offset=offset) for epoch, offset in log.ancestry],
+        head=log.head,
+        cursor=str(Cursor(log.epoch, log.head)),
+        minimum_index=log.minimum_index,
+        started_at=format_time_us(log.started_us),
+        versions=versions,
+    )

@@ -1,0 +1,158 @@
+"""The edge of the node: listeners, connections, and their orderly end."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from ipaddress import ip_network
+
+import trio
+
+from overlayd.access import Peer
+from overlayd.model.clock import Entropy
+from overlayd.model.errors import TooManyConnections
+from overlayd.model.limits import Limits
+from overlayd.model.metrics import Metrics
+from overlayd.net.connection import Connection
+from overlayd.net.door import Door
+from overlayd.net.listeners import Bound, accept_connections, close_listeners, peer_of
+from overlayd.net.problem import plain_answer
+
+REFUSALS_AT_ONCE = 64
+
+
+class RequestIds:
+    """Ids that are unique in practice: 40 random bits for the process, then a count."""
+
+    def __init__(self, entropy: Entropy) -> None:
+        self._prefix = entropy.draw(5).hex()
+        self._count = 0
+
+    def draw(self) -> str:
+        self._count += 1
+        return f"{self._prefix}-{self._count:x}"
+
+
+class Admission:
+    """How many connections there are, in all and per address (per uid for Unix peers)."""
+
+    def __init__(self, limits: Limits, metrics: Metrics, connections_max: int) -> None:
+        self._limits = limits
+        self._metrics = metrics
+        self._connections_max = connections_max
+        self._by_address: Counter[str] = Counter()
+        self._total = 0
+        self._changed = trio.Event()
+        self._opened = metrics.counter("overlayd_net_connections", "Connections accepted", "family")
+        metrics.gauge("overlayd_net_connections_open", "Connections open now").set_function(lambda: self._total)
+
+    def __repr__(self) -> str:
+        return f"Admission(open={self._total}, addresses={len(self._by_address)})"
+
+    def enter(self, peer: Peer) -> None:
+        """Counts a connection in. Raises TooManyConnections."""
+        key = _key_of(peer)
+        if self._total >= self._connections_max:
+            self._metrics.count_limit_hit("connections_max")
+            raise TooManyConnections(f"{self._total} connections are open", subject="connections_max")
+        if self._by_address[key] >= self._limits.connections_per_address:
+            self._metrics.count_limit_hit("connections_per_address")
+            raise TooManyConnections(
+                f"{self._by_address[key]} connections of {key} are open", subject="connections_per_address"
+            )
+        self._total += 1
+        self._by_address[key] += 1
+        self._opened.labels(peer.family).inc()
+
+    def leave(self, peer: Peer) -> None:
+        """Counts it out again."""
+        key = _key_of(peer)
+        self._total -= 1
+        self._by_address[key] -= 1
+        if not self._by_address[key]:
+            del self._by_address[key]
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def wait_empty(self) -> None:
+        """Until no connection is open. Checkpoint."""
+        await trio.lowlevel.checkpoint()
+        while self._total:
+            await self._changed.wait()
+
+
+async def serve_connections(
+    listeners: Sequence[Bound],
+    door: Door,
+    *,
+    admission: Admission,
+    limits: Limits,
+    metrics: Metrics,
+    next_request_id: Callable[[], str],
+    stop: trio.Event,
+    end_sessions: Callable[[], None],
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serves until `stop`, then drains: no more connections, idle ones end, `end_sessions` is called so that
+    live sessions say goodbye, requests get `drain_timeout`, and what is left is cut.
+
+    Reports the listeners' addresses through `task_status`. Closes the listeners.
+    """
+    accept_errors = metrics.counter("overlayd_net_accept_errors", "Connections that couldn't be accepted", "errno")
+    refusing: set[Connection] = set()
+
+    async def serve(stream: trio.SocketStream, peer: Peer) -> None:
+        try:
+            await door.serve_connection(stream, peer)
+        finally:
+            admission.leave(peer)
+
+    async def refuse(connection: Connection, error: TooManyConnections) -> None:
+        refusing.add(connection)
+        try:
+            await connection.send(plain_answer(error, next_request_id()))
+            await connection.close_politely()
+        except trio.BrokenResourceError:
+            pass
+        finally:
+            refusing.discard(connection)
+            connection.abort()
+
+    async with trio.open_nursery() as nursery:
+
+        def take(stream: trio.SocketStream) -> None:
+            try:
+                peer = peer_of(stream.socket)
+                admission.enter(peer)
+            except OSError:
+                stream.socket.close()
+            except TooManyConnections as error:
+                if len(refusing) < REFUSALS_AT_ONCE:
+                    nursery.start_soon(refuse, Connection(stream, peer, limits.stall_timeout), error)
+                else:
+                    stream.socket.close()
+            else:
+                nursery.start_soon(serve, stream, peer)
+
+        try:
+            async with trio.open_nursery() as accepting:
+                for bound in listeners:
+                    accepting.start_soon(accept_connections, bound, take, lambda name: accept_errors.labels(name).inc())
+                task_status.started([bound.url for bound in listeners])
+                await stop.wait()
+                accepting.cancel_scope.cancel()
+        finally:
+            close_listeners(listeners)
+        door.end_idle()
+        end_sessions()
+        with trio.move_on_after(limits.drain_timeout):
+            await admission.wait_empty()
+        nursery.cancel_scope.cancel()
+        door.abort_all()
+
+
+def _key_of(peer: Peer) -> str:
+    """What counts as one address: an IPv4 address, an IPv6 /64 (which one client has whole), a uid."""
+    if peer.family == "unix":
+        return f"uid:{peer.uid}"
+    if ":" in peer.address:
+        return str(ip_network(f"{peer.address}/64", strict=False))
+    return peer.address

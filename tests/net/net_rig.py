@@ -1,0 +1,277 @@
+"""A whole edge on real sockets, and a client that sends exactly the bytes it is told to."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import trio
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from overlayd.access import AccessRules, Principal
+from overlayd.access.origin import parse_trusted
+from overlayd.model.clock import Entropy
+from overlayd.model.limits import Limits
+from overlayd.model.metrics import Metrics
+from overlayd.net.access_log import RequestLog
+from overlayd.net.app import answer, create_app, principal_of
+from overlayd.net.door import Door
+from overlayd.net.head import Head
+from overlayd.net.lane import Lane
+from overlayd.net.listeners import SOCKET_NAME, open_listeners
+from overlayd.net.server import Admission, RequestIds, serve_connections
+from overlayd.net.settings import ListenSettings
+
+LOCAL = ListenSettings(tcp=("127.0.0.1:0",))
+GET_HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+class Answer:
+    """One parsed HTTP/1.1 answer."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def __repr__(self) -> str:
+        return f"Answer({self.status}, {self.headers}, {self.body[:300]!r})"
+
+
+class RawClient:
+    """A connection that sends raw bytes and reads whole answers."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.buffer = bytearray()
+
+    async def __aenter__(self) -> "RawClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await trio.aclose_forcefully(self.stream)
+
+    async def send(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+    async def request(
+        self, method: str, target: str, body: bytes | None = None, *, host: str = "localhost", **headers: str
+    ) -> Answer:
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {host}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        if body is not None:
+            lines.append(f"Content-Length: {len(body)}")
+        await self.send("\r\n".join(lines).encode() + b"\r\n\r\n" + (body or b""))
+        return await self.read_answer(is_head=method == "HEAD")
+
+    async def read_answer(self, *, is_head: bool = False) -> Answer:
+        while True:
+            head = await self._read_until(b"\r\n\r\n")
+            lines = head.decode("latin-1").split("\r\n")
+            status = int(lines[0].split(" ")[1])
+            if status >= 200 or status == 101:
+                break
+        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:] if line)}
+        if is_head or status in (204, 304, 101):
+            return Answer(status, headers, b"")
+        if headers.get("transfer-encoding") == "chunked":
+            return Answer(status, headers, await self._read_chunks())
+        if "content-length" in headers:
+            return Answer(status, headers, await self._read_exactly(int(headers["content-length"])))
+        return Answer(status, headers, await self.read_rest())
+
+    async def read_rest(self) -> bytes:
+        """Everything up to the connection's end."""
+        while await self._more():
+            pass
+        data, self.buffer = bytes(self.buffer), bytearray()
+        return data
+
+    async def is_closed_by_peer(self) -> bool:
+        """Whether the connection ends without another byte."""
+        try:
+            return await self.stream.receive_some(1) == b""
+        except trio.BrokenResourceError:
+            return True
+
+    async def _more(self) -> bool:
+        try:
+            data = await self.stream.receive_some(65536)
+        except trio.BrokenResourceError:
+            return False
+        self.buffer += data
+        return bool(data)
+
+    async def _read_until(self, mark: bytes) -> bytes:
+        while mark not in self.buffer:
+            if not await self._more():
+                raise EOFError(bytes(self.buffer))
+        end = self.buffer.index(mark) + len(mark)
+        data = bytes(self.buffer[:end])
+        del self.buffer[:end]
+        return data
+
+    async def _read_exactly(self, count: int) -> bytes:
+        while len(self.buffer) < count:
+            if not await self._more():
+                raise EOFError(bytes(self.buffer))
+        data = bytes(self.buffer[:count])
+        del self.buffer[:count]
+        return data
+
+    async def _read_chunks(self) -> bytes:
+        body = b""
+        while True:
+            size = int(await self._read_until(b"\r\n"), 16)
+            body += await self._read_exactly(size)
+            await self._read_exactly(2)
+            if size == 0:
+                return body
+
+
+class Edge:
+    """A running edge."""
+
+    def __init__(self, urls: list[str], directory: Path, metrics: Metrics, door: Door, stop: trio.Event) -> None:
+        self.urls = urls
+        self.port = int(urls[0].rsplit(":", 1)[1]) if urls[0].startswith("http") else 0
+        self.path = directory / SOCKET_NAME
+        self.metrics = metrics
+        self.door = door
+        self.stop = stop
+
+    async def connect(self) -> RawClient:
+        return RawClient(await trio.open_tcp_stream("127.0.0.1", self.port))
+
+    async def connect_unix(self) -> RawClient:
+        return RawClient(await trio.open_unix_socket(self.path))
+
+    async def say(self, raw: bytes) -> Answer:
+        """One answer to raw bytes on a connection of their own."""
+        async with await self.connect() as client:
+            await client.send(raw)
+            return await client.read_answer()
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def add_probe_routes(app: QuartTrio, lane: Lane) -> None:
+    """Routes that show what a request became."""
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        return answer(b'{"alive":true}')
+
+    @app.route("/echo", methods=["GET", "POST", "PUT"])
+    async def echo() -> Response:
+        body = bytearray()
+        async with lane.step_out():
+            while data := await request.body.receive():
+                body += data
+        seen = {
+            "method": request.method, "path": request.path, "query": request.query_string.decode(),
+            "headers": {k.lower(): v for k, v in request.headers.items()}, "body": body.decode("latin-1"),
+            "principal": principal_of(request).name,
+        }  # fmt: skip
+        return answer(json.dumps(seen).encode())
+
+    @app.post("/refuse")
+    async def refuse() -> Response:
+        return answer(b"{}", 413)
+
+    @app.get("/big")
+    async def big() -> Response:
+        return answer(b"x" * int(request.args["bytes"]), content_type="application/octet-stream")
+
+    @app.get("/crash")
+    async def crash() -> Response:
+        raise RuntimeError("by design")
+
+    @app.get("/hang")
+    async def hang() -> Response:
+        async with lane.step_out():
+            await trio.sleep_forever()
+        raise AssertionError
+
+    @app.get("/drip")
+    async def drip() -> Response:
+        async def lines() -> AsyncIterator[bytes]:
+            while True:
+                yield b"tick\n"
+                await trio.sleep(0.01)
+
+        return Response(lines(), content_type="text/plain")
+
+
+async def echo_websocket(stream: trio.abc.Stream, head: Head, principal: Principal) -> None:
+    """Stands in for the live session: gives back the bytes it got, once."""
+    received = await stream.receive_some(65536)
+    await stream.send_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + received)
+    await stream.aclose()
+
+
+@asynccontextmanager
+async def open_edge(
+    directory: Path,
+    *,
+    limits: Limits | None = None,
+    settings: ListenSettings = LOCAL,
+    add_routes: Callable[[QuartTrio, Lane], None] = add_probe_routes,
+    serve_websocket: Any = echo_websocket,
+    service_uid: int = 0,
+    end_sessions: Callable[[], None] = lambda: None,
+) -> AsyncIterator[Edge]:
+    """An edge that is drained at the block's end."""
+    limits = limits or Limits()
+    metrics, stop = Metrics(), trio.Event()
+    lane = Lane(limits.other_lane_concurrency, limits.other_lane_queue, metrics)
+    request_log = RequestLog(metrics)
+    app = create_app(lane=lane, request_log=request_log)
+    add_routes(app, lane)
+    await app.startup()
+    trusted, is_unix_trusted = parse_trusted(settings.trusted_proxies)
+    rules = AccessRules(
+        service_uid=service_uid, hosts=frozenset(settings.hosts), trusted=trusted,
+        is_unix_trusted=is_unix_trusted, insecure=settings.insecure,
+    )  # fmt: skip
+    ids = RequestIds(Entropy())
+    door = Door(
+        app=app, serve_websocket=serve_websocket, rules=rules, limits=limits, metrics=metrics,
+        request_log=request_log, next_request_id=ids.draw, stop=stop,
+    )  # fmt: skip
+    listeners = open_listeners(settings, directory, limits)
+    async with trio.open_nursery() as nursery:
+        urls = await nursery.start(
+            partial(
+                serve_connections,
+                listeners,
+                door,
+                admission=Admission(limits, metrics, limits.connections_max),
+                limits=limits,
+                metrics=metrics,
+                next_request_id=ids.draw,
+                stop=stop,
+                end_sessions=end_sessions,
+            )  # fmt: skip
+        )
+        edge = Edge(urls, directory, metrics, door, stop)
+        try:
+            yield edge
+        finally:
+            stop.set()
+
+
+def limits_with(**values: Any) -> Limits:
+    """Limits with some of them changed."""
+    return Limits(**values)
