@@ -1,0 +1,49 @@
+"""The service file: accepted by systemd, and as confined as it says."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+UNIT = Path(__file__).parents[2] / "systemd/overlayd.service"
+EXPOSURE_MAX = 2.0
+"""systemd-analyze's own scale from 0 (closed) to 10 (open)."""
+
+needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+
+
+def analyze(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs systemd-analyze on a copy whose program exists on this machine."""
+    copy = directory / UNIT.name
+    copy.write_text(UNIT.read_text().replace("/usr/bin/overlayd", shutil.which("true") or "/bin/true"))
+    command = ["systemd-analyze", *arguments, str(copy)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@needs_analyze
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    """`systemd-analyze verify` finds nothing to say about the file."""
+    result = analyze(tmp_path, "verify", "--man=no")
+    said = [line for line in result.stderr.splitlines() if UNIT.name in line]
+    assert (result.returncode, said) == (0, []), result.stderr
+
+
+@needs_analyze
+def test_the_service_is_confined(tmp_path: Path) -> None:
+    """systemd's own rating of the sandbox stays low."""
+    result = analyze(tmp_path, "security", "--offline=yes", "--no-pager")
+    rating = re.search(r"exposure level for \S+: ([0-9.]+)", result.stdout)
+    if rating is None:
+        pytest.skip(f"this systemd rates no files: {result.stderr.strip()}")
+    assert float(rating[1]) <= EXPOSURE_MAX
+
+
+def test_the_unit_fits_the_oldest_systemd() -> None:
+    """Debian 12 has systemd 252, which doesn't know notify-reload; only the main process may notify."""
+    lines = UNIT.read_text().splitlines()
+    assert "Type=notify" in lines
+    assert "NotifyAccess=main" in lines
+    assert "StateDirectory=overlayd" in lines
+    assert "ConfigurationDirectory=overlayd" in lines
