@@ -1,0 +1,480 @@
+"""Finds the offsets of what can't be kept in order: packet ids, commitments, keys. No B-tree over random values.
+
+A name (a packet id in its stream, say) becomes a 64-bit hash, keyed by a secret that lies outside the database, so
+that a stolen database doesn't give erased names back. Newest pairs (hash, offset) are in a dict. A flush writes them
+to a run in hash order (`hashrun`), and runs of one size are merged eight at a time, so that a pair is rewritten once
+per power of eight. Every run has a filter in memory: a new id is told apart without the disk, but for one look in
+about ten. A hit is a hint: hashes may collide, and the caller compares with the entry.
+
+All work on the disk comes in steps of bounded size: after each group commit, or in idle moments, the writer calls
+`merge_step` in a transaction. To keep up it must move about five rows for each pair added.
+
+Changes follow the writer's transaction. `add` and `discard` show in memory at once and are undone by `roll_back`;
+what a step, flush or drop does to memory happens in `adopt`, after the COMMIT. One of the two ends each transaction.
+All of this belongs to one thread at a time; only `read_stored` and `read_stored_like` may run beside it.
+
+Costs, measured by benchmarks/hash_index.py: see there, and docs/architecture.md.
+"""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import TypeAlias
+
+from blake3 import blake3
+
+from overlayd.storage import hashrun
+from overlayd.storage.hashrun import PREFIX_END, Run
+
+__all__ = ["TABLES", "Family", "HashIndex"]
+
+TABLES = (
+    hashrun.TABLES
+    + """
+CREATE TABLE hash_family (
+    family INTEGER PRIMARY KEY,
+    stored_to INTEGER NOT NULL  -- runs hold every pair of an offset up to this one
+) STRICT;
+INSERT INTO hash_family VALUES (1, 0), (2, 0), (3, 0);
+"""
+)
+
+FAN_OUT = 8
+SLICE_ROWS = 4_096
+FILTER_BYTES_MAX = 64 << 20
+_TIER_PAIRS = 4_096
+_BLOCK_ROWS = 250
+_BUILDING, _LIVE, _DEAD = 0, 1, 2
+_FLUSH_TIER = -1
+
+Offsets: TypeAlias = int | tuple[int, ...]
+
+
+class Family(IntEnum):
+    """What a hash stands for. Each has its own runs."""
+
+    ID = 1
+    COMMITMENT = 2
+    KEY = 3
+
+
+class _Build:
+    """A run on its way: from memory (no sources) or from smaller runs. `done`: high halves below it are in."""
+
+    __slots__ = ("buckets", "done", "run", "sources", "tier", "total")
+
+    def __init__(self, run: Run, sources: tuple[Run, ...], tier: int, total: int, done: int = 0) -> None:
+        self.run = run
+        self.sources = sources
+        self.tier = tier
+        self.total = total
+        self.done = done
+        self.buckets: list[list[int]] = []
+
+
+class HashIndex:
+    """The pairs of one family.
+
+    `newest_max` bounds the offsets kept of one hash to the newest ones in each run (0: all are kept); a family whose
+    names repeat for ever, such as keys, needs it. `filter_bytes_max`: beyond it filters get coarser.
+    """
+
+    def __init__(
+        self, family: Family, secret: bytes, *, newest_max: int = 0, filter_bytes_max: int = FILTER_BYTES_MAX
+    ) -> None:
+        assert len(secret) == 32
+        self.family = family
+        self._newest_max = newest_max
+        self._filter_bytes_max = filter_bytes_max
+        self._hasher = blake3(bytes([family]), key=secret)
+        self._recent: dict[int, Offsets] = {}
+        self._frozen: dict[int, Offsets] = {}
+        self._undo: list[tuple[dict[int, Offsets], int, Offsets | None]] = []
+        self._staged: list[Callable[[], None]] = []
+        self._runs: tuple[Run, ...] = ()
+        self._dead: list[Run] = []
+        self._builds: list[_Build] = []
+        self._fresh: Run | None = None
+        self._flush_to: int | None = None
+        self._stored_to = 0
+        self._floor = 0
+        self._pin_lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"HashIndex({self.family.name}, recent={len(self._recent)}, runs={len(self._runs)})"
+
+    def load(self, connection: sqlite3.Connection) -> int:
+        """Read what the database holds; gives the offset above which the caller adds the entries' pairs again.
+
+        Reads all filters: about 2 bytes a pair.
+        """
+        (self._stored_to,) = connection.execute(
+            "SELECT stored_to FROM hash_family WHERE family = ?", (self.family,)
+        ).fetchone()
+        rows = connection.execute(
+            "SELECT run, filter_bits, pairs, oldest, newest, state, done, sources FROM hash_run WHERE family = ?"
+            " ORDER BY run",
+            (self.family,),
+        ).fetchall()
+        runs = {row[0]: Run(*row[:5]) for row in rows}
+        states = {row[0]: row[5] for row in rows}
+        for number, run in runs.items():
+            hashrun.read_run_filter(connection, run)
+            if states[number] == _LIVE:
+                self._runs += (run,)
+        for number, _bits, _pairs, _oldest, _newest, state, done, sources in rows:
+            if state == _BUILDING and sources != "[]":
+                self._resume(runs[number], tuple(runs[source] for source in json.loads(sources)), done)
+            elif state != _LIVE:
+                self._dead.append(runs[number])
+        return self._stored_to
+
+    @property
+    def stored_to(self) -> int:
+        """The offset up to which nothing needs to be added at a start."""
+        return self._stored_to
+
+    @property
+    def is_flushing(self) -> bool:
+        """Whether a flush is under way."""
+        return self._flush_to is not None
+
+    @property
+    def recent_count(self) -> int:
+        """Hashes in memory that no flush has taken up yet."""
+        return len(self._recent)
+
+    @property
+    def filter_bytes(self) -> int:
+        """Memory that filters take."""
+        runs = (*self._runs, *self._dead, *(build.run for build in self._builds))
+        return sum(len(run.bits) for run in runs)
+
+    # Names to hashes.
+
+    def key(self, name: bytes, scope: bytes = b"") -> int:
+        """The hash of a name in a scope (a stream_hash, or nothing).
+
+        Of an id, the high 32 bits come from the name alone, so that `prefix` finds it in every scope.
+        """
+        if self.family is Family.ID:
+            return self.prefix(name) << 32 | self._digest(b"\1", scope, name, 4)
+        return self._digest(b"\1", scope, name, 8)
+
+    def prefix(self, name: bytes) -> int:
+        """The high 32 bits of the hash of an id."""
+        return self._digest(b"\0", b"", name, 4)
+
+    def _digest(self, part: bytes, scope: bytes, name: bytes, length: int) -> int:
+        hasher = self._hasher.copy()
+        hasher.update(b"%b%c%b%b" % (part, len(scope), scope, name))
+        return int.from_bytes(hasher.digest(length=length), "big")
+
+    # Looking.
+
+    def recent(self, key: int) -> tuple[int, ...]:
+        """The offsets that memory has, oldest first. Look here before `read_stored`, never after."""
+        newer = self._recent.get(key)
+        older = self._frozen.get(key) if self._frozen else None
+        return () if newer is None and older is None else (*_as_tuple(older), *_as_tuple(newer))
+
+    def recent_like(self, prefix: int) -> list[tuple[int, int]]:
+        """The pairs in memory whose hashes have these high 32 bits. Looks at all: 2 ms at 65,536."""
+        tables = (list(self._frozen.items()), list(self._recent.items()))
+        found = [(key, offsets) for table in tables for key, offsets in table if key >> 32 == prefix]
+        return [(key, offset) for key, offsets in found for offset in _as_tuple(offsets)]
+
+    def maybe_stored(self, key: int) -> bool:
+        """False: no run has the hash. True: ask `read_stored`. Never touches the disk."""
+        for run in self._runs:  # Run.may_hold, written out: this is asked of every packet and every run
+            at = key >> run.shift
+            if run.bits[at >> 3] >> (at & 7) & 1 and run.may_hold(key):
+                return True
+        return False
+
+    def read_stored(self, connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, list[int]]:
+        """The offsets that runs have for each hash, ascending; [] where there are none.
+
+        Blocks the thread, which may be any. The connection must not be inside an older read transaction.
+        """
+        found: dict[int, list[int]] = {key: [] for key in keys}
+        with self._pinned() as runs:
+            probes = [(run.number, key) for key in found for run in runs if run.may_hold(key)]
+            blocks = hashrun.read_blocks(connection, [(number, key >> 32) for number, key in probes])
+        for (_number, key), block in zip(probes, blocks, strict=True):
+            found[key].extend(hashrun.offsets_of(block, key))
+        for offsets in found.values():
+            offsets.sort()
+        return found
+
+    def read_stored_like(self, connection: sqlite3.Connection, prefix: int) -> list[tuple[int, int]]:
+        """The pairs in runs whose hashes have these high 32 bits, as `read_stored`."""
+        with self._pinned() as runs:
+            numbers = [run.number for run in runs if run.may_hold_prefix(prefix)]
+            blocks = hashrun.read_blocks(connection, [(number, prefix) for number in numbers])
+        pairs = [pair for block in blocks if block for pair in hashrun.decode_pairs(block)]
+        return sorted(pair for pair in pairs if pair[0] >> 32 == prefix)
+
+    @contextmanager
+    def _pinned(self) -> Iterator[tuple[Run, ...]]:
+        """The runs, which aren't deleted meanwhile even if a merge replaces them."""
+        with self._pin_lock:
+            runs = self._runs
+            for run in runs:
+                run.pins += 1
+        try:
+            yield runs
+        finally:
+            with self._pin_lock:
+                for run in runs:
+                    run.pins -= 1
+
+    # Changing.
+
+    def add(self, key: int, offset: int) -> None:
+        """Note a pair. Ignores what is stored already (a start reads entries again)."""
+        if offset <= self._stored_to:
+            return
+        before = self._recent.get(key)
+        self._undo.append((self._recent, key, before))
+        if before is None or self._newest_max == 1:
+            self._recent[key] = offset
+        else:
+            self._recent[key] = (*_as_tuple(before), offset)[-self._newest_max :]
+
+    def discard(self, connection: sqlite3.Connection, key: int, offset: int) -> None:
+        """Remove a pair everywhere, as `discard_all`."""
+        self.discard_all(connection, [(key, offset)])
+
+    def discard_all(self, connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> None:
+        """Remove (hash, offset) pairs from memory and from every run's rows. Filters may keep their bits."""
+        for key, offset in pairs:
+            for table in (self._recent, self._frozen):
+                before = table.get(key)
+                kept = tuple(at for at in _as_tuple(before) if at != offset)
+                if before is not None and len(kept) < len(_as_tuple(before)):
+                    self._undo.append((table, key, before))
+                    if kept:
+                        table[key] = kept
+                    else:
+                        del table[key]
+        fresh = () if self._fresh is None else (self._fresh,)
+        for run in (*self._runs, *self._dead, *(build.run for build in self._builds), *fresh):
+            hashrun.remove_pairs(connection, run, pairs)
+
+    def adopt(self) -> None:
+        """The transaction is committed: memory follows it."""
+        self._undo.clear()
+        for change in self._staged:
+            change()
+        self._staged.clear()
+        self._fresh = None
+
+    def roll_back(self) -> None:
+        """The transaction left no trace: neither does memory."""
+        for table, key, before in reversed(self._undo):
+            if before is None:
+                del table[key]
+            else:
+                table[key] = before
+        self._undo.clear()
+        self._staged.clear()
+        self._fresh = None
+
+    # From memory to runs, from runs to larger ones.
+
+    def begin_flush(self, up_to_offset: int) -> None:
+        """Between transactions: decide that all pairs go to a new run; `merge_step` does it.
+
+        Every entry up to this offset, and none above it, was added. One flush at a time.
+        """
+        assert not self.is_flushing
+        assert not self._undo, "between transactions only"
+        self._flush_to = max(up_to_offset, self._stored_to)
+        self._frozen, self._recent = self._recent, {}
+
+    def flush(self, connection: sqlite3.Connection, up_to_offset: int) -> None:
+        """A whole flush in one transaction (65,536 pairs: 100 ms). Finishes one that is under way instead."""
+        if not self.is_flushing:
+            self.begin_flush(up_to_offset)
+        self._step(connection, 1 << 62, self._flush_build())
+
+    def merge_step(self, connection: sqlite3.Connection, rows_max: int = SLICE_ROWS) -> bool:
+        """Move about `rows_max` pairs towards where they belong; whether there may be more to do.
+
+        Once per transaction (as flush and drop_before). Goes on with a flush, else with the smallest merge, else deletes what merges left.
+        """
+        if self.is_flushing:
+            self._step(connection, rows_max, self._flush_build())
+            return True
+        build = min(self._builds, key=lambda build: build.tier, default=None)
+        due = self._due_merge()
+        if due is not None and (build is None or due[0] < build.tier):
+            self._step(connection, rows_max, self._merge_build(*due))
+            return True
+        if self._delete_some(connection, rows_max):
+            return True
+        if build is None:
+            return False
+        self._step(connection, rows_max, build)
+        return True
+
+    def drop_before(self, connection: sqlite3.Connection, offset: int) -> None:
+        """Forget runs whose newest pair is older. Older pairs of other runs go when those are merged."""
+        assert not self._staged, "one flush, step or drop per transaction"
+        busy = {run.number for build in self._builds for run in build.sources}
+        old = [run for run in self._runs if run.newest < offset and run.number not in busy]
+        for run in old:
+            connection.execute("UPDATE hash_run SET state = ? WHERE run = ?", (_DEAD, run.number))
+
+        def change() -> None:
+            self._floor = max(self._floor, offset)
+            self._runs = tuple(run for run in self._runs if run not in old)
+            self._dead.extend(old)
+
+        self._staged.append(change)
+
+    def _resume(self, run: Run, sources: tuple[Run, ...], done: int) -> None:
+        total = sum(source.pairs for source in sources)
+        self._builds.append(_Build(run, sources, min(map(_tier_of, sources)), total, done))
+
+    def _flush_build(self) -> _Build:
+        for build in self._builds:
+            if build.tier == _FLUSH_TIER:
+                return build
+        build = _Build(self._new_run(len(self._frozen), 0), (), _FLUSH_TIER, len(self._frozen))
+        build.buckets = [[] for _ in range(256)]
+        for key in self._frozen:
+            build.buckets[key >> 56].append(key)
+        return build
+
+    def _due_merge(self) -> tuple[int, list[Run]] | None:
+        """The lowest tier that has eight runs to merge, and the oldest of these."""
+        busy = {run.number for build in self._builds for run in build.sources}
+        tiers: dict[int, list[Run]] = {}
+        for run in self._runs:
+            if run.number not in busy:
+                tiers.setdefault(_tier_of(run), []).append(run)
+        due = [(tier, runs[:FAN_OUT]) for tier, runs in tiers.items() if len(runs) >= FAN_OUT]
+        return min(due, key=lambda item: item[0], default=None)
+
+    def _merge_build(self, tier: int, sources: list[Run]) -> _Build:
+        total = sum(run.pairs for run in sources)
+        return _Build(self._new_run(total, sum(len(run.bits) for run in sources)), tuple(sources), tier, total)
+
+    def _new_run(self, pairs: int, freed_bytes: int) -> Run:
+        """A run without number; its filter as fine as the memory for filters allows."""
+        bits = hashrun.filter_bits_for(pairs)
+        free = self._filter_bytes_max - self.filter_bytes + freed_bytes
+        while bits > hashrun.FILTER_BITS_MIN and 1 << bits - 3 > free:
+            bits -= 1
+        return Run(0, bits)
+
+    def _step(self, connection: sqlite3.Connection, rows_max: int, build: _Build) -> None:
+        """One slice of a build, which is known to memory only once a transaction with its run is committed."""
+        assert not self._staged, "one flush, step or drop per transaction"
+        run, start = build.run, build.done
+        if not build.total:
+            self._finish(connection, build)
+            return
+        if run.number == 0:
+            self._fresh = run
+            sources = json.dumps([source.number for source in build.sources])
+            run.number = (
+                connection.execute(
+                    "INSERT INTO hash_run (family, state, pairs, oldest, newest, filter_bits, done, sources)"
+                    " VALUES (?, ?, 0, 0, 0, ?, 0, ?)",
+                    (self.family, _BUILDING, run.filter_bits, sources),
+                ).lastrowid
+                or 0
+            )
+        end = min(PREFIX_END, start + max(1, PREFIX_END * rows_max // build.total))
+        if build.sources:
+            pairs = [
+                pair for source in build.sources for pair in hashrun.read_slice(connection, source.number, start, end)
+            ]
+            pairs.sort()
+            pairs = self._worth_keeping(pairs)
+        else:
+            end = min(PREFIX_END, end + (1 << 24) - 1 & ~((1 << 24) - 1))
+            pairs = self._frozen_pairs(build, start, end)
+        hashrun.write_pairs(connection, run, pairs, start, end)
+        offsets = [pair[8:] for pair in pairs]
+        oldest = int.from_bytes(min(offsets), "big") if offsets else run.oldest
+        newest = int.from_bytes(max(offsets), "big") if offsets else run.newest
+        oldest, newest = min(oldest, run.oldest or oldest), max(newest, run.newest)
+        count = run.pairs + len(pairs)
+        connection.execute(
+            "UPDATE hash_run SET pairs = ?, oldest = ?, newest = ?, done = ? WHERE run = ?",
+            (count, oldest, newest, end, run.number),
+        )
+
+        def change() -> None:
+            run.pairs, run.oldest, run.newest, build.done = count, oldest, newest, end
+            if build not in self._builds:
+                self._builds.append(build)
+
+        self._staged.append(change)
+        if end == PREFIX_END:
+            self._finish(connection, build)
+
+    def _finish(self, connection: sqlite3.Connection, build: _Build) -> None:
+        """The run takes the place of its sources."""
+        connection.execute("UPDATE hash_run SET state = ? WHERE run = ?", (_LIVE, build.run.number))
+        for source in build.sources:
+            connection.execute("UPDATE hash_run SET state = ? WHERE run = ?", (_DEAD, source.number))
+        flush_to = self._flush_to if build.tier == _FLUSH_TIER else None
+        if flush_to is not None:
+            connection.execute("UPDATE hash_family SET stored_to = ? WHERE family = ?", (flush_to, self.family))
+
+        def change() -> None:
+            self._builds = [other for other in self._builds if other is not build]
+            kept = tuple(run for run in self._runs if run not in build.sources)
+            self._runs = (*kept, build.run) if build.run.number else kept
+            self._dead.extend(build.sources)
+            if flush_to is not None:
+                self._frozen, self._stored_to, self._flush_to = {}, flush_to, None
+
+        self._staged.append(change)
+
+    def _frozen_pairs(self, build: _Build, start: int, end: int) -> list[bytes]:
+        pairs: list[bytes] = []
+        for bucket in build.buckets[start >> 24 : end >> 24]:
+            for key in sorted(bucket):
+                pairs.extend(hashrun.encode_pair(key, offset) for offset in _as_tuple(self._frozen.get(key)))
+        return pairs
+
+    def _worth_keeping(self, pairs: list[bytes]) -> list[bytes]:
+        """Sorted pairs without those that are too old and, per hash, without all but the newest few."""
+        if self._floor:
+            floor = self._floor.to_bytes(8, "big")
+            pairs = [pair for pair in pairs if pair[8:] >= floor]
+        newest_max = self._newest_max
+        if newest_max:
+            last = len(pairs) - newest_max
+            pairs = [pair for at, pair in enumerate(pairs) if at >= last or pairs[at + newest_max][:8] != pair[:8]]
+        return pairs
+
+    def _delete_some(self, connection: sqlite3.Connection, rows_max: int) -> bool:
+        """Delete rows of a dead run that nobody reads any more; whether there was one."""
+        with self._pin_lock:
+            run = next((run for run in self._dead if run.pins == 0), None)
+        if run is None:
+            return False
+        if hashrun.delete_rows(connection, run.number, max(1, rows_max // _BLOCK_ROWS)):
+            self._staged.append(lambda: self._dead.remove(run))
+        return True
+
+
+def _tier_of(run: Run) -> int:
+    """0 up to 4,096 pairs, then one more per power of eight."""
+    return max(0, (run.pairs // _TIER_PAIRS).bit_length() + 2) // 3
+
+
+def _as_tuple(offsets: Offsets | None) -> tuple[int, ...]:
+    if offsets is None:
+        return ()
+    return (offsets,) if isinstance(offsets, int) else offsets
