@@ -272,9 +272,10 @@ def heads_vector() -> dict[str, Any]:
     return {"rows": [[row[0].hex(), row[1], row[2].hex()] for row in rows], "root": heads_root(rows).hex()}
 
 
-def _entry(
+def make_entry(
     kind: Kind, offset: int, body: bytes, meta: bytes = b"", commitment: bytes = Z32, epoch: int = EPOCH, **more: Any
 ) -> StoredEntry:
+    """A stored entry with a good seal and leaf."""
     content = content_hash_of(body)
     seal = seal_of(SALT, commitment, content, body, meta)
     raw = EntryHeader(
@@ -291,18 +292,18 @@ def small_log() -> list[StoredEntry]:
     commitment = commitment_of(CSALT, name, "r-1", "reading", "", "", "", b'["indoor"]', b"", body)
     definition = DefinitionChange(name, base64.b64encode(SSALT).decode(), 1, {})
     log = [
-        _entry(Kind.NODE, 1, encode_node_body(Genesis((str(SIGNER.key),)))),
-        _entry(Kind.NODE, 2, encode_node_body(Boot(version="0.1.0"))),
-        _entry(Kind.NODE, 3, encode_node_body(definition), stream_hash=stream),
-        _entry(Kind.PACKET, 4, body, encode_meta(meta), commitment, stream_hash=stream, sequence=1),
+        make_entry(Kind.NODE, 1, encode_node_body(Genesis((str(SIGNER.key),)))),
+        make_entry(Kind.NODE, 2, encode_node_body(Boot(version="0.1.0"))),
+        make_entry(Kind.NODE, 3, encode_node_body(definition), stream_hash=stream),
+        make_entry(Kind.PACKET, 4, body, encode_meta(meta), commitment, stream_hash=stream, sequence=1),
     ]
     plain = encode_meta(Meta(definition_version=1))
-    log.append(_entry(Kind.PACKET, 5, b"[]", plain, stream_hash=stream, sequence=2, prev=log[3].leaf))
+    log.append(make_entry(Kind.PACKET, 5, b"[]", plain, stream_hash=stream, sequence=2, prev=log[3].leaf))
     root = "sha256:" + root_of([entry.leaf for entry in log]).hex()
-    log.append(_entry(Kind.NODE, 6, encode_node_body(Restore(format_epoch(EPOCH), 5, root)), epoch=LATER_EPOCH))
+    log.append(make_entry(Kind.NODE, 6, encode_node_body(Restore(format_epoch(EPOCH), 5, root)), epoch=LATER_EPOCH))
     sequence = (1 << 40) + 1
     log.append(
-        _entry(
+        make_entry(
             Kind.PACKET, 7, b'"x"', plain, epoch=LATER_EPOCH, stream_hash=stream, sequence=sequence, prev=log[4].leaf
         )
     )
@@ -321,8 +322,8 @@ def proof_vectors() -> list[dict[str, Any]]:
     """Proofs over the small log: one of each sort, with what a verifier must find."""
     log = small_log()
     first = log[:5]
-    note = _signed(first, SIGNER)
-    later = _signed(log, LATER_SIGNER)
+    note = sign_log(first, SIGNER)
+    later = sign_log(log, LATER_SIGNER)
     opened, plain = log[3], log[4]
 
     def proof(
@@ -356,7 +357,8 @@ def proof_vectors() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _signed(entries: list[StoredEntry], signer: Ed25519Signer) -> str:
+def sign_log(entries: list[StoredEntry], signer: Ed25519Signer) -> str:
+    """The checkpoint note over all of a log's entries."""
     return sign_note(
         str(CheckpointText(signer.name, len(entries), root_of([entry.leaf for entry in entries]))), [signer]
     )
@@ -372,12 +374,12 @@ def must_fail_vectors() -> list[dict[str, str]]:
     """What both implementations must refuse."""
     log = small_log()
     entry, meta = log[3].raw, log[3].meta
-    note = _signed(log[:5], SIGNER)
+    note = sign_log(log[:5], SIGNER)
     text = note.split("\n\n")[0] + "\n"
     good = json.loads(proof_vectors()[0]["json"])
     key = str(SIGNER.key)
     wrong_epoch = build_proof(
-        log[3], stream="weather-001", ssalt=SSALT, path=path_of(log[3], log), checkpoint=_signed(log, LATER_SIGNER)
+        log[3], stream="weather-001", ssalt=SSALT, path=path_of(log[3], log), checkpoint=sign_log(log, LATER_SIGNER)
     )
 
     def changed(**members: Any) -> str:
@@ -420,8 +422,8 @@ def must_fail_vectors() -> list[dict[str, str]]:
         "commitment of form 2 without csalt": b"\x17\0\0\0\1\2",
         "commitment of form 1 with csalt": b"\x17\0\0\0\x11\1" + CSALT,
         "txid of 31 bytes": b"\x18\0\0\0\x1f" + bytes(31),
-        "origin with a rest": _record(22, _origin(log) + b"\0"),
-        "own id beside an origin": _record(1, b"a") + _record(22, _origin(log)),
+        "origin with a rest": _record(22, origin_record(log) + b"\0"),
+        "own id beside an origin": _record(1, b"a") + _record(22, origin_record(log)),
     }
     checkpoints = {
         "a fourth line": text + "extra\n",
@@ -496,7 +498,8 @@ def _record(tag: int, value: bytes) -> bytes:
     return bytes([tag]) + len(value).to_bytes(4, "big") + value
 
 
-def _origin(log: list[StoredEntry]) -> bytes:
+def origin_record(log: list[StoredEntry]) -> bytes:
+    """Tag 22 for a packet that was forwarded from the small log."""
     return encode_origin(Origin(SIGNER.name, log[3].raw, SALT, SSALT, "weather-001", log[3].commitment, log[3].meta))
 
 
