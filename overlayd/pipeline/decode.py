@@ -1,0 +1,170 @@
+"""Packet objects: from JSON text to draft."""
+
+import re
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from overlayd.model.draft import Draft
+from overlayd.model.errors import BatchTooLarge, InvalidPacket, MalformedJson, Violation
+from overlayd.model.limits import Limits
+from overlayd.pipeline.json_text import check_depth, diagnose, parse_json
+from overlayd.pipeline.members import (
+    Findings,
+    check_metadata,
+    check_names,
+    check_octets,
+    check_salt,
+    check_text,
+    check_time,
+    check_topics,
+    word_of,
+)
+
+MEMBERS = frozenset(
+    (
+        "data",
+        "data_base64",
+        "id",
+        "type",
+        "time",
+        "source",
+        "key",
+        "topics",
+        "metadata",
+        "salt",
+        "tx",
+        "txid",
+        "signature",
+    )
+)
+_PLAIN_MEMBERS = frozenset(("data", "id", "type", "time", "source", "key"))
+_CHAIN_MEMBERS = ("tx", "txid", "signature")
+_ELEMENTS_TAIL = re.compile(rb"[ \t\r\n]*\[")
+
+
+class Decoded(msgspec.Struct, gc=False):
+    """A draft and the decoded value of its data, so that schema and rules don't decode again."""
+
+    draft: Draft
+    value: Any
+
+
+class _Cuts(msgspec.Struct, gc=False):
+    """The members that are kept as they were sent, cut to the first and last byte of the value."""
+
+    data: Raw | UnsetType = UNSET
+    data_base64: Raw | UnsetType = UNSET
+    topics: Raw | UnsetType = UNSET
+    metadata: Raw | UnsetType = UNSET
+
+
+_cut = msgspec.json.Decoder(_Cuts).decode
+_split = msgspec.json.Decoder(list[Raw]).decode
+
+
+def decode_packet(raw: bytes, index: int, limits: Limits) -> Decoded:
+    """The draft of a packet object. `index`: its place in the request.
+
+    The caller has bounded the length. Raises MalformedJson, UnusableJson and InvalidPacket, whose violations
+    point into the packet object.
+    """
+    members = parse_json(raw, limits.json_depth_max + 1)
+    if type(members) is not dict:
+        raise _not_an_object(members, index)
+    findings = Findings(index)
+    if not members.keys() <= MEMBERS:
+        check_names(members, MEMBERS, findings)
+    cuts = _cut(raw)
+    is_octets = "data_base64" in members
+    if ("data" in members) == is_octets:
+        _refuse_data(is_octets, findings)
+        findings.raise_any()
+    sent = bytes(cuts.data_base64 if is_octets else cuts.data)  # type: ignore[arg-type]
+    draft = Draft(index, sent, sent, is_octets=is_octets)
+    if is_octets:
+        check_octets(members["data_base64"], "data_base64", findings)
+    if len(members) > 1:
+        _take_members(draft, members, cuts, limits, findings)
+    findings.raise_any()
+    return Decoded(draft, members["data_base64"] if is_octets else members["data"])
+
+
+def _take_members(draft: Draft, members: dict[str, Any], cuts: _Cuts, limits: Limits, findings: Findings) -> None:
+    if "id" in members:
+        draft.id = check_text(members["id"], "id", limits.id_chars, findings)
+    if "type" in members:
+        draft.type = check_text(members["type"], "type", limits.id_chars, findings)
+    if "time" in members:
+        draft.time = check_time(members["time"], "time", findings)
+    if "source" in members:
+        draft.source = check_text(members["source"], "source", limits.source_chars, findings)
+    if "key" in members:
+        draft.key = check_text(members["key"], "key", limits.id_chars, findings)
+    if not members.keys() <= _PLAIN_MEMBERS:
+        _take_rarer_members(draft, members, cuts, limits, findings)
+
+
+def _take_rarer_members(draft: Draft, members: dict[str, Any], cuts: _Cuts, limits: Limits, findings: Findings) -> None:
+    if cuts.topics is not UNSET:
+        check_topics(members["topics"], limits, findings)
+        draft.topics = bytes(cuts.topics)
+    if cuts.metadata is not UNSET:
+        draft.metadata = bytes(cuts.metadata)
+        check_metadata(members["metadata"], draft.metadata, limits, findings)
+    if "salt" in members:
+        draft.csalt = check_salt(members["salt"], findings)
+    for name in _CHAIN_MEMBERS:
+        if name in members:
+            _refuse_chain_member(name, members, findings)
+
+
+def _refuse_data(has_both: bool, findings: Findings) -> None:
+    if has_both:
+        findings.add("/data_base64", "member.exclusive", "only one of data and data_base64 may be given")
+    else:
+        findings.add("/data", "member.missing", "data (any JSON) or data_base64 (octets) is required")
+
+
+def _refuse_chain_member(name: str, members: dict[str, Any], findings: Findings) -> None:
+    missing = [other for other in ("salt", "id") if other not in members]
+    if missing:
+        findings.add(f"/{name}", "member.requires", f"{name} needs {' and '.join(missing)} beside it")
+    else:
+        findings.add(
+            f"/{name}", "member.unsupported",
+            f"this node doesn't confirm packets on a chain and its stream doesn't ask for it: leave {name} out",
+        )  # fmt: skip
+
+
+def _not_an_object(value: Any, index: int) -> InvalidPacket:
+    detail = f"a packet is an object with a member data, this is {word_of(value)}"
+    return InvalidPacket(
+        detail, hint='send {"data": …}, or the bare value to …/data',
+        violations=[Violation("", "packet.object", detail, index=index)],
+    )  # fmt: skip
+
+
+def is_array(body: bytes) -> bool:
+    """Whether a JSON body is an array of packets rather than one packet."""
+    return _ELEMENTS_TAIL.match(body) is not None
+
+
+def split_array(body: bytes, limits: Limits) -> list[bytes]:
+    """The texts of an array's elements, first to last byte of each; what is in them isn't judged yet.
+
+    Raises MalformedJson for a body that isn't one JSON array, UnusableJson for one that nests too deep,
+    BatchTooLarge.
+    """
+    check_depth(body, limits.json_depth_max + 2)
+    try:
+        parts = _split(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as err:
+        raise diagnose(body) or MalformedJson(f"not a JSON array: {err}") from err
+    if len(parts) > limits.batch_packets_max:
+        raise BatchTooLarge(
+            f"{len(parts)} packets in one request; {limits.batch_packets_max} are taken", subject="batch_packets_max",
+            hint="send several requests, or stream NDJSON, which has no such bound",
+        )  # fmt: skip
+    return [bytes(part) for part in parts]
