@@ -29,6 +29,7 @@ _OWN = frozenset(("specversion", "id", "source", "type", "time", "data", "data_b
 _TEXT_ATTRIBUTES = frozenset(("datacontenttype", "dataschema", "subject", "partitionkey", "traceparent", "tracestate"))
 _NAME = re.compile(r"[a-z0-9]{1,64}", re.ASCII)
 _INTEGER_MIN, _INTEGER_MAX = -(1 << 31), (1 << 31) - 1
+_QUOTED_PAIR = re.compile(r"\\(.)")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -108,6 +109,8 @@ def _take_header(name: str, text: str, attributes: dict[str, Any], findings: Fin
     if name in attributes:
         findings.add(f"/{name}", "member.exclusive", f"the header {HEADER_PREFIX}{name} stands twice")
         return
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = _QUOTED_PAIR.sub(r"\1", text[1:-1])
     try:
         if _BAD_PERCENT.search(text):
             raise ValueError("a % that two hex digits don't follow")
