@@ -50,7 +50,7 @@ def _epoch_of(counter: str, chance: str) -> Epoch:
     return make_epoch(int(counter), base64.b32decode(chance.upper()))
 
 
-class Cursor(msgspec.Struct, frozen=True, order=True):
+class Cursor(msgspec.Struct, frozen=True):
     """A position: everything of this epoch up to and including `offset` was taken.
 
     `index` counts what was taken of a range entry (`…-400.37`: trigger 400, packet 37 done); None

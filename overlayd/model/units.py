@@ -1,10 +1,12 @@
 """Durations and sizes as people write them: "30s", "1MiB". Used by the TOML, the API and the CLI."""
 
+import math
 import re
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h|d)")
 _DURATION_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|TiB|kB|KB|MB|GB|TB)?")
+_DURATION_US = {"d": 86_400_000_000, "h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1000, "us": 1}
+_SIZE = re.compile(r"([0-9]+)\s*(B|KiB|MiB|GiB|TiB|kB|KB|MB|GB|TB)?")
 _SIZE_BYTES = {
     None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
     "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
@@ -23,16 +25,17 @@ class Duration(float):
                 break
             total += float(part[1]) * _DURATION_S[part[2]]
             at = part.end()
-        if at != len(text) or not text:
+        if at != len(text) or not text or not math.isfinite(total):
             raise ValueError(f'not a duration: {text!r}; write for example "30s", "250ms" or "1h30m"')
         return cls(total)
 
     def __str__(self) -> str:
-        for unit in ("d", "h", "m", "s", "ms", "us"):
-            count = self / _DURATION_S[unit]
-            if count >= 1 and abs(count - round(count)) < 1e-9:
-                return f"{round(count)}{unit}"
-        return "0s" if float(self) == 0.0 else f"{float(self):g}s"
+        """In the largest unit that divides it, to the microsecond; `parse` takes it back."""
+        count_us = int(self) * 1_000_000 if self == int(self) else round(self * 1e6)
+        for unit, unit_us in _DURATION_US.items():
+            if count_us and count_us % unit_us == 0:
+                return f"{count_us // unit_us}{unit}"
+        return "0s"
 
 
 class Size(int):

@@ -5,6 +5,7 @@ it must come to the same bytes from the same inputs. All salts and keys here are
 """
 
 import base64
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -228,9 +229,14 @@ def other_vectors() -> list[dict[str, Any]]:
     ]
 
 
+@functools.cache
+def _all_numbered_leaves() -> list[bytes]:
+    return [leaf_hash(index.to_bytes(8, "big")) for index in range(max(TREE_SIZES))]
+
+
 def numbered_leaves(size: int) -> list[bytes]:
     """The leaves of the tree vectors: H(0x00 ‖ u64 index)."""
-    return [leaf_hash(index.to_bytes(8, "big")) for index in range(size)]
+    return _all_numbered_leaves()[:size]
 
 
 def read_nodes(leaves: list[bytes]) -> Any:
