@@ -91,12 +91,12 @@ class _OnlyId(msgspec.Struct):
 _ID_DECODER = msgspec.json.Decoder(_OnlyId)
 
 
-def has_id(text: bytes) -> bool:
-    """Whether a packet object carries an id, which makes it safe to send again."""
+def is_safe_to_repeat(text: bytes) -> bool:
+    """Whether sending a packet object twice can't append it twice: it carries an id, or it can't be a packet."""
     try:
         return bool(_ID_DECODER.decode(text).id)
     except msgspec.DecodeError:
-        return False  # the node says what is wrong with it
+        return True
 
 
 class Chunk(msgspec.Struct):
@@ -128,7 +128,7 @@ class Chunker:
             full = self.finish()
         self._chunk.lines.append(line)
         self._chunk.size_bytes += len(line) + 1
-        self._chunk.has_ids = self._chunk.has_ids and has_id(line)
+        self._chunk.has_ids = self._chunk.has_ids and is_safe_to_repeat(line)
         if full is None and len(self._chunk.lines) >= self._packets_max:
             full = self.finish()
         return full

@@ -88,7 +88,12 @@ class LogView:
 
     def take_welcome(self, welcome: WelcomeMessage) -> None:
         """Checks the answer to `seen`. Raises ForkDetected, also if the node gives none."""
-        body = welcome.consistency
+        body, loss = welcome.consistency, welcome.loss
+        if loss:
+            raise ForkDetected(
+                f"the node was restored and lost entries {loss.common_size + 1} to {loss.seen_size}, which were seen",
+                subject="log", hint=_RESET_HINT,
+            )  # fmt: skip
         if not body:
             raise ForkDetected("the node gave no proof that its log extends what was seen", subject="log")
         if body.from_ != self.known.size:

@@ -1,0 +1,84 @@
+"""The command line. Each command's module is loaded when it is called, so that --help and small commands start fast."""
+
+import importlib
+
+import click
+
+from overlayd import __version__
+
+_COMMANDS = {
+    "run": ("overlayd.cli.run", "Run a node"),
+    "init": ("overlayd.cli.init", "Write a commented configuration and the node's keys into a directory"),
+    "check-config": ("overlayd.cli.check_config", "Show the settings in effect and where each comes from"),
+    "publish": ("overlayd.cli.publish", "Publish packets from standard input or a file"),
+    "tail": ("overlayd.cli.tail", "Print packets as they arrive"),
+    "streams": ("overlayd.cli.streams", "List, define, pause, resume, stop and delete streams"),
+    "sessions": ("overlayd.cli.sessions", "List and end live connections"),
+    "node": ("overlayd.cli.node", "Show who the node is and where its log stands"),
+    "verify": ("overlayd.cli.verify", "Check a whole log, or one proof file"),
+    "smoke": ("overlayd.cli.smoke", "Publish, read live and verify on a running node, then clean up"),
+    "completion": ("overlayd.cli.completion", "Print the completion script of a shell"),
+}
+
+_EPILOG = """\
+\b
+Commands on a running node use its Unix socket DIR/overlayd.sock; --url or
+$OVERLAYD_URL leads elsewhere.
+
+\b
+Exit codes:
+   0  done
+   1  failed: refused, rejected, or broken on the way
+   2  wrong usage
+  69  the node can't be reached
+  75  the data directory is in use, or a failure that may pass
+  78  wrong configuration
+ 130  interrupted
+`verify` adds its own: see overlayd verify --help.
+"""
+
+
+class _LazyGroup(click.Group):
+    """A group that knows its commands by name and loads them when needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            import difflib  # only for a mistake, and not quick to load
+
+            near = difflib.get_close_matches(args[0], _COMMANDS, n=1)
+            ctx.fail(f"No such command {args[0]!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        from overlayd.cli.exits import told_errors  # brings the error tree, which --help doesn't need
+
+        with told_errors():
+            return super().invoke(ctx)
+
+
+@click.group(
+    cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="overlayd", message="%(prog)s %(version)s")
+def cli() -> None:
+    """A durable, verifiable event broker for an edge node: one process, one file."""
+
+
+def main() -> None:
+    """Entry point of the `overlayd` command."""
+    cli(prog_name="overlayd")

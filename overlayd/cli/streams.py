@@ -1,0 +1,184 @@
+"""`overlayd streams`."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import msgspec
+
+from overlayd.cli.output import json_option, print_facts, print_json, print_table, shown_bytes
+from overlayd.cli.target import Target, target_options
+from overlayd.client import SyncClient
+from overlayd.client.retry import ONCE
+from overlayd.model.definition import Definition, encode_definition
+from overlayd.model.wire import StreamBody
+
+
+@click.group("streams", invoke_without_command=True)
+@click.pass_context
+def command(ctx: click.Context) -> None:
+    """List, define, pause, resume, stop and delete streams; without a subcommand they are listed."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_streams)
+
+
+@command.command("list")
+@click.option("--query", "-q", metavar="TEXT", default="", help="Only names and titles that hold this")
+@click.option("--tag", default="", help="Only streams with this tag")
+@click.option("--state", type=click.Choice(["active", "paused", "stopped"]), default=None, help="Only in this state")
+@target_options
+@json_option
+def list_streams(query: str = "", tag: str = "", state: str | None = None, *, target: Target, as_json: bool) -> None:
+    """List streams and where they stand."""
+    with _client(target) as client:
+        streams = client.streams(q=query, tag=tag, state=state or "")
+    if as_json:
+        for stream in streams:
+            print_json(stream)
+        return
+    print_table(
+        ("STREAM", "STATE", "PACKETS", "BYTES", "OLDEST", "HEAD", "LAST PACKET", "TITLE"),
+        [
+            (
+                stream.stream, stream.state, stream.packets, shown_bytes(stream.bytes), stream.oldest_sequence,
+                stream.head_sequence, stream.last_packet_at or "-", stream.title,
+            )
+            for stream in streams
+        ],
+    )  # fmt: skip
+
+
+@command.command("show")
+@click.argument("stream")
+@target_options
+@json_option
+def show_stream(stream: str, target: Target, as_json: bool) -> None:
+    """Show a stream's definition and where it stands."""
+    with _client(target) as client:
+        found = client.stream(stream)
+    if as_json:
+        print_json(found)
+        return
+    print_facts(_facts(found))
+    click.echo("definition")
+    definition = Definition(**{name: getattr(found, name) for name in Definition.__struct_fields__})
+    click.echo(msgspec.json.format(encode_definition(definition), indent=2))
+
+
+def _facts(stream: StreamBody) -> list[tuple[str, object]]:
+    return [
+        ("stream", stream.stream),
+        ("state", stream.state),
+        ("owner", "the configuration file" if stream.owner == "config" else "the API"),
+        ("packets", f"{stream.packets} ({shown_bytes(stream.bytes)})"),
+        ("sequences", f"{stream.oldest_sequence} to {stream.head_sequence}" if stream.packets else "none"),
+        ("last packet", stream.last_packet_at or "-"),
+        ("created", stream.created_at),
+        ("version", stream.definition_version),
+        *([("subscribers", stream.subscribers)] if stream.subscribers is not msgspec.UNSET else []),
+    ]
+
+
+@command.command("define")
+@click.argument("stream")
+@click.argument("file", type=click.File("rb"), required=False)
+@click.option("--title", default=None, help="What people call it")
+@click.option("--description", default=None, help="What it is about")
+@click.option("--tag", "tags", multiple=True, help="A tag; may be repeated")
+@click.option("--topic", "topics", multiple=True, help="A topic stamped into every packet; may be repeated")
+@click.option("--key", "packet_key", metavar="PATH", default=None, help="Where a packet's key is, as data.sensorId")
+@click.option("--schema", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="File with a JSON Schema")
+@click.option("--max-age", default=None, help="How long packets stay, as 30d")
+@target_options
+@json_option
+def define_stream(stream: str, file: Any, target: Target, as_json: bool, **options: Any) -> None:
+    """Create a stream or change its definition.
+
+    FILE (- is standard input) holds the definition as JSON; options change single members of it. Members that
+    neither names take the node's defaults, also for a stream that exists.
+    """
+    definition = _definition_of(file.read() if file else b"{}", options)
+    with _client(target) as client:
+        defined = client.define(stream, definition)
+    if as_json:
+        print_json(defined)
+    else:
+        click.echo(f"{defined.stream}: definition version {defined.definition_version}")
+
+
+def _definition_of(text: bytes, options: dict[str, Any]) -> dict[str, Any]:
+    definition = _object_of(text, "the definition")
+    for name in ("title", "description"):
+        if options[name] is not None:
+            definition[name] = options[name]
+    for name in ("tags", "topics"):
+        if options[name]:
+            definition[name] = list(options[name])
+    if options["packet_key"] is not None:
+        definition["key"] = options["packet_key"]
+    if options["schema"] is not None:
+        definition["schema"] = msgspec.Raw(options["schema"].read_bytes())
+        _object_of(bytes(definition["schema"]), str(options["schema"]))
+    if options["max_age"] is not None:
+        definition["retention"] = {**definition.get("retention", {}), "max_age": options["max_age"]}
+    return definition
+
+
+def _object_of(text: bytes, what: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as err:
+        raise click.UsageError(f"{what} isn't a JSON object: {err}") from err
+    return found
+
+
+@command.command("pause")
+@click.argument("stream")
+@target_options
+def pause_stream(stream: str, target: Target) -> None:
+    """Take no more packets; reading goes on."""
+    _set_state(stream, "paused", target)
+
+
+@command.command("resume")
+@click.argument("stream")
+@target_options
+def resume_stream(stream: str, target: Target) -> None:
+    """Take packets again."""
+    _set_state(stream, "active", target)
+
+
+@command.command("stop")
+@click.argument("stream")
+@target_options
+def stop_stream(stream: str, target: Target) -> None:
+    """Take no more packets and end its live sessions."""
+    _set_state(stream, "stopped", target)
+
+
+@command.command("delete")
+@click.argument("stream")
+@click.option("--yes", "-y", is_flag=True, help="Don't ask")
+@target_options
+@json_option
+def delete_stream(stream: str, yes: bool, target: Target, as_json: bool) -> None:
+    """Delete a stream with its packets, for good."""
+    with _client(target) as client:
+        if not yes:
+            found = client.stream(stream)
+            click.confirm(f"Delete {stream} with its {found.packets} packets?", abort=True, err=True)
+        removed = client.delete(stream)
+    if as_json:
+        print_json(removed)
+    else:
+        click.echo(f"deleted {removed.stream} with {removed.packets_removed} packets")
+
+
+def _set_state(stream: str, state: Literal["active", "paused", "stopped"], target: Target) -> None:
+    with _client(target) as client:
+        client.set_state(stream, state)
+    click.echo(f"{stream} is {state}")
+
+
+def _client(target: Target) -> SyncClient:
+    return SyncClient(target.url, target.key, retry=ONCE)
