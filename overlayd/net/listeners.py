@@ -177,9 +177,9 @@ def _open_unix(path: Path, settings: ListenSettings) -> Bound:
             f"the path of the Unix socket is over {UNIX_PATH_BYTES_MAX} bytes: {text}", subject="listen.unix",
             hint="the system allows no longer ones; use a data directory with a shorter path",
         )  # fmt: skip
+    _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(path)
         _bind_with_mode(sock, text, int(settings.unix_mode, 8))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         sock.listen(settings.backlog)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import trio
+import trio.testing
 from quart import Response, request
 from quart_trio import QuartTrio
 
@@ -149,18 +150,36 @@ class Edge:
         self.metrics = metrics
         self.door = door
         self.stop = stop
+        self.calls: list[str] = []
+        self.clients: list[RawClient] = []
 
     async def connect(self) -> RawClient:
-        return RawClient(await trio.open_tcp_stream("127.0.0.1", self.port))
+        return self._noted(await trio.open_tcp_stream("127.0.0.1", self.port))
 
     async def connect_unix(self) -> RawClient:
-        return RawClient(await trio.open_unix_socket(self.path))
+        return self._noted(await trio.open_unix_socket(self.path))
+
+    async def wait_connections(self, count: int = 0) -> None:
+        """Until no more than so many connections are open."""
+        await self.wait_until(lambda: self.count("overlayd_net_connections_open") <= count, jump_s=2.5)
+
+    async def wait_until(self, is_so: Callable[[], bool], *, jump_s: float = 0.1) -> None:
+        """Polls; on a mock clock each round is a jump."""
+        for _ in range(2000):
+            if is_so():
+                return
+            await trio.sleep(jump_s if isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock) else 0.002)
+        raise AssertionError("it never came so far")
 
     async def say(self, raw: bytes) -> Answer:
         """One answer to raw bytes on a connection of their own."""
         async with await self.connect() as client:
             await client.send(raw)
             return await client.read_answer()
+
+    def _noted(self, stream: trio.SocketStream) -> RawClient:
+        self.clients.append(RawClient(stream))
+        return self.clients[-1]
 
     def count(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
@@ -203,6 +222,22 @@ def add_probe_routes(app: QuartTrio, lane: Lane) -> None:
         async with lane.step_out():
             await trio.sleep_forever()
         raise AssertionError
+
+    @app.get("/slow")
+    async def slow() -> Response:
+        if "hold" in request.args:
+            await trio.sleep(float(request.args["seconds"]))
+        async with lane.step_out():
+            await trio.sleep(float(request.args["seconds"]))
+        return answer(b"{}")
+
+    @app.get("/flood")
+    async def flood() -> Response:
+        async def lines() -> AsyncIterator[bytes]:
+            while True:
+                yield b"x" * 50_000
+
+        return Response(lines(), content_type="text/plain")
 
     @app.get("/drip")
     async def drip() -> Response:
@@ -252,24 +287,23 @@ async def open_edge(
     )  # fmt: skip
     listeners = open_listeners(settings, directory, limits)
     async with trio.open_nursery() as nursery:
-        urls = await nursery.start(
-            partial(
-                serve_connections,
-                listeners,
-                door,
-                admission=Admission(limits, metrics, limits.connections_max),
-                limits=limits,
-                metrics=metrics,
-                next_request_id=ids.draw,
-                stop=stop,
-                end_sessions=end_sessions,
-            )  # fmt: skip
-        )
+        serve = partial(
+            serve_connections, admission=Admission(limits, metrics, limits.connections_max), limits=limits,
+            metrics=metrics, next_request_id=ids.draw, stop=stop, end_sessions=end_sessions,
+        )  # fmt: skip
+        urls = await nursery.start(serve, listeners, door)
         edge = Edge(urls, directory, metrics, door, stop)
+        app.before_request(partial(_note_call, edge.calls))
         try:
             yield edge
         finally:
             stop.set()
+            for client in edge.clients:
+                client.stream.socket.close()
+
+
+async def _note_call(calls: list[str]) -> None:
+    calls.append(request.path)
 
 
 def limits_with(**values: Any) -> Limits:

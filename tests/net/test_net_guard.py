@@ -1,0 +1,240 @@
+"""The guard: what a slow, silent or vanished peer can't do, and how the edge ends."""
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from net_rig import GET_HEALTH, limits_with, open_edge
+
+from overlayd.access import Principal
+from overlayd.model.units import Duration
+from overlayd.net.guard import INBOX_EVENTS, Inbox
+from overlayd.net.head import Head
+
+
+async def test_slow_reader_is_cut(tmp_path: Path, patient_clock: trio.testing.MockClock) -> None:
+    """A client that asks for much and reads nothing is cut after `stall_timeout`, and counted."""
+    async with open_edge(tmp_path) as edge:
+        async with await edge.connect() as client:
+            await client.send(b"GET /big?bytes=20000000 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            started = trio.current_time()
+            await edge.wait_connections()
+            assert 30 <= trio.current_time() - started < 40
+        assert edge.count("overlayd_net_connection_stalls_total") == 1
+        assert edge.count("overlayd_limit_hits_total", limit="stall_timeout") == 1
+
+
+async def test_slow_stream_reader_is_cut(tmp_path: Path, patient_clock: trio.testing.MockClock) -> None:
+    """The same for a client that stops reading an endless answer; its route is cancelled."""
+    async with open_edge(tmp_path) as edge:
+        async with await edge.connect() as client:
+            client.stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+            await client.send(b"GET /flood HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await edge.wait_connections()
+        assert edge.count("overlayd_net_connection_stalls_total") == 1
+
+
+async def test_slow_but_moving_reader_survives(tmp_path: Path, patient_clock: trio.testing.MockClock) -> None:
+    """A download that takes minutes but moves isn't cut."""
+    async with open_edge(tmp_path) as edge:
+        async with await edge.connect() as client:
+            client.stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 65536)
+            await client.send(b"GET /big?bytes=3000000 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            got = 0
+            while got < 3_000_000:
+                await trio.sleep(10)
+                got += len(await client.stream.receive_some(500_000))
+        assert edge.count("overlayd_net_connection_stalls_total") == 0
+
+
+async def test_slow_websocket_reader_is_cut(tmp_path: Path, patient_clock: trio.testing.MockClock) -> None:
+    """Writes of a live session end with BrokenResourceError once the peer has stalled."""
+    broken = trio.Event()
+
+    async def serve(stream: trio.abc.Stream, head: Head, principal: Principal) -> None:
+        try:
+            while True:
+                await stream.send_all(b"x" * 200_000)
+        except trio.BrokenResourceError:
+            broken.set()
+
+    async with open_edge(tmp_path, serve_websocket=serve) as edge, await edge.connect() as client:
+        await client.send(
+            b"GET /v1/live HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        )
+        await broken.wait()
+
+
+async def test_silent_connection_is_closed(tmp_path: Path, patient_clock: trio.testing.MockClock) -> None:
+    """A connection without a request ends after `keep_alive_timeout`, before the first request and between two."""
+    async with open_edge(tmp_path) as edge:
+        async with await edge.connect() as client:
+            assert await client.is_closed_by_peer()
+            assert trio.current_time() >= 75
+        async with await edge.connect() as client:
+            assert (await client.request("GET", "/healthz")).status == 200
+            assert await client.is_closed_by_peer()
+
+
+async def test_slow_head_is_408(tmp_path: Path, patient_clock: trio.testing.MockClock) -> None:
+    """A head must be whole `head_timeout` after its first byte, however steadily it trickles."""
+    async with open_edge(tmp_path) as edge:
+        async with await edge.connect() as client, trio.open_nursery() as nursery:
+
+            async def trickle() -> None:
+                while True:
+                    await client.send(b"G")
+                    await trio.sleep(1)
+
+            nursery.start_soon(trickle)
+            answer = await client.read_answer()
+            nursery.cancel_scope.cancel()
+            assert (answer.status, answer.json["code"]) == (408, "request.timeout")
+            assert 10 <= trio.current_time() < 13
+        assert edge.count("overlayd_limit_hits_total", limit="head_timeout") == 1
+
+
+async def test_half_closed_long_request_ends(tmp_path: Path, patient_clock: trio.testing.MockClock) -> None:
+    """After a half close, a request that takes long is cancelled: its client may be gone."""
+    async with open_edge(tmp_path) as edge, await edge.connect() as client:
+        await client.send(b"GET /hang HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await client.stream.send_eof()
+        assert await client.is_closed_by_peer()
+        assert trio.current_time() < 5
+
+
+async def test_half_closed_stream_ends(tmp_path: Path) -> None:
+    """A client that leaves an endless answer ends it at once."""
+    async with open_edge(tmp_path) as edge:
+        client = await edge.connect()
+        await client.send(b"GET /drip HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200" in await client.stream.receive_some(1000)
+        await trio.aclose_forcefully(client.stream)
+        await edge.wait_connections()
+
+
+async def test_drain_lets_requests_finish(tmp_path: Path, patient_clock: trio.testing.MockClock) -> None:
+    """On shutdown idle connections end at once, a running request gets its answer, a new one 503."""
+    told: list[str] = []
+    async with open_edge(tmp_path, end_sessions=lambda: told.append("bye")) as edge:
+        idle, busy = await edge.connect(), await edge.connect()
+        assert (await idle.request("GET", "/healthz")).status == 200
+        await busy.send(b"GET /slow?seconds=2 HTTP/1.1\r\nHost: localhost\r\n\r\n" + GET_HEALTH)
+        await edge.wait_until(lambda: "/slow" in edge.calls)
+        edge.stop.set()
+        assert await idle.is_closed_by_peer()
+        assert (await busy.read_answer()).status == 200
+        refused = await busy.read_answer()
+        assert (refused.status, refused.json["code"]) == (503, "node.stopping")
+        assert told == ["bye"]
+        assert not edge.path.exists()
+        with pytest.raises(OSError, match="connect"):
+            await edge.connect()
+
+
+async def test_drain_cuts_what_stays(tmp_path: Path, patient_clock: trio.testing.MockClock) -> None:
+    """Requests, stalled readers and half heads that outlast `drain_timeout` are cut."""
+    async with open_edge(tmp_path) as edge:
+        clients = [await edge.connect() for _ in range(3)]
+        for client, raw in zip(clients, (b"GET /hang", b"GET /big?bytes=20000000", b"GET /half"), strict=True):
+            await client.send(raw + (b"" if raw.endswith(b"half") else b" HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+        await edge.wait_until(lambda: {"/hang", "/big"} <= set(edge.calls))
+        edge.stop.set()
+        started = trio.current_time()
+        await edge.wait_connections()
+        assert trio.current_time() - started < 8
+
+
+async def test_connection_caps(tmp_path: Path) -> None:
+    """Connections over `connections_per_address` or `connections_max` get 503 and are counted."""
+    async with open_edge(tmp_path, limits=limits_with(connections_max=3, connections_per_address=2)) as edge:
+        first, second = await edge.connect(), await edge.connect()
+        assert (await first.request("GET", "/healthz")).status == 200
+        assert (await second.request("GET", "/healthz")).status == 200
+        async with await edge.connect() as third:
+            answer = await third.read_answer()
+            assert (answer.status, answer.json["code"]) == (503, "connections.full")
+            assert answer.headers["retry-after"] == "1"
+        async with await edge.connect_unix() as other:
+            assert (await other.request("GET", "/healthz")).status == 200
+            async with await edge.connect_unix() as fourth:
+                assert (await fourth.read_answer()).json["subject"] == "connections_max"
+        await trio.aclose_forcefully(first.stream)
+        await edge.wait_connections(1)
+        async with await edge.connect() as again:
+            assert (await again.request("GET", "/healthz")).status == 200
+        assert edge.count("overlayd_limit_hits_total", limit="connections_per_address") == 1
+
+
+async def test_lane_bounds_requests(tmp_path: Path, patient_clock: trio.testing.MockClock) -> None:
+    """With the lane and its queue full, requests are 503 but /healthz still answers."""
+    async with open_edge(tmp_path, limits=limits_with(other_lane_concurrency=1, other_lane_queue=1)) as edge:
+        clients = [await edge.connect() for _ in range(3)]
+        for client in clients[:2]:
+            await client.send(b"GET /slow?seconds=100&hold HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await edge.wait_until(lambda: "/slow" in edge.calls)
+        await edge.wait_until(lambda: edge.count("overlayd_lane_waiting") == 1)
+        assert (await clients[2].request("GET", "/echo")).json["code"] == "intake.busy"
+        assert (await clients[2].request("GET", "/healthz")).status == 200
+        for client in clients[:2]:
+            await trio.aclose_forcefully(client.stream)
+        await edge.wait_connections(1)
+        assert (await clients[2].request("GET", "/echo")).status == 200
+
+
+async def test_crash_is_counted_and_contained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unforeseen exception in one connection ends that connection only."""
+
+    async def serve(stream: trio.abc.Stream, head: Head, principal: Principal) -> None:
+        async with trio.open_nursery():
+            raise RuntimeError("by design")
+
+    async with open_edge(tmp_path, serve_websocket=serve) as edge:
+        async with await edge.connect() as healthy, await edge.connect() as client:
+            assert (await healthy.request("GET", "/healthz")).status == 200
+            await client.send(
+                b"GET /v1/live HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+            )
+            assert await client.is_closed_by_peer()
+            assert (await healthy.request("GET", "/healthz")).status == 200
+        assert edge.count("overlayd_net_connection_crashes_total") == 1
+
+
+async def test_inbox_bounds_and_disconnect() -> None:
+    """The way to the application holds so many messages; that the client left overtakes them and always fits."""
+    inbox = Inbox()
+    for _ in range(INBOX_EVENTS):
+        await inbox.put({"type": "http.request", "body": b"x"})
+    with trio.move_on_after(0) as scope:
+        await inbox.put({"type": "http.request", "body": b"x"})
+    assert scope.cancelled_caught
+    assert (await inbox.receive())["type"] == "http.request"
+    await inbox.put({"type": "http.disconnect"})
+    assert (await inbox.receive())["type"] == "http.disconnect"
+    with trio.testing.assert_checkpoints():
+        await inbox.put({"type": "http.request", "body": b"dropped"})
+    assert (await inbox.receive())["type"] == "http.disconnect"
+
+
+async def test_drop_of_sends_is_a_checkpoint(tmp_path: Path) -> None:
+    """A route that writes on and on after its client left is cancelled; it can't freeze the process."""
+    async with open_edge(tmp_path) as edge:
+        for path in (b"/flood", b"/drip"):
+            client = await edge.connect()
+            await client.send(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await client.stream.receive_some(1000)
+            await trio.aclose_forcefully(client.stream)
+            await edge.wait_connections()
+
+
+async def test_timeout_of_the_drain_is_a_setting(tmp_path: Path, patient_clock: trio.testing.MockClock) -> None:
+    """`drain_timeout` bounds the whole end."""
+    async with open_edge(tmp_path, limits=limits_with(drain_timeout=Duration(60))) as edge:
+        client = await edge.connect()
+        await client.send(b"GET /slow?seconds=50 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await edge.wait_until(lambda: "/slow" in edge.calls)
+        edge.stop.set()
+        assert (await client.read_answer()).status == 200
