@@ -1,0 +1,68 @@
+"""Creating streams and changing what they are: judged in the writer, each change an entry of the node."""
+
+from overlayd.model.definition import Definition, encode_definition
+from overlayd.model.draft import StreamStateName
+from overlayd.model.errors import (
+    DefinitionConflict,
+    Forbidden,
+    InvalidDefinition,
+    LimitReached,
+    OwnedByConfig,
+    UnknownStream,
+)
+from overlayd.model.names import is_node_name, parse_stream_name
+from overlayd.storage.group import Group
+from overlayd.storage.streams import Owner, Stream
+
+
+def check_definition(name: str, definition: Definition) -> None:
+    """What can be said before the writer is asked. Raises BadParameter, Forbidden, InvalidDefinition."""
+    parse_stream_name(name)
+    if is_node_name(name):
+        raise Forbidden(f"{name} is the node's own stream", subject=name, hint="choose another name")
+    if definition.confirm.commit != "none":
+        raise InvalidDefinition(
+            f"confirm.commit is {definition.confirm.commit!r}, but no chain is configured", subject="/confirm/commit",
+            hint='use "none"',
+        )  # fmt: skip
+
+
+def define(
+    group: Group, name: str, definition: Definition, if_version: int | None, owner: Owner, principal: str
+) -> tuple[Stream, bool]:
+    """The stream, and whether it was created."""
+    pending = group.find(name)
+    version = 0 if pending is None else pending.version
+    if if_version is not None and if_version != version:
+        raise DefinitionConflict(
+            f"{name} has definition version {version}, not {if_version}", subject=name,
+            hint="read the definition again and decide anew", extra={"definition_version": version},
+        )  # fmt: skip
+    if pending is None:
+        if group.count_streams() >= group.state.limits.streams_max:
+            raise LimitReached(
+                f"the node has {group.state.limits.streams_max} streams, which is its limit", subject=name,
+                hint="delete a stream or raise streams_max",
+            )  # fmt: skip
+        return group.create_stream(name, definition, owner, principal).stream, True
+    stream = pending.stream
+    if stream.owner == "config" and owner != "config":
+        raise OwnedByConfig(
+            f"{name} is declared in the config file", subject=name, hint="change it there and reload",
+        )  # fmt: skip
+    is_same = encode_definition(definition) == encode_definition(pending.definition)
+    if not is_same:
+        group.redefine(pending, definition, owner, principal)
+    elif stream.owner != owner:
+        group.set_owner(pending, owner)
+    return stream, False
+
+
+def set_state(group: Group, name: str, state: StreamStateName) -> Stream:
+    """The stream."""
+    pending = group.find(name)
+    if pending is None:
+        raise UnknownStream(f"no stream {name}", subject=name)
+    if pending.state != state:
+        group.set_state(pending, state)
+    return pending.stream

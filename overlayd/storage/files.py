@@ -1,0 +1,164 @@
+"""The files beside the database: lock, reserve, high-water mark and keys. Blocking: call from a thread."""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+import msgspec
+
+from overlayd.model.clock import Entropy
+from overlayd.model.cursor import Epoch, format_epoch, parse_epoch
+from overlayd.model.errors import BadCursor, DirectoryInUse, LogInconsistent
+
+DATABASE_NAME = "log.sqlite3"
+_HIGH_WATER_HEAD = "overlayd/high-water/1"
+
+
+class HighWater(msgspec.Struct, frozen=True):
+    """Size and root of the last checkpoint that may have been signed, kept outside the database."""
+
+    epoch: Epoch
+    size: int
+    root: bytes
+
+
+class DirectoryLock:
+    """Exclusive hold on a data directory, from construction to `release`."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises DirectoryInUse."""
+        self._descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            os.close(self._descriptor)
+            if err.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise DirectoryInUse(
+                f"another daemon holds {directory}", subject=str(directory),
+                hint="stop it, or choose another directory with --data",
+            ) from err  # fmt: skip
+
+    def release(self) -> None:
+        """Lets the next daemon in. The file stays: removing it would race with a newcomer's open."""
+        os.close(self._descriptor)
+
+
+def make_directory(directory: Path) -> None:
+    """Creates the data directory and its `keys`, readable by the service alone."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (directory / "keys").mkdir(mode=0o700, exist_ok=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes creations, renames and removals in the directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Puts `content` at `path`, whole or not at all, and durable when it returns."""
+    temporary = path.with_name(path.name + ".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    temporary.rename(path)
+    sync_directory(path.parent)
+
+
+def read_or_make_secret(path: Path, count: int, entropy: Entropy) -> tuple[bytes, bool]:
+    """`count` secret bytes from the file (mode 0600), drawn on first use; and whether they are new.
+
+    Raises LogInconsistent when the file has another length.
+    """
+    try:
+        secret = path.read_bytes()
+    except FileNotFoundError:
+        secret = entropy.draw(count)
+        replace_file(path, secret)
+        return secret, True
+    if len(secret) != count:
+        raise LogInconsistent(
+            f"{path} holds {len(secret)} bytes, not {count}", subject=str(path),
+            hint="put the right file back from your backup of the keys",
+        )  # fmt: skip
+    return secret, False
+
+
+def write_high_water(directory: Path, mark: HighWater) -> None:
+    """Durable when it returns."""
+    lines = (_HIGH_WATER_HEAD, format_epoch(mark.epoch), str(mark.size), mark.root.hex(), "")
+    replace_file(directory / "high-water", "\n".join(lines).encode())
+
+
+def read_high_water(directory: Path) -> HighWater | None:
+    """None when there is none. Raises LogInconsistent when it can't be read."""
+    path = directory / "high-water"
+    try:
+        lines = path.read_text(encoding="ascii").split("\n")
+        head, epoch, size, root, rest = lines
+        mark = HighWater(parse_epoch(epoch), int(size), bytes.fromhex(root))
+    except FileNotFoundError:
+        return None
+    except (ValueError, BadCursor) as err:
+        raise LogInconsistent(
+            f"{path} can't be read", subject=str(path),
+            hint="it is replaced as a whole, so something else wrote to it; compare the log with a checkpoint "
+            "that somebody else kept, then remove the file",
+        ) from err  # fmt: skip
+    if head != _HIGH_WATER_HEAD or rest or len(mark.root) != 32 or mark.size < 0:
+        raise LogInconsistent(f"{path} isn't a high-water mark", subject=str(path))
+    return mark
+
+
+def take_reserve(directory: Path, size: int) -> bool:
+    """Allocates DIR/reserve; False when the disk has no room for it (then there is none)."""
+    path = directory / "reserve"
+    if size == 0:
+        path.unlink(missing_ok=True)
+        return True
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(descriptor).st_size != size:
+            os.ftruncate(descriptor, 0)
+            os.posix_fallocate(descriptor, 0, size)
+            os.fsync(descriptor)
+    except OSError as err:
+        if err.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        path.unlink(missing_ok=True)
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def release_reserve(directory: Path) -> bool:
+    """Gives the reserved room back to the disk; whether there was any."""
+    try:
+        (directory / "reserve").unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def free_bytes(directory: Path) -> int:
+    """What an unprivileged process may still write on the directory's disk."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
+
+
+def file_bytes(path: Path) -> int:
+    """Length of the file; 0 when there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

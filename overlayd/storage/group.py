@@ -1,0 +1,395 @@
+"""What one commit will change. Nothing of it counts before the COMMIT came back; then `adopt` makes it so."""
+
+import base64
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from overlayd.model.bodies import DefinitionChange, NodeBody, encode_node_body, encode_removal_body
+from overlayd.model.clock import Entropy
+from overlayd.model.cursor import Epoch, epoch_counter
+from overlayd.model.definition import Definition, encode_definition
+from overlayd.model.draft import Draft, StreamStateName
+from overlayd.model.entry import (
+    SALT_BYTES,
+    Z32,
+    Kind,
+    StoredEntry,
+    commitment_of,
+    content_hash_of,
+    encode_header,
+    leaf_hash,
+    seal_of,
+    stream_hash_of,
+)
+from overlayd.model.limits import Limits
+from overlayd.model.meta import COMMITMENT_CLOSED, COMMITMENT_NONE, COMMITMENT_OPEN, Meta, encode_meta
+from overlayd.storage.fingerprint import fingerprint_of
+from overlayd.storage.hashindex import HashIndex
+from overlayd.storage.positions import Positions
+from overlayd.storage.record import encode_sealed, reduce_entry
+from overlayd.storage.removals import Removal, Removals
+from overlayd.storage.streams import Owner, Stream, StreamBook, StreamHead
+from overlayd.storage.tail import Head, Tail
+from overlayd.storage.tree import Tree, TreePlan
+
+SEQUENCE_BITS = 40
+"""In epoch c the sequences of a stream lie above (c - 1) * 2^40, so that none is ever used twice."""
+
+MINUTE_US = 60_000_000
+"""Rates are counted in minutes of the wall clock."""
+
+
+class LogState:
+    """Everything about the log that lives in memory. The writer alone changes it, between two awaits."""
+
+    def __init__(
+        self, *, epoch: Epoch, ancestry: list[tuple[Epoch, int]], limits: Limits, defaults: Definition, entropy: Entropy,
+        ids: HashIndex, commitments: HashIndex, keys: HashIndex, positions: Positions, tree: Tree,
+    ) -> None:  # fmt: skip
+        self.epoch = epoch
+        self.ancestry = ancestry
+        self.limits = limits
+        self.defaults = defaults
+        self.entropy = entropy
+        self.ids = ids
+        self.commitments = commitments
+        self.keys = keys
+        self.positions = positions
+        self.tree = tree
+        self.head = Head()
+        self.last_us = 0
+        self.indexed = 0
+        self.minimum_index = 0
+        self.tail = Tail(limits.tail_bytes)
+        self.book = StreamBook()
+        self.removals = Removals()
+        self.creation_minute = 0
+        self.creations = 0
+        self.changed: set[Stream] = set()
+
+    @property
+    def indexes(self) -> tuple[HashIndex, HashIndex, HashIndex, Positions]:
+        """What follows the writer's transactions with `adopt` and `roll_back`."""
+        return self.ids, self.commitments, self.keys, self.positions
+
+    @property
+    def sequence_base(self) -> int:
+        return (epoch_counter(self.epoch) - 1) << SEQUENCE_BITS
+
+
+class PendingStream:
+    """A stream as the group will leave it."""
+
+    __slots__ = ("definition", "head", "is_deleted", "is_new", "state", "stream", "topics", "version")
+
+    def __init__(self, stream: Stream, is_new: bool) -> None:
+        self.stream = stream
+        self.is_new = is_new
+        self.is_deleted = False
+        self.head: StreamHead = msgspec.structs.replace(stream.head)
+        self.definition = stream.definition
+        self.version = stream.definition_version
+        self.topics = stream.definition_topics
+        self.state: StreamStateName = stream.state
+
+
+class Group:
+    """Entries, statements and memory changes of one transaction, built request by request.
+
+    A request is judged completely before it adds anything, so a refused one leaves no trace.
+    """
+
+    def __init__(self, state: LogState, now_us: int) -> None:
+        self.state = state
+        self.appended_us = max(now_us, state.last_us)
+        self.entries: list[StoredEntry] = []
+        self.row_values: list[Any] = []
+        self.statements: list[tuple[str, tuple[Any, ...]]] = []
+        self.actions: list[Callable[[sqlite3.Connection], None]] = []
+        self.ids: dict[int, list[StoredEntry]] = {}
+        self.commitments: dict[int, int] = {}
+        self.keys: dict[int, int] = {}
+        self.reduced: list[StoredEntry] = []
+        self.removals: list[Removal] = []
+        self.plan: TreePlan | None = None
+        self._pending: dict[int, PendingStream] = {}
+        self._names: dict[str, PendingStream | None] = {}
+        self._next_id = state.book.next_id
+        self._is_renamed = False
+        self._stream_change = 0
+        self.creations = 0
+        self._adoptions: list[Callable[[], None]] = []
+
+    @property
+    def head(self) -> int:
+        """The newest offset, the group's own entries included."""
+        return self.state.head.offset + len(self.entries)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.entries or self.statements or self.actions)
+
+    def find(self, name: str) -> PendingStream | None:
+        """The stream of that name as the group leaves it so far."""
+        if name in self._names:
+            return self._names[name]
+        stream = self.state.book.find(name)
+        return None if stream is None else self.touch(stream)
+
+    def touch(self, stream: Stream) -> PendingStream:
+        """The stream as the group leaves it so far."""
+        pending = self._pending.get(stream.id)
+        if pending is None:
+            pending = self._pending[stream.id] = PendingStream(stream, False)
+        return pending
+
+    def count_streams(self) -> int:
+        """Streams that exist, those that the group creates included."""
+        return len(self.state.book) + self._stream_change
+
+    def head_of(self, stream: Stream) -> StreamHead:
+        """Where the stream stands once the group is committed."""
+        pending = self._pending.get(stream.id)
+        return stream.head if pending is None else pending.head
+
+    def find_entry(self, offset: int) -> StoredEntry | None:
+        """An entry of this group."""
+        at = offset - self.state.head.offset - 1
+        return self.entries[at] if 0 <= at < len(self.entries) else None
+
+    def create_stream(self, name: str, definition: Definition, owner: Owner, principal: str) -> PendingStream:
+        """A new stream and its definition entry."""
+        ssalt = self.state.entropy.draw(SALT_BYTES)
+        stream = Stream(
+            id=self._next_id, name=name, stream_hash=stream_hash_of(ssalt, name), ssalt=ssalt, definition=definition,
+            definition_version=1, state="active", owner=owner, created_us=self.appended_us,
+        )  # fmt: skip
+        self._next_id += 1
+        self._stream_change += 1
+        pending = PendingStream(stream, True)
+        self._pending[stream.id] = self._names[name] = pending
+        offset = self._add_definition(pending, principal)
+        encoded = encode_definition(definition)
+        self.statements += (
+            (
+                "INSERT INTO stream (id, name, stream_hash, ssalt, state, owner, created_us, version, definition)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (stream.id, name, stream.stream_hash, ssalt, "active", owner, self.appended_us, 1, encoded),
+            ),
+            ("INSERT INTO definition (stream_id, version, offset) VALUES (?, 1, ?)", (stream.id, offset)),
+        )
+        self._is_renamed = True
+        return pending
+
+    def redefine(self, pending: PendingStream, definition: Definition, owner: Owner, principal: str) -> None:
+        """Another definition, and the entry that says so."""
+        pending.definition = definition
+        pending.version += 1
+        pending.topics = msgspec.json.encode(definition.topics) if definition.topics else b""
+        stream_id = pending.stream.id
+        offset = self._add_definition(pending, principal)
+        self.statements += (
+            (
+                "UPDATE stream SET version = ?, definition = ?, owner = ? WHERE id = ?",
+                (pending.version, encode_definition(definition), owner, stream_id),
+            ),
+            (
+                "INSERT INTO definition (stream_id, version, offset) VALUES (?, ?, ?)",
+                (stream_id, pending.version, offset),
+            ),
+        )
+        self.on_adopt(lambda: setattr(pending.stream, "owner", owner))
+        self._is_renamed = True
+
+    def set_owner(self, pending: PendingStream, owner: Owner) -> None:
+        """The same definition, declared by somebody else."""
+        self.statements.append(("UPDATE stream SET owner = ? WHERE id = ?", (owner, pending.stream.id)))
+        self.on_adopt(lambda: setattr(pending.stream, "owner", owner))
+
+    def set_state(self, pending: PendingStream, state: StreamStateName) -> None:
+        """The stream takes packets or doesn't."""
+        pending.state = state
+        self.statements.append(("UPDATE stream SET state = ? WHERE id = ?", (state, pending.stream.id)))
+        self._is_renamed = True
+
+    def free_name(self, pending: PendingStream) -> None:
+        """The stream is deleted and gives its name back."""
+        pending.is_deleted = True
+        self._stream_change -= 1
+        self._names[pending.stream.name] = None
+        self.statements.append(
+            ("UPDATE stream SET name = NULL, former_name = ? WHERE id = ?", (pending.stream.name, pending.stream.id))
+        )
+
+    def add_packets(self, pending: PendingStream, drafts: list[Draft]) -> list[StoredEntry]:
+        """Entries for drafts that were judged; they can't be refused any more."""
+        salts = self.state.entropy.draw(SALT_BYTES * len(drafts))
+        return [
+            self._add_packet(pending, draft, salts[at : at + SALT_BYTES])
+            for draft, at in zip(drafts, range(0, len(salts), SALT_BYTES), strict=True)
+        ]
+
+    def add_node(self, body: NodeBody | dict[str, Any], stream_hash: bytes = Z32, meta: bytes = b"") -> StoredEntry:
+        """An entry of the node itself. Raises ValueError for a body with wrong members, before anything is added."""
+        return self._add(Kind.NODE, encode_node_body(body), stream_hash, meta)
+
+    def add_removal(self, removal: Removal, count: int) -> StoredEntry:
+        """The entry that says that a run of a stream's packets was taken away, and its row."""
+        body = encode_removal_body(removal.cause, count)
+        entry = self._add(Kind.REMOVAL, body, removal.stream_hash, b"", removal.from_offset, removal.to_offset)
+        self.statements.append(
+            (
+                "INSERT INTO removal (offset, stream_hash, from_offset, to_offset, cause) VALUES (?, ?, ?, ?, ?)",
+                (entry.offset, removal.stream_hash, removal.from_offset, removal.to_offset, removal.cause),
+            )
+        )
+        self.removals.append(removal)
+        return entry
+
+    def on_adopt(self, change: Callable[[], None]) -> None:
+        """Something else in memory that counts from the COMMIT on."""
+        self._adoptions.append(change)
+
+    def seal(self) -> None:
+        """Works out the tree with the group's leaves. Nothing can be added afterwards."""
+        self.plan = self.state.tree.extend([entry.leaf for entry in self.entries])
+
+    def adopt(self) -> None:
+        """Takes everything into memory. Doesn't yield: other tasks see all of it or nothing."""
+        state = self.state
+        assert self.plan is not None
+        for pending in self._pending.values():
+            self._adopt_stream(pending)
+        for entry in self.entries:
+            if entry.sequence:
+                stream = state.book.find_by_hash(entry.stream_hash)
+                assert stream is not None
+                state.positions.add(stream.id, entry.sequence, entry.offset)
+        for key, entries in self.ids.items():
+            for entry in entries:
+                state.ids.add(key, entry.offset)
+        for key, offset in self.commitments.items():
+            state.commitments.add(key, offset)
+        for key, offset in self.keys.items():
+            state.keys.add(key, offset)
+        for index in state.indexes:
+            index.adopt()
+        for change in self._adoptions:
+            change()
+        for removal in self.removals:
+            state.removals.add(removal)
+        for entry in self.reduced:
+            state.tail.replace(reduce_entry(entry))
+        if self.creations:
+            minute = self.appended_us // MINUTE_US
+            state.creations = self.creations + (state.creations if state.creation_minute == minute else 0)
+            state.creation_minute = minute
+        state.last_us = self.appended_us if self.entries else state.last_us
+        state.tree.adopt(self.plan)
+        state.tail.extend(self.entries)
+        state.head.advance(self.head if not self.entries else self.entries[-1].offset)
+
+    def roll_back(self) -> None:
+        """The transaction left no trace."""
+        for index in self.state.indexes:
+            index.roll_back()
+
+    def _adopt_stream(self, pending: PendingStream) -> None:
+        stream, book = pending.stream, self.state.book
+        self.state.changed.add(stream)
+        stream.adopt(pending.head)
+        stream.state = pending.state
+        if pending.version != stream.definition_version:
+            stream.define(pending.definition, pending.version)
+        if pending.is_new:
+            book.add(stream)
+        if pending.is_deleted:
+            book.free_name(stream)
+        elif self._is_renamed:
+            book.generation += 1
+
+    def _add_definition(self, pending: PendingStream, principal: str) -> int:
+        stream = pending.stream
+        body = DefinitionChange(
+            stream.name, base64.b64encode(stream.ssalt).decode(), pending.version,
+            msgspec.Raw(encode_definition(pending.definition)),
+        )  # fmt: skip
+        meta = encode_meta(Meta(principal=principal)) if principal else b""
+        return self.add_node(body, stream.stream_hash, meta).offset
+
+    def _add(
+        self, kind: int, body: bytes, stream_hash: bytes, meta: bytes, target_from: int = 0, target_to: int = 0
+    ) -> StoredEntry:
+        salt = self.state.entropy.draw(SALT_BYTES)
+        content_hash = content_hash_of(body)
+        seal = seal_of(salt, Z32, content_hash, body, meta)
+        offset = self.head + 1
+        raw = encode_header(
+            kind, self.state.epoch, offset, self.appended_us, stream_hash, 0, Z32, target_from, target_to, seal
+        )
+        entry = StoredEntry(
+            raw, leaf_hash(raw), int(kind), self.state.epoch, offset, self.appended_us, stream_hash, 0, Z32,
+            target_from, target_to, salt, Z32, content_hash, meta, body,
+        )  # fmt: skip
+        self.entries.append(entry)
+        self.row_values += (offset, raw, entry.leaf, encode_sealed(salt, Z32, content_hash, meta, body, b""))
+        return entry
+
+    def _add_packet(self, pending: PendingStream, draft: Draft, salt: bytes) -> StoredEntry:
+        state, head, stream = self.state, pending.head, pending.stream
+        commitment, form, csalt = Z32, COMMITMENT_NONE, b""
+        if draft.csalt:
+            commitment = draft_commitment(stream.name, draft)
+            is_open = draft.body is draft.sent or draft.body == draft.sent
+            form, csalt = (COMMITMENT_OPEN, draft.csalt) if is_open else (COMMITMENT_CLOSED, b"")
+        body = draft.body
+        meta = encode_meta(
+            Meta(
+                draft.id, draft.type, draft.time, draft.source, draft.key, draft.topics, draft.metadata, b"",
+                draft.is_octets, pending.version, pending.topics, draft.hops, draft.traceparent, draft.principal,
+                draft.derived_from, b"", form, csalt,
+            )
+        )  # fmt: skip
+        content_hash = content_hash_of(body)
+        seal = seal_of(salt, commitment, content_hash, body, meta)
+        offset = self.head + 1
+        sequence = max(head.sequence, state.sequence_base) + 1
+        raw = encode_header(
+            1, state.epoch, offset, self.appended_us, stream.stream_hash, sequence, head.leaf, 0, 0, seal
+        )
+        leaf = leaf_hash(raw)
+        fingerprint = fingerprint_of(draft, salt) if draft.id else b""
+        entry = StoredEntry(
+            raw, leaf, 1, state.epoch, offset, self.appended_us, stream.stream_hash, sequence, head.leaf, 0, 0,
+            salt, commitment, content_hash, meta, body, fingerprint,
+        )  # fmt: skip
+        self.entries.append(entry)
+        sealed = encode_sealed(salt, commitment, content_hash, meta, body, fingerprint)
+        self.row_values += (offset, raw, leaf, sealed)
+        head.sequence, head.leaf, head.last_packet_us = sequence, leaf, self.appended_us
+        head.oldest_sequence = head.oldest_sequence or sequence
+        head.packets += 1
+        head.bytes += len(sealed)
+        if draft.id:
+            self.ids.setdefault(id_key(state.ids, stream.stream_hash, draft.id), []).append(entry)
+        if draft.key:
+            self.keys[state.keys.key(draft.key.encode(), stream.stream_hash)] = offset
+        if draft.csalt:
+            self.commitments[state.commitments.key(commitment)] = offset
+        return entry
+
+
+def draft_commitment(stream: str, draft: Draft) -> bytes:
+    """The producer's commitment, over what it sent."""
+    return commitment_of(
+        draft.csalt, stream, draft.id, draft.type, draft.time, draft.source, draft.key, draft.topics, draft.metadata,
+        draft.sent,
+    )  # fmt: skip
+
+
+def id_key(ids: HashIndex, stream_hash: bytes, packet_id: str) -> int:
+    """Where a stream's packet id stands in the index: H(id) above H(stream, id), so that an id can be found alone."""
+    return ids.key(packet_id.encode(), stream_hash)

@@ -1,0 +1,380 @@
+"""The log, as everybody else sees it."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import trio
+
+from overlayd.model.bodies import NodeBody, RemovalCause
+from overlayd.model.cursor import Epoch
+from overlayd.model.definition import Definition
+from overlayd.model.draft import AppendRequest, AppendResult, StreamStateName
+from overlayd.model.entry import StoredEntry
+from overlayd.model.errors import BadParameter, DamagedEntry, NotFound, StorageFull, UnknownPacket, VerificationFailed
+from overlayd.model.merkle import TILE_WIDTH
+from overlayd.model.meta import decode_meta
+from overlayd.storage import definitions, files, queries
+from overlayd.storage.checkpoint import Checkpoint
+from overlayd.storage.checkpoints import CheckpointSigner
+from overlayd.storage.errors import FULL_RETRY_AFTER_S
+from overlayd.storage.group import LogState, id_key
+from overlayd.storage.housekeeping import DiskWatch
+from overlayd.storage.intake import Intake
+from overlayd.storage.jobs import AppendJob, ChangeJob, WriteJob, node_job
+from overlayd.storage.judge import is_packet_of
+from overlayd.storage.positions import find_stored, join_positions, read_stored
+from overlayd.storage.readers import ReaderPool
+from overlayd.storage.removing import Remover
+from overlayd.storage.start import Identity
+from overlayd.storage.streams import Owner, Stream
+from overlayd.storage.tail import Page
+from overlayd.storage.tree import ReadTiles
+
+T = TypeVar("T")
+
+DAMAGED_PAGE_ROWS = 32
+"""A page that doesn't verify is read again row by row, in small steps."""
+
+
+class StorageStats(msgspec.Struct, frozen=True):
+    """What the storage measures about itself, in bytes and packets."""
+
+    database_bytes: int
+    wal_bytes: int
+    disk_free_bytes: int
+    intake_packets: int
+    intake_bytes: int
+    is_full: bool
+
+
+class Log:
+    """One log: appends, reads, proofs. Every offset is 1-based; `head` is the newest, 0 in an empty log.
+
+    `ancestry`: (earlier epoch, last offset in common with it), oldest first.
+    """
+
+    def __init__(
+        self, *, directory: Path, state: LogState, identity: Identity, intake: Intake, readers: ReaderPool,
+        signer: CheckpointSigner, disk: DiskWatch, started_us: int,
+    ) -> None:  # fmt: skip
+        self._directory = directory
+        self._state = state
+        self._intake = intake
+        self._readers = readers
+        self._signer = signer
+        self._disk = disk
+        self._remover = Remover(state, intake, readers)
+        self._read_tiles: ReadTiles = lambda wanted: readers.read(lambda c: queries.read_tiles(c, wanted))
+        self.log_id = identity.log_id
+        self.origin = identity.origin
+        self.vkey = str(identity.signer.key)
+        self.started_us = started_us
+
+    @property
+    def epoch(self) -> Epoch:
+        return self._state.epoch
+
+    @property
+    def ancestry(self) -> list[tuple[Epoch, int]]:
+        return self._state.ancestry
+
+    @property
+    def head(self) -> int:
+        return self._state.head.offset
+
+    @property
+    def minimum_index(self) -> int:
+        """Entries with a smaller leaf index (offsets up to it) were cut."""
+        return self._state.minimum_index
+
+    @property
+    def streams_generation(self) -> int:
+        """Grows whenever a stream comes, goes, or is defined anew."""
+        return self._state.book.generation
+
+    def __repr__(self) -> str:
+        return f"Log({self.origin!r}, head={self.head}, streams={len(self._state.book)})"
+
+    async def append(self, request: AppendRequest) -> AppendResult:
+        """Puts drafts in the log; durable when it returns.
+
+        Checkpoint. If it is cancelled once the request is queued, the drafts are still committed; senders retry
+        safely where their packets have ids. With `atomic`, a refusal is raised with the violations of all.
+        Raises: IntakeBusy, StorageFull, UnknownStream, DefinitionConflict, SequenceMismatch, StreamPaused,
+        LimitReached, Forbidden, CommitFailed, ShuttingDown.
+        """
+        if self._disk.is_full:
+            await trio.lowlevel.checkpoint()
+            raise StorageFull(
+                "the disk is nearly full; nothing is taken until there is room again", subject="disk",
+                hint="free some room, or shorten the retention of some streams", retry_after_s=FULL_RETRY_AFTER_S,
+            )  # fmt: skip
+        job = AppendJob(request)
+        await self._intake.put(job)
+        return await job.ticket.wait()
+
+    async def append_node(self, body: NodeBody | dict[str, Any]) -> int:
+        """An entry of the node itself; gives its offset. Raises ValueError for wrong members, and as `append`."""
+        return int(await self._change(node_job(body)))
+
+    async def write(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs a feature's statements in the writer's group transaction, under a savepoint of their own.
+
+        Runs in a thread, between BEGIN and COMMIT: no commits of its own, and short. What it raises is raised here
+        and undoes its own statements only. Durable when it returns. Checkpoint.
+        """
+        write_job = WriteJob(job)
+        await self._intake.put(write_job)
+        result: T = await write_job.ticket.wait()
+        return result
+
+    async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs a feature's own reads over a read-only connection, in its thread. Checkpoint."""
+        return await self._readers.read(function)
+
+    # Streams.
+
+    def find_stream(self, name: str) -> Stream | None:
+        """The stream of that name, the same object for its whole life."""
+        return self._state.book.find(name)
+
+    def find_stream_by_hash(self, stream_hash: bytes) -> Stream | None:
+        """Also deleted streams (`is_deleted`)."""
+        return self._state.book.find_by_hash(stream_hash)
+
+    def list_streams(self) -> list[Stream]:
+        """By name."""
+        return self._state.book.list_active()
+
+    async def define_stream(
+        self, name: str, definition: Definition, *, if_version: int | None = None, owner: Owner = "api",
+        principal: str = "",
+    ) -> tuple[Stream, bool]:  # fmt: skip
+        """Creates a stream or changes its definition; whether it was created. Nothing is appended for no change.
+
+        `if_version`: the version it must have now, 0 = it must not exist.
+        Raises DefinitionConflict, OwnedByConfig, InvalidDefinition, LimitReached, and as `append`.
+        """
+        definitions.check_definition(name, definition)
+        job = ChangeJob(lambda group: definitions.define(group, name, definition, if_version, owner, principal))
+        stream, created = await self._change(job)
+        return stream, created
+
+    async def set_stream_state(self, name: str, state: StreamStateName, principal: str = "") -> Stream:
+        """Pauses, stops or activates a stream. Raises UnknownStream, and as `append`."""
+        stream: Stream = await self._change(ChangeJob(lambda group: definitions.set_state(group, name, state)))
+        return stream
+
+    async def delete_stream(self, name: str, principal: str = "") -> int:
+        """Takes every packet of the stream away and frees its name; gives how many packets they were.
+
+        Works in slices, so that others get their turn; cancelled half way, it can be called again.
+        Raises UnknownStream, OwnedByConfig, and as `append`.
+        """
+        return await self._remover.delete_stream(name)
+
+    async def reduce(self, stream: Stream, from_offset: int, to_offset: int, cause: RemovalCause) -> int:
+        """Takes the stream's packets in a range of offsets (inclusive) away; gives how many they were.
+
+        Their removal entry and the loss itself are one transaction per slice.
+        """
+        return await self._remover.reduce(stream, from_offset, to_offset, cause)
+
+    def removal_cause(self, entry: StoredEntry) -> RemovalCause:
+        """Why a reduced entry was reduced."""
+        return self._state.removals.cause_of(entry)
+
+    # Reading.
+
+    async def wait_beyond(self, offset: int) -> None:
+        """Returns once the head is larger. Level-triggered; a checkpoint."""
+        await self._state.head.wait_beyond(offset)
+
+    async def read_page(self, after: int, *, limit: int | None = None) -> Page:
+        """The entries after an offset, up to `page_entries` and about `page_bytes`. A checkpoint.
+
+        The newest come from memory. What is read from the disk is verified row by row; what doesn't verify, or is
+        missing above the minimum index, is named in `damaged` and never served.
+        """
+        state, limits = self._state, self._state.limits
+        count = limits.page_entries if limit is None else min(limit, limits.page_entries)
+        after = max(after, state.minimum_index)
+        head = state.head.offset
+        if after >= head:
+            await trio.lowlevel.checkpoint()
+            return Page([], after)
+        page = state.tail.read(after, count, limits.page_bytes)
+        if page is not None:
+            await trio.lowlevel.checkpoint()
+            return page
+        size = int(limits.page_bytes)
+        blob = await self._readers.read(lambda c: queries.read_page_blob(c, after, head, count, size))
+        opened = queries.open_page(blob, after, head)
+        if opened is not None:
+            return opened
+        upto = min(head, after + min(count, DAMAGED_PAGE_ROWS))
+        rows = await self._readers.read(lambda c: queries.read_rows(c, after, upto))
+        return queries.open_rows(rows, after, upto)
+
+    async def read_entry(self, offset: int) -> StoredEntry:
+        """One entry, verified. A checkpoint. Raises UnknownPacket, DamagedEntry."""
+        if not self._state.minimum_index < offset <= self._state.head.offset:
+            await trio.lowlevel.checkpoint()
+            raise UnknownPacket(f"no entry at offset {offset}", subject=f"offset {offset}")
+        return (await self._read_many([offset]))[0]
+
+    async def read_packets(self, stream: Stream, after_sequence: int, limit: int) -> list[StoredEntry]:
+        """Packets of a stream in order, after a sequence; at most `limit`, about `page_bytes`. A checkpoint.
+
+        Reduced ones are among them. Raises DamagedEntry.
+        """
+        offsets = await self._read_offsets(stream, after_sequence + 1, min(limit, self._state.limits.read_packets_max))
+        entries = await self._read_many(offsets)
+        size = 0
+        for count, entry in enumerate(entries):
+            size += len(entry.body) + len(entry.meta)
+            if size > self._state.limits.page_bytes and count:
+                return entries[:count]
+        return entries
+
+    async def find_offset(self, stream: Stream, sequence: int) -> int | None:
+        """Where a packet stands. A checkpoint."""
+        positions = self._state.positions
+        offset = positions.find_recent(stream.id, sequence)
+        if offset is not None or positions.is_recent(stream.id, sequence):
+            await trio.lowlevel.checkpoint()
+            return offset
+        return await self._readers.read(lambda c: find_stored(c, stream.id, sequence))
+
+    async def find_last(self, stream: Stream, key: str | None = None) -> StoredEntry | None:
+        """The newest packet that is kept, of a key if one is given; None when there is none. A checkpoint."""
+        if key is None:
+            offset = None if stream.packets == 0 else await self.find_offset(stream, stream.head_sequence)
+            offsets = [] if offset is None else [offset]
+        else:
+            keys, name = self._state.keys, key.encode()
+            hashed = keys.key(name, stream.stream_hash)
+            found = set(keys.recent(hashed))
+            if keys.maybe_stored(hashed):
+                found.update((await self._readers.read(lambda c: keys.read_stored(c, [hashed])))[hashed])
+            offsets = sorted(found, reverse=True)
+        await trio.lowlevel.checkpoint()
+        for offset in offsets:
+            entry = await self.read_entry(offset)
+            if not entry.is_reduced and entry.stream_hash == stream.stream_hash:
+                if key is None or decode_meta(entry.meta).key == key:
+                    return entry
+        return None
+
+    async def find_by_id(self, packet_id: str) -> list[StoredEntry]:
+        """The kept packets with this id in any stream, oldest first. A checkpoint."""
+        ids = self._state.ids
+        prefix = ids.prefix(packet_id.encode())
+        pairs = set(ids.recent_like(prefix))
+        pairs.update(await self._readers.read(lambda c: ids.read_stored_like(c, prefix)))
+        entries = []
+        for hashed, offset in sorted(pairs, key=lambda pair: pair[1]):
+            entry = await self.read_entry(offset)
+            if entry.is_reduced or id_key(ids, entry.stream_hash, packet_id) != hashed:
+                continue
+            if is_packet_of(entry, entry.stream_hash, packet_id):
+                entries.append(entry)
+        return entries
+
+    async def find_offset_at(self, time_us: int) -> int:
+        """The first offset appended at or after a time; head + 1 if there is none. A checkpoint."""
+        state = self._state
+        oldest = state.tail.find(state.tail.first)
+        if oldest is not None and oldest.appended_us < time_us:
+            await trio.lowlevel.checkpoint()
+            return state.tail.find_at(time_us)
+        low, high = state.minimum_index + 1, state.head.offset
+        return await self._readers.read(lambda c: queries.find_offset_at(c, low, high, time_us))
+
+    # Proofs.
+
+    async def checkpoint(self, min_size: int = 0) -> Checkpoint:
+        """The newest signed checkpoint; signs now if that doesn't cover `min_size` yet. Raises BadParameter."""
+        if min_size > self._state.head.offset:
+            raise BadParameter(f"the log has {self.head} entries, not {min_size}", subject="size")
+        return await self._signer.get(min_size)
+
+    async def find_checkpoint(self, epoch: Epoch) -> Checkpoint | None:
+        """The newest stored checkpoint of an epoch, an ancestor's too."""
+        return await self._readers.read(lambda c: queries.read_newest_checkpoint(c, epoch))
+
+    async def inclusion_path(self, index: int, size: int) -> list[bytes]:
+        """The audit path of leaf `index` (offset - 1) in the first `size` entries. Raises BadParameter, DamagedEntry."""
+        if not 0 <= index < size <= self._state.tree.size:
+            raise BadParameter(f"no leaf {index} in a tree of {size}", subject="size")
+        return await self._state.tree.inclusion_path(index, size, self._read_tiles)
+
+    async def consistency_path(self, old: int, new: int) -> list[bytes]:
+        """The proof that the first `new` entries extend the first `old`. Raises BadParameter, DamagedEntry."""
+        if not 0 <= old <= new <= self._state.tree.size:
+            raise BadParameter(f"no path from size {old} to {new}", subject="size")
+        return await self._state.tree.consistency_path(old, new, self._read_tiles)
+
+    async def root_at(self, size: int) -> bytes:
+        """The root over the first `size` entries. Raises BadParameter, DamagedEntry."""
+        if not 0 <= size <= self._state.tree.size:
+            raise BadParameter(f"the log has {self.head} entries, not {size}", subject="size")
+        return await self._state.tree.root_at(size, self._read_tiles)
+
+    async def read_tile(self, level: int, index: int, width: int) -> bytes:
+        """The first `width` (1 to 256) hashes of a C2SP tile. Raises NotFound."""
+        return await self._state.tree.read_tile(level, index, width, self._read_tiles)
+
+    async def read_entry_tile(self, index: int, width: int) -> bytes:
+        """A C2SP entry bundle: the first `width` entries of tile `index`, each as u16 length and E. Raises NotFound."""
+        first = index * TILE_WIDTH
+        if index < 0 or not 1 <= width <= TILE_WIDTH or first + width > self.head or first < self.minimum_index:
+            raise NotFound("the log has no such entry bundle", subject=f"entries {index}, width {width}")
+        rows = await self._readers.read(lambda c: queries.read_rows(c, first, first + width))
+        if len(rows) != width:
+            raise DamagedEntry("entries are missing", subject=f"entries {index}")
+        return b"".join(len(raw).to_bytes(2, "big") + raw for _, raw, _, _ in rows)
+
+    def stats(self) -> StorageStats:
+        """Bytes on the disk and what waits. Reads two file lengths."""
+        path = self._directory / files.DATABASE_NAME
+        return StorageStats(
+            files.file_bytes(path), files.file_bytes(path.with_name(path.name + "-wal")), self._disk.free_bytes,
+            self._intake.packets, self._intake.bytes, self._disk.is_full,
+        )  # fmt: skip
+
+    async def _change(self, job: ChangeJob) -> Any:
+        await self._intake.put(job)
+        return await job.ticket.wait()
+
+    async def _read_many(self, offsets: list[int]) -> list[StoredEntry]:
+        """Entries by ascending offset, from memory where all are there. A checkpoint. Raises DamagedEntry."""
+        found = [self._state.tail.find(offset) for offset in offsets]
+        entries = [entry for entry in found if entry is not None]
+        if len(entries) == len(offsets):
+            await trio.lowlevel.checkpoint()
+            return entries
+        blob = await self._readers.read(lambda c: queries.read_many_blob(c, offsets))
+        try:
+            entries = queries.open_many(blob)
+        except VerificationFailed as err:
+            raise DamagedEntry(
+                f"a stored entry doesn't verify: {err.detail}", subject=err.subject,
+                hint="overlayd verify names every damaged entry",
+            ) from err  # fmt: skip
+        if [entry.offset for entry in entries] != offsets:
+            raise DamagedEntry("a stored entry is missing", subject=f"offsets {offsets[0]} to {offsets[-1]}")
+        return entries
+
+    async def _read_offsets(self, stream: Stream, sequence: int, limit: int) -> list[int]:
+        """Where the packets from a sequence on stand; memory is asked before the disk."""
+        positions = self._state.positions
+        recent = positions.read_recent(stream.id, sequence, limit)
+        if positions.is_recent(stream.id, sequence):
+            await trio.lowlevel.checkpoint()
+            return [offset for _, offset in recent]
+        stored = await self._readers.read(lambda c: read_stored(c, stream.id, sequence, limit))
+        return [offset for _, offset in join_positions(stored, recent, limit)]

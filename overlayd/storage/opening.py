@@ -1,0 +1,198 @@
+"""Opening a log: the directory is locked, the database brought up to date and read, the store's tasks started."""
+
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import structlog
+import trio
+import trio_asyncio  # type: ignore[import-untyped]
+
+from overlayd.model.clock import Clock, Entropy
+from overlayd.model.definition import Definition
+from overlayd.model.errors import OverlaydError
+from overlayd.model.limits import Limits
+from overlayd.model.metrics import Metrics
+from overlayd.storage import files, queries
+from overlayd.storage.checkpoints import CheckpointSigner
+from overlayd.storage.group import LogState
+from overlayd.storage.housekeeping import ClockWatch, DiskWatch, keep_house
+from overlayd.storage.intake import Intake
+from overlayd.storage.jobs import WriteJob, node_job
+from overlayd.storage.log import Log
+from overlayd.storage.migrations import Feature
+from overlayd.storage.readers import ReaderPool
+from overlayd.storage.settings import StorageSettings
+from overlayd.storage.start import Identity, append_start, load_state, open_database
+from overlayd.storage.writer import Writer
+
+STOP_GRACE_S = 60.0
+"""Longest wait for the last commits when the log is closed."""
+SEED_BYTES = 32
+
+_log = structlog.get_logger("storage")
+
+
+class _Opened(msgspec.Struct):
+    """What a start made of the directory."""
+
+    lock: files.DirectoryLock
+    connection: sqlite3.Connection
+    state: LogState
+    identity: Identity
+    has_reserve: bool
+
+
+@asynccontextmanager
+async def open_log(
+    directory: Path, *, settings: StorageSettings, limits: Limits, defaults: Definition, clock: Clock,
+    entropy: Entropy, metrics: Metrics, features: tuple[Feature, ...] = (),
+) -> AsyncIterator[Log]:  # fmt: skip
+    """The log in a directory, created if there is none, for the life of the block.
+
+    Leaving the block commits what is queued, signs a last checkpoint and truncates the WAL; by then nobody may read
+    any more. When the disk fails, the block is cancelled and CommitFailed is raised out of it. `features` register
+    the tables of higher floors.
+
+    Raises DirectoryInUse, NewerSchema, LogInconsistent, DamagedEntry, sqlite3.Error.
+    """
+    started_us = clock.now_us()
+    opened = await trio.to_thread.run_sync(
+        partial(_open, directory, settings, limits, defaults, entropy, started_us, features)
+    )
+    failure: Exception | None = None
+    try:
+        async with trio_asyncio.open_loop() as loop:
+            store = _Store(opened, directory, loop, settings, limits, clock, metrics, started_us)
+            async with trio.open_nursery() as nursery:
+                store.start(nursery)
+                try:
+                    yield store.log
+                except Exception as err:  # raised again below, outside the nurseries that would wrap it
+                    failure = err
+                finally:
+                    await store.close_intake()
+                    nursery.cancel_scope.cancel()
+            await store.close()
+    finally:
+        opened.connection.close()
+        opened.lock.release()
+    if store.failure is not None:
+        raise store.failure from failure
+    if failure is not None:
+        raise failure
+
+
+class _Store:
+    """The parts of an open log, and their start and end in order."""
+
+    def __init__(
+        self, opened: _Opened, directory: Path, loop: trio_asyncio.TrioEventLoop, settings: StorageSettings,
+        limits: Limits, clock: Clock, metrics: Metrics, started_us: int,
+    ) -> None:  # fmt: skip
+        state = opened.state
+        self.failure: OverlaydError | None = None
+        self._clock_watch = ClockWatch(clock, settings.clock_step)
+        self._disk = DiskWatch(directory, settings, metrics, has_reserve=opened.has_reserve)
+        self._intake = Intake(limits, metrics)
+        self._readers = ReaderPool(loop, directory / files.DATABASE_NAME, limits, metrics)
+        self._writer = Writer(
+            opened.connection, state, self._intake, clock, settings=settings, limits=limits, metrics=metrics,
+            on_full=self._disk.note_refusal,
+        )  # fmt: skip
+        self._signer = CheckpointSigner(
+            state, directory, opened.identity.signer, clock, pause_s=settings.checkpoint, metrics=metrics,
+            write=self._write, newest=queries.read_newest_checkpoint(opened.connection, state.epoch),
+        )  # fmt: skip
+        self.log = Log(
+            directory=directory, state=state, identity=opened.identity, intake=self._intake, readers=self._readers,
+            signer=self._signer, disk=self._disk, started_us=started_us,
+        )  # fmt: skip
+        self._add_gauges(metrics)
+
+    def start(self, nursery: trio.Nursery) -> None:
+        house = partial(keep_house, self._disk, self._clock_watch, self._append_node)
+        for run in (self._writer.run, self._signer.run, house):
+            nursery.start_soon(self._guard, run, nursery.cancel_scope)
+
+    async def close_intake(self) -> None:
+        """A last checkpoint, then nothing is taken in any more; the writer ends with what is queued."""
+        if self.failure is None:
+            with trio.move_on_after(STOP_GRACE_S, shield=True):
+                try:
+                    await self._signer.sign()
+                except OverlaydError as err:
+                    self.failure = self.failure or err
+        self._signer.stop()
+        self._intake.close()
+
+    async def close(self) -> None:
+        """Readers first, the writer last."""
+        with trio.move_on_after(STOP_GRACE_S, shield=True):
+            await self._readers.close()
+            if self.failure is None:
+                try:
+                    await self._writer.stop()
+                except OverlaydError as err:
+                    self.failure = err
+
+    async def _guard(self, run: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+        """Keeps the error that ends the store in its plain form, and ends everything else."""
+        try:
+            await run()
+        except OverlaydError as err:
+            self.failure = self.failure or err
+            scope.cancel()
+
+    async def _write(self, job: Callable[[sqlite3.Connection], None]) -> None:
+        write_job = WriteJob(job)
+        self._intake.put_nowait(write_job)
+        await write_job.ticket.wait()
+
+    async def _append_node(self, body: object) -> None:
+        job = node_job(body)  # type: ignore[arg-type]
+        self._intake.put_nowait(job)
+        try:
+            await job.ticket.wait()
+        except OverlaydError as err:
+            _log.warning("node entry not recorded", error=err.detail)
+
+    def _add_gauges(self, metrics: Metrics) -> None:
+        log = self.log
+        metrics.gauge("overlayd_entries", "Offset of the newest entry").set_function(lambda: log.head)
+        metrics.gauge("overlayd_streams", "Streams that aren't deleted").set_function(lambda: len(log.list_streams()))
+        metrics.gauge("overlayd_database_bytes", "Length of the database file").set_function(
+            lambda: log.stats().database_bytes
+        )
+        metrics.gauge("overlayd_wal_bytes", "Length of the write-ahead log's file").set_function(
+            lambda: log.stats().wal_bytes
+        )
+
+
+def _open(
+    directory: Path, settings: StorageSettings, limits: Limits, defaults: Definition, entropy: Entropy, now_us: int,
+    features: tuple[Feature, ...],
+) -> _Opened:  # fmt: skip
+    """In a thread: everything up to the boot entry's commit."""
+    files.make_directory(directory)
+    lock = files.DirectoryLock(directory)
+    connection: sqlite3.Connection | None = None
+    try:
+        seed, _ = files.read_or_make_secret(directory / "keys" / "log.ed25519", SEED_BYTES, entropy)
+        secret, _ = files.read_or_make_secret(directory / "keys" / "index.key", 32, entropy)
+        has_reserve = files.take_reserve(directory, settings.reserve)
+        connection = open_database(directory / files.DATABASE_NAME, settings.sync, features)
+        state, loss = load_state(
+            connection, secret=secret, limits=limits, defaults=defaults, entropy=entropy,
+            mark=files.read_high_water(directory),
+        )  # fmt: skip
+        identity = append_start(connection, state, loss, seed, now_us)
+    except BaseException:
+        if connection is not None:
+            connection.close()
+        lock.release()
+        raise
+    return _Opened(lock, connection, state, identity, has_reserve)

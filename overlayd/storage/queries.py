@@ -1,0 +1,147 @@
+"""What is read from the database, as functions for a reader's thread. Each is one read transaction.
+
+A page comes back as one value of one row, because every step of a statement gives the interpreter lock up and takes
+it back. Rows are self-delimiting (record.py); that concatenation is exact, NUL bytes included, is tested.
+"""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+
+from overlayd.model.cursor import Epoch
+from overlayd.model.entry import EntryHeader, StoredEntry, verify_entry
+from overlayd.model.errors import VerificationFailed
+from overlayd.storage.checkpoint import Checkpoint
+from overlayd.storage.record import REDUCED, decode_page, decode_row
+from overlayd.storage.tail import Page
+from overlayd.storage.tree import tile_id
+
+_ROW = f"e || leaf || coalesce(sealed, x'{REDUCED.hex()}')"
+
+_PAGE = f"""
+SELECT CAST(group_concat({_ROW}, '') AS BLOB) FROM (
+    SELECT e, leaf, sealed FROM entry WHERE offset > ?1 AND offset <= (
+        SELECT max(offset) FROM (
+            SELECT offset, sum(bytes) OVER (ORDER BY offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+            FROM (SELECT offset, length(sealed) AS bytes FROM entry WHERE offset > ?1 AND offset <= ?2
+                  ORDER BY offset LIMIT ?3)
+        ) WHERE coalesce(before, 0) < ?4
+    ) ORDER BY offset
+)"""  # noqa: S608 - constants only
+"""Entries after ?1 up to ?2, at most ?3 and as many as begin within ?4 bytes. The lengths alone are looked at first:
+SQLite finds them without reading the bodies."""
+
+_MANY = f"""
+SELECT CAST(group_concat({_ROW}, '') AS BLOB) FROM (
+    SELECT e, leaf, sealed FROM entry WHERE offset IN (SELECT value FROM json_each(?1)) ORDER BY offset
+)"""  # noqa: S608 - constants only
+
+_ROWS = "SELECT offset, e, leaf, sealed FROM entry WHERE offset > ? AND offset <= ? ORDER BY offset"
+
+
+def read_page_blob(connection: sqlite3.Connection, after: int, upto: int, limit: int, size: int) -> bytes:
+    """The rows of a page, to be taken apart on the loop."""
+    (page,) = connection.execute(_PAGE, (after, upto, limit, size)).fetchone()
+    return page or b""
+
+
+def read_many_blob(connection: sqlite3.Connection, offsets: Sequence[int]) -> bytes:
+    """The rows of some offsets, ascending."""
+    (page,) = connection.execute(_MANY, (json.dumps(list(offsets)),)).fetchone()
+    return page or b""
+
+
+def read_rows(connection: sqlite3.Connection, after: int, upto: int) -> list[tuple[int, bytes, bytes, bytes | None]]:
+    """Row by row, for a page that doesn't come apart: offset, E, leaf, sealed."""
+    return connection.execute(_ROWS, (after, upto)).fetchall()
+
+
+def read_tiles(connection: sqlite3.Connection, wanted: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Full tiles by (level, index), b"" for one that isn't there."""
+    ids = [tile_id(level, index) for level, index in wanted]
+    rows = dict(
+        connection.execute(
+            "SELECT id, hashes FROM tile WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
+        )
+    )
+    return [rows.get(key, b"") for key in ids]
+
+
+def read_appended_us(connection: sqlite3.Connection, offset: int) -> int | None:
+    """When the first entry at or after an offset was appended."""
+    row = connection.execute("SELECT e FROM entry WHERE offset >= ? ORDER BY offset LIMIT 1", (offset,)).fetchone()
+    return None if row is None else EntryHeader.decode(row[0]).appended_us
+
+
+def find_offset_at(connection: sqlite3.Connection, low: int, high: int, time_us: int) -> int:
+    """The first offset in [low, high] appended at or after a time; high + 1 if there is none."""
+    while low <= high:
+        middle = (low + high) // 2
+        appended_us = read_appended_us(connection, middle)
+        if appended_us is None or appended_us >= time_us:
+            high = middle - 1
+        else:
+            low = middle + 1
+    return low
+
+
+def open_page(blob: bytes, after: int, upto: int) -> Page | None:
+    """A page whose every row verifies and follows the one before; None where one doesn't (read it row by row)."""
+    try:
+        entries = decode_page(blob)
+        expected = after
+        for entry in entries:
+            expected += 1
+            if entry.offset != expected:
+                return None
+            verify_entry(entry, None)
+    except VerificationFailed:
+        return None
+    if not entries:
+        return None if after < upto else Page([], after)
+    return Page(entries, entries[-1].offset)
+
+
+def open_rows(rows: Sequence[tuple[int, bytes, bytes, bytes | None]], after: int, upto: int) -> Page:
+    """A page over (after, upto] in which what is missing or doesn't verify stands as damage."""
+    page = Page([], upto)
+    expected = after + 1
+    for offset, raw, leaf, sealed in rows:
+        if offset > expected:
+            _note_damage(page, expected, offset - 1)
+        expected = offset + 1
+        try:
+            entry = decode_row(raw, leaf, sealed)
+            verify_entry(entry, None)
+            if entry.offset != offset:
+                raise VerificationFailed("the row stands at another offset than it says")
+        except VerificationFailed:
+            _note_damage(page, offset, offset)
+        else:
+            page.entries.append(entry)
+    if expected <= upto:
+        _note_damage(page, expected, upto)
+    return page
+
+
+def open_many(blob: bytes) -> list[StoredEntry]:
+    """Entries that verify, in order. Raises VerificationFailed."""
+    entries = decode_page(blob)
+    for entry in entries:
+        verify_entry(entry, None)
+    return entries
+
+
+def _note_damage(page: Page, low: int, high: int) -> None:
+    if page.damaged and page.damaged[-1][1] == low - 1:
+        page.damaged[-1] = (page.damaged[-1][0], high)
+    else:
+        page.damaged.append((low, high))
+
+
+def read_newest_checkpoint(connection: sqlite3.Connection, epoch: Epoch) -> Checkpoint | None:
+    """The newest stored one of an epoch."""
+    row = connection.execute(
+        "SELECT epoch, size, root, note FROM checkpoint WHERE epoch = ? ORDER BY size DESC LIMIT 1", (epoch,)
+    ).fetchone()
+    return None if row is None else Checkpoint(*row)

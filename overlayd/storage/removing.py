@@ -1,0 +1,156 @@
+"""Taking packets away: E and leaf stay, everything else goes, and a removal entry says so in the same transaction."""
+
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import trio
+
+from overlayd.model.bodies import RemovalCause
+from overlayd.model.errors import OwnedByConfig, UnknownStream, VerificationFailed
+from overlayd.model.meta import Meta, decode_meta
+from overlayd.storage.definitions import set_state
+from overlayd.storage.group import Group, LogState, id_key
+from overlayd.storage.intake import Intake
+from overlayd.storage.jobs import ChangeJob
+from overlayd.storage.maintenance import head_row, store_heads
+from overlayd.storage.positions import join_positions, read_stored
+from overlayd.storage.readers import ReaderPool
+from overlayd.storage.record import meta_in
+from overlayd.storage.removals import Removal
+from overlayd.storage.streams import Stream
+
+SLICE_ROWS = 5000
+_META_BYTES = 24 << 10
+"""Enough of a row to hold its meta, but for extreme ones."""
+
+_KEPT = """
+SELECT offset, length(sealed), substr(sealed, 1, ?2) FROM entry
+WHERE offset IN (SELECT value FROM json_each(?1)) AND sealed IS NOT NULL ORDER BY offset"""
+_REDUCE = "UPDATE entry SET sealed = NULL WHERE offset IN (SELECT value FROM json_each(?))"
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """A packet that is still whole: where, how long its row's sealed part is, and the names that lead to it."""
+
+    offset: int
+    size: int
+    id: str
+    key: str
+
+
+class Remover:
+    """One removal at a time; each in slices, between which others get their turn."""
+
+    def __init__(self, state: LogState, intake: Intake, readers: ReaderPool) -> None:
+        self._state = state
+        self._intake = intake
+        self._readers = readers
+        self._lock = trio.Lock()
+
+    async def reduce(self, stream: Stream, low: int, high: int, cause: RemovalCause) -> int:
+        """Packets taken away in the range of offsets, inclusive."""
+        async with self._lock:
+            return await self._reduce(stream, low, high, cause)
+
+    async def delete_stream(self, name: str) -> int:
+        """Packets taken away. Raises UnknownStream, OwnedByConfig."""
+        async with self._lock:
+            stream = self._state.book.find(name)
+            if stream is None:
+                raise UnknownStream(f"no stream {name}", subject=name)
+            if stream.owner == "config":
+                raise OwnedByConfig(
+                    f"{name} is declared in the config file", subject=name, hint="remove it there first"
+                )
+            await self._send(lambda group: set_state(group, name, "stopped"))
+            count = await self._reduce(stream, 1, self._state.head.offset, "deleted")
+            offsets = await self._readers.read(lambda c: _read_definition_offsets(c, stream.id))
+            await self._send(lambda group: self._free(group, stream, offsets))
+            return count
+
+    async def _reduce(self, stream: Stream, low: int, high: int, cause: RemovalCause) -> int:
+        removed, sequence = 0, stream.oldest_sequence
+        while sequence:
+            positions = await self._read_positions(stream, sequence, SLICE_ROWS)
+            chosen = [position for position in positions if low <= position[1] <= high]
+            is_last = len(positions) < SLICE_ROWS or positions[-1][1] >= high
+            if chosen:
+                removed += await self._reduce_slice(stream, chosen, cause)
+            sequence = 0 if is_last else positions[-1][0] + 1
+        return removed
+
+    async def _reduce_slice(self, stream: Stream, chosen: list[tuple[int, int]], cause: RemovalCause) -> int:
+        offsets = [offset for _, offset in chosen]
+        kept = await self._readers.read(lambda c: _read_kept(c, offsets))
+        if not kept:
+            return 0
+        oldest = stream.oldest_sequence
+        if chosen[0][0] <= oldest:
+            following = await self._read_positions(stream, chosen[-1][0] + 1, 1)
+            oldest = following[0][0] if following else 0
+        await self._send(lambda group: self._take_away(group, stream, kept, oldest, cause), len(kept))
+        return len(kept)
+
+    def _take_away(self, group: Group, stream: Stream, kept: list[_Kept], oldest: int, cause: RemovalCause) -> None:
+        head = group.touch(stream).head
+        head.packets -= len(kept)
+        head.bytes -= sum(packet.size for packet in kept)
+        head.oldest_sequence = oldest if head.packets else 0
+        group.add_removal(Removal(stream.stream_hash, kept[0].offset, kept[-1].offset, cause), len(kept))
+        self._clear_rows(group, [packet.offset for packet in kept])
+        row = head_row(group, stream)
+        group.actions.append(lambda connection: store_heads(connection, [row]))
+        if cause != "retention":
+            state, stream_hash = self._state, stream.stream_hash
+            ids = [(id_key(state.ids, stream_hash, packet.id), packet.offset) for packet in kept if packet.id]
+            keys = [(state.keys.key(packet.key.encode(), stream_hash), packet.offset) for packet in kept if packet.key]
+            group.actions.append(lambda connection: state.ids.discard_all(connection, ids))
+            group.actions.append(lambda connection: state.keys.discard_all(connection, keys))
+
+    def _free(self, group: Group, stream: Stream, offsets: list[int]) -> None:
+        """The last slice: the definitions' entries go, and the name is free."""
+        group.add_removal(Removal(stream.stream_hash, offsets[0], offsets[-1], "deleted"), len(offsets))
+        self._clear_rows(group, offsets)
+        group.free_name(group.touch(stream))
+        group.statements += (
+            ("DELETE FROM definition WHERE stream_id = ?", (stream.id,)),
+            ("UPDATE stream SET definition = ? WHERE id = ?", (b"{}", stream.id)),
+        )
+        group.actions.append(lambda connection: self._state.positions.drop_stream(connection, stream.id))
+
+    def _clear_rows(self, group: Group, offsets: list[int]) -> None:
+        group.statements.append((_REDUCE, (json.dumps(offsets),)))
+        group.reduced += [entry for entry in map(self._state.tail.find, offsets) if entry is not None]
+
+    async def _read_positions(self, stream: Stream, sequence: int, limit: int) -> list[tuple[int, int]]:
+        recent = self._state.positions.read_recent(stream.id, sequence, limit)
+        stored = await self._readers.read(lambda c: read_stored(c, stream.id, sequence, limit))
+        return join_positions(stored, recent, limit)
+
+    async def _send(self, change: Callable[[Group], Any], packets: int = 1) -> None:
+        job = ChangeJob(change, packets)
+        await self._intake.put(job)
+        await job.ticket.wait()
+
+
+def _read_kept(connection: sqlite3.Connection, offsets: Sequence[int]) -> list[_Kept]:
+    kept = []
+    for offset, size, start in connection.execute(_KEPT, (json.dumps(offsets), _META_BYTES)):
+        raw = meta_in(start)
+        if raw is None:
+            (sealed,) = connection.execute("SELECT sealed FROM entry WHERE offset = ?", (offset,)).fetchone()
+            raw = meta_in(sealed)
+        try:
+            meta = decode_meta(raw or b"")
+        except VerificationFailed:  # a damaged row goes like any other; its names can't be found any more
+            meta = Meta()
+        kept.append(_Kept(offset, size, meta.id, meta.key))
+    return kept
+
+
+def _read_definition_offsets(connection: sqlite3.Connection, stream_id: int) -> list[int]:
+    rows = connection.execute("SELECT offset FROM definition WHERE stream_id = ? ORDER BY offset", (stream_id,))
+    return [offset for (offset,) in rows]

@@ -1,0 +1,32 @@
+"""What an entry means for the derived state: where its stream stands, its id, key, commitment and position."""
+
+from overlayd.model.entry import Z32, Kind, StoredEntry
+from overlayd.model.meta import decode_meta
+from overlayd.storage.group import LogState, id_key
+from overlayd.storage.record import sealed_bytes
+
+
+def replay_entry(state: LogState, entry: StoredEntry) -> None:
+    """Adds a verified entry to memory. Each index leaves out what it has written out already."""
+    if entry.kind != Kind.PACKET:
+        return
+    stream = state.book.find_by_hash(entry.stream_hash)
+    if stream is None:
+        return
+    state.positions.add(stream.id, entry.sequence, entry.offset)
+    head = stream.head
+    if entry.offset > head.as_of:
+        head.sequence, head.leaf, head.last_packet_us = entry.sequence, entry.leaf, entry.appended_us
+        if not entry.is_reduced:
+            head.oldest_sequence = head.oldest_sequence or entry.sequence
+            head.packets += 1
+            head.bytes += sealed_bytes(entry)
+    if entry.is_reduced:
+        return
+    meta = decode_meta(entry.meta)
+    if meta.id:
+        state.ids.add(id_key(state.ids, entry.stream_hash, meta.id), entry.offset)
+    if meta.key:
+        state.keys.add(state.keys.key(meta.key.encode(), entry.stream_hash), entry.offset)
+    if entry.commitment != Z32:
+        state.commitments.add(state.commitments.key(entry.commitment), entry.offset)

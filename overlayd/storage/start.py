@@ -1,0 +1,265 @@
+"""Bringing a log back into memory: what the database says, checked against what was signed. Blocking: in a thread."""
+
+import sqlite3
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from overlayd import __version__
+from overlayd.model.bodies import Boot, Genesis, NodeBody, Restore, SeenHead
+from overlayd.model.clock import Entropy
+from overlayd.model.cursor import Epoch, format_epoch
+from overlayd.model.definition import Definition, decode_definition
+from overlayd.model.entry import StoredEntry, leaf_hash, verify_entry
+from overlayd.model.errors import LogInconsistent, VerificationFailed
+from overlayd.model.limits import Limits
+from overlayd.model.merkle import TILE_WIDTH
+from overlayd.model.note import Ed25519Signer, log_id_of, origin_of
+from overlayd.storage import queries
+from overlayd.storage.commit import commit_group
+from overlayd.storage.epochs import EpochRow, Loss, ancestry_of, check_root, judge_high_water, next_epoch
+from overlayd.storage.files import HighWater
+from overlayd.storage.group import Group, LogState
+from overlayd.storage.hashindex import Family, HashIndex
+from overlayd.storage.machine import read_machine
+from overlayd.storage.migrations import FEATURES, Feature, migrate, prepare_database
+from overlayd.storage.positions import Positions
+from overlayd.storage.record import decode_row, reduce_entry
+from overlayd.storage.removals import Removal
+from overlayd.storage.replay import replay_entry
+from overlayd.storage.streams import Stream, StreamHead
+from overlayd.storage.tree import Tree
+
+REPLAY_ROWS = 1000
+REPLAY_BYTES = 8 << 20
+CHECKED_TILES = 4
+"""Full tiles at the log's end that a start after an unclean stop compares with their entries."""
+JOURNAL_BYTES_MAX = 64 << 20
+BUSY_TIMEOUT_S = 2.0
+KEY_OFFSETS_MAX = 4
+"""Newest offsets kept per stream and key, so that taking away the very newest packet leaves one to be found."""
+
+_log = structlog.get_logger("storage.start")
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """The log's name and key, which outlive every epoch, and the signer of the current one."""
+
+    log_id: str
+    origin: str
+    signer: Ed25519Signer
+
+
+def open_database(path: Path, sync: str, features: tuple[Feature, ...]) -> sqlite3.Connection:
+    """The writing connection, its schema up to date. Raises NewerSchema, sqlite3.Error."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
+    try:
+        prepare_database(connection)
+        for pragma in (
+            f"synchronous = {sync.upper()}", "wal_autocheckpoint = 0", "mmap_size = 0", "secure_delete = ON",
+            "recursive_triggers = ON", "foreign_keys = ON", "cache_size = -16384", "temp_store = MEMORY",
+            f"journal_size_limit = {JOURNAL_BYTES_MAX}",
+        ):  # fmt: skip
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        migrate(connection, (*FEATURES, *features))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def load_state(
+    connection: sqlite3.Connection, *, secret: bytes, limits: Limits, defaults: Definition, entropy: Entropy,
+    mark: HighWater | None,
+) -> tuple[LogState, Loss | None]:  # fmt: skip
+    """The log as the database holds it, before this start's own entries. Raises LogInconsistent, DamagedEntry."""
+    rows = [EpochRow(Epoch(epoch), first) for epoch, first in connection.execute("SELECT * FROM epoch ORDER BY epoch")]
+    (size,) = connection.execute("SELECT coalesce(max(offset), 0) FROM entry").fetchone()
+    if bool(rows) != bool(size):
+        raise LogInconsistent("the log has entries without an epoch, or the reverse", subject="log.sqlite3")
+    tree = _load_tree(connection, size)
+    judged = judge_high_water(rows, mark, size)
+    if isinstance(judged, int) and mark is not None:
+        check_root(mark, _root_at(connection, tree, judged))
+    loss = judged if isinstance(judged, Loss) else None
+    state = LogState(
+        epoch=rows[-1].epoch if rows else Epoch(0), ancestry=ancestry_of(rows), limits=limits, defaults=defaults,
+        entropy=entropy, ids=HashIndex(Family.ID, secret), commitments=HashIndex(Family.COMMITMENT, secret),
+        keys=HashIndex(Family.KEY, secret, newest_max=KEY_OFFSETS_MAX), positions=Positions(), tree=tree,
+    )  # fmt: skip
+    facts = dict(connection.execute("SELECT key, value FROM state"))
+    state.minimum_index = facts["minimum_index"]
+    state.indexed = facts.get("indexed", 0)
+    if size and not facts.get("is_clean", 0):
+        _check_tail(connection, size)
+    _load_streams(connection, state)
+    for row in connection.execute("SELECT stream_hash, from_offset, to_offset, cause FROM removal"):
+        state.removals.add(Removal(*row))
+    _replay(connection, state, size)
+    return state, loss
+
+
+def make_identity(seed: bytes, epoch: Epoch) -> Identity:
+    """Who signs. The log is named after its first key."""
+    log_id = log_id_of(Ed25519Signer("overlayd", seed).key.public_key)
+    origin = origin_of(log_id, epoch)
+    return Identity(log_id, origin, Ed25519Signer(origin, seed))
+
+
+def append_start(
+    connection: sqlite3.Connection, state: LogState, loss: Loss | None, seed: bytes, now_us: int
+) -> Identity:  # fmt: skip
+    """Appends what every start appends: the boot entry, before it genesis for a new log and restore for a new epoch.
+
+    The log counts as unclean from here until `overlayd` stops in order.
+    """
+    is_new = state.head.offset == 0
+    bodies: list[NodeBody] = []
+    statements: list[tuple[str, tuple[object, ...]]] = []
+    size, root = state.tree.size, state.tree.root()
+    if is_new or loss is not None:
+        known = [epoch for epoch, _ in state.ancestry] + ([] if is_new else [state.epoch])
+        if loss is not None:
+            known.append(loss.from_epoch)
+        if not is_new:
+            state.ancestry = [*state.ancestry, (state.epoch, size)]
+        state.epoch = next_epoch(known, state.entropy)
+        statements.append(("INSERT INTO epoch (epoch, first_offset) VALUES (?, ?)", (state.epoch, size + 1)))
+    identity = make_identity(seed, state.epoch)
+    if loss is not None:
+        _log.warning("the log is shorter than what was signed: new epoch", size=size, epoch=format_epoch(state.epoch))
+        seen = None if loss.seen is None else SeenHead(loss.seen.size, f"sha256:{loss.seen.root.hex()}")
+        bodies.append(Restore(format_epoch(loss.from_epoch), size, f"sha256:{root.hex()}", seen))
+    if is_new:
+        bodies.insert(0, Genesis((str(identity.signer.key),)))
+    machine = read_machine()
+    bodies.append(Boot(__version__, machine.boot_id, machine.uptime_ms, machine.clock_synced))
+    statements.append(("INSERT OR REPLACE INTO state (key, value) VALUES ('is_clean', 0)", ()))
+    group = Group(state, now_us)
+    for body in bodies:
+        group.add_node(body)
+    group.seal()
+    assert group.plan is not None
+    commit_group(connection, group.row_values, group.plan.tiles, statements, ())
+    group.adopt()
+    return identity
+
+
+def _load_tree(connection: sqlite3.Connection, size: int) -> Tree:
+    def read_tile(level: int, index: int) -> bytes:
+        return queries.read_tiles(connection, [(level, index)])[0]
+
+    def read_leaves(first: int, count: int) -> list[bytes]:
+        rows = connection.execute(
+            "SELECT leaf FROM entry WHERE offset > ? AND offset <= ? ORDER BY offset", (first, first + count)
+        )
+        return [leaf for (leaf,) in rows]
+
+    return Tree.load(size, read_tile, read_leaves)
+
+
+def _root_at(connection: sqlite3.Connection, tree: Tree, size: int) -> bytes:
+    """The root over the first leaves, read without a loop; only a start needs it so."""
+
+    async def read_tiles(wanted: list[tuple[int, int]]) -> list[bytes]:
+        return queries.read_tiles(connection, wanted)
+
+    coroutine = tree.root_at(size, read_tiles)
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        root: bytes = done.value
+        return root
+    raise AssertionError("reading tiles here never waits")
+
+
+def _check_tail(connection: sqlite3.Connection, size: int) -> None:
+    """After an unclean stop: do the last entries hash to their leaves, and these to their tiles?"""
+    last = size // TILE_WIDTH
+    for index in range(max(0, last - CHECKED_TILES), last):
+        leaves = _hash_leaves(connection, index * TILE_WIDTH, TILE_WIDTH)
+        if leaves and b"".join(leaves) != queries.read_tiles(connection, [(0, index)])[0]:
+            raise LogInconsistent(
+                f"tile 0/{index} isn't what its entries hash to", subject="log.sqlite3",
+                hint="overlayd verify says what else is wrong",
+            )  # fmt: skip
+    _hash_leaves(connection, last * TILE_WIDTH, size - last * TILE_WIDTH)
+
+
+def _hash_leaves(connection: sqlite3.Connection, first: int, count: int) -> list[bytes]:
+    leaves = []
+    rows = connection.execute(
+        "SELECT offset, e, leaf FROM entry WHERE offset > ? AND offset <= ? ORDER BY offset", (first, first + count)
+    )
+    for offset, raw, leaf in rows:
+        if leaf_hash(raw) != leaf:
+            raise LogInconsistent(
+                f"the entry at offset {offset} doesn't hash to its leaf", subject="log.sqlite3",
+                hint="overlayd verify says what else is wrong",
+            )  # fmt: skip
+        leaves.append(leaf)
+    return leaves
+
+
+def _load_streams(connection: sqlite3.Connection, state: LogState) -> None:
+    heads = {
+        row[0]: StreamHead(*row[1:])
+        for row in connection.execute(
+            "SELECT stream_id, sequence, leaf, oldest_sequence, packets, bytes, last_packet_us, as_of FROM stream_head"
+        )
+    }
+    for row in connection.execute(
+        "SELECT id, name, former_name, stream_hash, ssalt, state, owner, created_us, version, definition FROM stream"
+    ):
+        stream_id, name, former_name, stream_hash, ssalt, stream_state, owner, created_us, version, definition = row
+        stream = Stream(
+            id=stream_id, name=name if name is not None else former_name, stream_hash=stream_hash, ssalt=ssalt,
+            definition=decode_definition(definition), definition_version=version, state=stream_state, owner=owner,
+            created_us=created_us, is_deleted=name is None,
+        )  # fmt: skip
+        if stream_id in heads:
+            stream.adopt(heads[stream_id])
+        state.book.add(stream)
+
+
+def _replay(connection: sqlite3.Connection, state: LogState, size: int) -> None:
+    """Rebuilds in memory what isn't written out yet, from the entries above the lowest floor."""
+    floors = [state.indexed, *(index.load(connection) for index in state.indexes)]
+    after = max(min(floors), state.minimum_index)
+    state.tail.reset(after)
+    while after < size:
+        blob = queries.read_page_blob(connection, after, size, REPLAY_ROWS, REPLAY_BYTES)
+        page = queries.open_page(blob, after, size)
+        entries = page.entries if page is not None else _salvage(connection, after, min(after + REPLAY_ROWS, size))
+        for entry in entries:
+            replay_entry(state, entry)
+            state.last_us = entry.appended_us
+        state.tail.extend(entries)
+        after = entries[-1].offset
+    for index in state.indexes:
+        index.adopt()
+    if size and not state.last_us:
+        state.last_us = queries.read_appended_us(connection, size) or 0
+    state.head.advance(size)
+
+
+def _salvage(connection: sqlite3.Connection, after: int, upto: int) -> list[StoredEntry]:
+    """Entries of a damaged page. Where only the body is wrong, the rest still counts; readers are told of it later."""
+    entries: list[StoredEntry] = []
+    for offset, raw, leaf, sealed in queries.read_rows(connection, after, upto):
+        if leaf_hash(raw) != leaf or offset != after + len(entries) + 1:
+            break
+        try:
+            entry = decode_row(raw, leaf, sealed)
+            verify_entry(entry, None)
+        except VerificationFailed:
+            _log.error("damaged entry", offset=offset)
+            entry = reduce_entry(decode_row(raw, leaf, None))
+        entries.append(entry)
+    if len(entries) != upto - after:
+        raise LogInconsistent(
+            f"the entry at offset {after + len(entries) + 1} is missing or damaged", subject="log.sqlite3",
+            hint="overlayd verify says what else is wrong",
+        )  # fmt: skip
+    return entries

@@ -1,0 +1,259 @@
+"""The one task that changes the log. It drains what queued while the last commit ran, judges it, and hands one
+plain function to one thread; producers are answered after the COMMIT.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import structlog
+import trio
+
+from overlayd.model.clock import Clock
+from overlayd.model.errors import CommitFailed, OverlaydError
+from overlayd.model.limits import Limits
+from overlayd.model.metrics import COUNTS, Metrics
+from overlayd.storage.commit import Call, commit_group
+from overlayd.storage.errors import is_fatal, translate_sqlite
+from overlayd.storage.group import Group, LogState
+from overlayd.storage.intake import Intake, Job
+from overlayd.storage.jobs import AppendJob, ChangeJob, ExclusiveJob, WriteJob
+from overlayd.storage.judge import Lookups
+from overlayd.storage.lookup import find_wanted, read_wanted
+from overlayd.storage.maintenance import Maintenance
+from overlayd.storage.settings import StorageSettings
+from overlayd.storage.wal import WalMeter, checkpoint_passive, checkpoint_truncate
+
+T = TypeVar("T")
+
+PACKETS_PER_SLICE = 256
+"""Packets judged and hashed before other tasks get a turn; about 2 ms."""
+IDLE_S = 0.5
+"""With nothing to write for so long, merges go on and the WAL is cut."""
+
+_log = structlog.get_logger("storage.writer")
+
+
+class Writer:
+    """Owns the writing connection and, as long as it runs, the log's state in memory."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, state: LogState, intake: Intake, clock: Clock, *,
+        settings: StorageSettings, limits: Limits, metrics: Metrics, on_full: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._connection = connection
+        self._state = state
+        self._intake = intake
+        self._clock = clock
+        self._linger_s = float(settings.linger)
+        self._limits = limits
+        self._metrics = metrics
+        self._on_full = on_full
+        self._thread = trio.CapacityLimiter(1)
+        self._maintenance = Maintenance(state, settings.flush_entries)
+        self._wal = WalMeter(settings.wal_bytes)
+        self._commit_seconds = metrics.histogram(
+            "overlayd_commit_seconds", "One group commit, from BEGIN to the COMMIT's return"
+        )
+        self._group_packets = metrics.histogram(
+            "overlayd_commit_group_packets", "Entries in one group commit", buckets=COUNTS
+        )
+        self._build_seconds = metrics.histogram(
+            "overlayd_group_build_seconds", "Judging and hashing one group, before its commit"
+        )
+        self._wal_seconds = metrics.histogram(
+            "overlayd_wal_checkpoint_seconds", "Copying the write-ahead log into the database"
+        )
+
+    async def run(self) -> None:
+        """Works until the intake is closed and empty. Cancellation doesn't reach it; closing the intake ends it.
+
+        Raises CommitFailed when the disk refused in a way that can't be gone on from; everybody who waits has
+        been told by then.
+        """
+        with trio.CancelScope(shield=True):
+            while True:
+                await self._wait_for_work()
+                if not len(self._intake):
+                    return
+                if self._linger_s and not self._intake.is_closed:
+                    await trio.sleep(self._linger_s)
+                await self._work(self._intake.take(self._limits.group_packets, self._limits.group_bytes))
+                self._maintenance.begin()
+                if self._wal.is_due:
+                    await self._checkpoint_wal(truncate=False)
+
+    async def stop(self) -> None:
+        """After `run` has ended and every reader is closed: writes everything out and cuts the WAL.
+
+        Raises CommitFailed.
+        """
+        if not self._maintenance.is_flushing:
+            self._maintenance.begin_flush()
+        while self._maintenance.is_flushing:
+            if not await self._maintain():
+                return
+        clean = Call(lambda connection: connection.execute(_SET_CLEAN))
+        await self._commit(Group(self._state, self._clock.now_us()), [clean], [], [], trio.current_time())
+        await self._checkpoint_wal(truncate=True)
+
+    async def _wait_for_work(self) -> None:
+        """Returns with a job or a closed intake; meanwhile does what waited for an idle moment."""
+        while True:
+            with trio.move_on_after(IDLE_S):
+                await self._intake.wait_arrival()
+                return
+            if self._maintenance.is_due:
+                await self._maintain()
+            elif not self._wal.is_truncated:
+                await self._checkpoint_wal(truncate=True)
+            else:
+                await self._intake.wait_arrival()
+                return
+
+    async def _maintain(self) -> bool:
+        """A transaction of nothing but maintenance; whether it was committed."""
+        return await self._commit(
+            Group(self._state, self._clock.now_us()), [], [], [], trio.current_time(), is_idle=True
+        )
+
+    async def _checkpoint_wal(self, *, truncate: bool) -> None:
+        started = trio.current_time()
+        try:
+            if truncate:
+                await self.in_thread(checkpoint_truncate)
+            else:
+                await self.in_thread(checkpoint_passive)
+        except sqlite3.Error as err:
+            self._fail([], [], translate_sqlite(err))
+        self._wal.note_checkpoint(truncate)
+        self._wal_seconds.observe(trio.current_time() - started)
+
+    async def in_thread(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs a function over the writing connection. For start, shutdown and the writer itself."""
+        return await trio.to_thread.run_sync(function, self._connection, limiter=self._thread)
+
+    async def _work(self, jobs: list[Job]) -> None:
+        """Jobs of a group together; one that needs the connection alone by itself, in its turn."""
+        at = 0
+        while at < len(jobs):
+            job = jobs[at]
+            if isinstance(job, ExclusiveJob):
+                await self._run_exclusive(job, jobs[at + 1 :])
+                at += 1
+                continue
+            end = at
+            while end < len(jobs) and not isinstance(jobs[end], ExclusiveJob):
+                end += 1
+            await self._run_group(jobs[at:end], jobs[end:])
+            at = end
+
+    async def _run_group(self, jobs: list[Job], later: list[Job]) -> None:
+        started = trio.current_time()
+        group = Group(self._state, self._clock.now_us())
+        try:
+            lookups = await self._look_up(jobs)
+        except sqlite3.Error as err:
+            self._fail(jobs, later, translate_sqlite(err))
+            return
+        answers: list[tuple[Job, Any]] = []
+        calls: list[tuple[WriteJob, Call]] = []
+        judged_packets = 0
+        for job in jobs:
+            if isinstance(job, WriteJob):
+                calls.append((job, job.call))
+                continue
+            assert isinstance(job, AppendJob | ChangeJob)
+            try:
+                answers.append((job, job.judge(group, lookups, self._metrics)))
+            except OverlaydError as err:
+                job.ticket.fail(err)
+            judged_packets += job.packets
+            if judged_packets >= PACKETS_PER_SLICE:
+                judged_packets = 0
+                await trio.lowlevel.checkpoint()
+        if not group.is_empty or calls:
+            waiting: list[Job] = [job for job, _ in answers] + [job for job, _ in calls]
+            if not await self._commit(group, [call for _, call in calls], waiting, later, started):
+                return
+        for job, answer in answers:
+            job.ticket.settle(answer)
+        for write_job, call in calls:
+            if call.error is not None:
+                write_job.ticket.fail(call.error)
+            else:
+                write_job.ticket.settle(call.answer)
+
+    async def _commit(
+        self, group: Group, calls: list[Call], waiting: list[Job], later: list[Job], started: float, *,
+        is_idle: bool = False,
+    ) -> bool:  # fmt: skip
+        """Whether it is durable and in memory. If not, everybody who waits has been told."""
+        group.seal()
+        assert group.plan is not None
+        tiles, step = group.plan.tiles, self._maintenance.step(group, is_idle)
+        actions = [*group.actions, step.run] if step is not None else group.actions
+        began = trio.current_time()
+        self._build_seconds.observe(began - started)
+        try:
+            await self.in_thread(
+                lambda connection: commit_group(
+                    connection, group.row_values, tiles, group.statements, calls, actions
+                )
+            )  # fmt: skip
+        except (sqlite3.Error, OverflowError) as err:
+            group.roll_back()
+            self._fail(waiting, later, translate_sqlite(err))
+            return False
+        except BaseException:
+            self._intake.close(CommitFailed("the writer failed"))
+            self._tell_all([*waiting, *later], CommitFailed("the writer failed"))
+            raise
+        self._commit_seconds.observe(trio.current_time() - began)
+        self._wal.note_commit(group.row_values, len(tiles))
+        if group.entries:
+            self._group_packets.observe(len(group.entries))
+        group.adopt()
+        if step is not None:
+            self._maintenance.adopt(step)
+        return True
+
+    async def _look_up(self, jobs: list[Job]) -> Lookups:
+        """What the judgement needs from the disk; usually nothing."""
+        wanted = find_wanted(self._state, [job.request for job in jobs if isinstance(job, AppendJob)])
+        if wanted is None:
+            return Lookups()
+        return await self.in_thread(lambda connection: read_wanted(connection, self._state, wanted))
+
+    async def _run_exclusive(self, job: ExclusiveJob, later: list[Job]) -> None:
+        try:
+            answer = await self.in_thread(job.run)
+        except sqlite3.Error as err:
+            self._fail([job], later, translate_sqlite(err))
+            return
+        job.ticket.settle(job.adopt(answer))
+
+    def _fail(self, waiting: list[Job], later: list[Job], error: OverlaydError) -> None:
+        """Tells everybody whose work is undone; raises the error on when it is fatal, after telling all others."""
+        if not is_fatal(error):
+            _log.warning("commit refused", error=error.detail, jobs=len(waiting))
+            self._on_full()
+            self._tell_all(waiting, error)
+            return
+        _log.error("commit failed", error=error.detail, jobs=len(waiting))
+        self._intake.close(error)
+        self._tell_all([*waiting, *later], error)
+        raise error
+
+    def _tell_all(self, waiting: list[Job], error: OverlaydError) -> None:
+        rest = self._intake.take(1 << 62, 1 << 62) if is_fatal(error) else []
+        for job in (*waiting, *rest):
+            job.ticket.fail(_copy(error))
+
+
+def _copy(error: OverlaydError) -> OverlaydError:
+    """One object per waiter, so that tracebacks don't grow into each other."""
+    return type(error)(error.detail, subject=error.subject, hint=error.hint, retry_after_s=error.retry_after_s)
+
+
+_SET_CLEAN = "INSERT OR REPLACE INTO state (key, value) VALUES ('is_clean', 1)"
