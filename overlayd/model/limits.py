@@ -85,6 +85,10 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     query_terms: Annotated[int, Meta(ge=1, description="Streams, topics, types or keys named in one live query")] = 64
     message_bytes: Annotated[Size, Meta(description="One WebSocket message from a client")] = Size(1 << 20)
     unread_messages: Annotated[int, Meta(ge=1, description="Client messages waiting to be looked at")] = 64
+    unread_bytes: Annotated[
+        Size, Meta(description="Bytes of one WebSocket's messages that wait, or whose publishing isn't answered yet")
+    ] = Size(4 << 20)
+    sockets_unread_bytes: Annotated[Size, Meta(description="The same of all WebSockets together")] = Size(128 << 20)
     publishes_in_flight: Annotated[int, Meta(ge=1, description="WebSocket publishes awaiting their receipt")] = 64
     heartbeat_min: Annotated[Duration, Meta(description="Shortest heartbeat that may be asked for")] = Duration(1)
     heartbeat_max: Annotated[Duration, Meta(description="Longest heartbeat that may be asked for")] = Duration(55)
