@@ -69,6 +69,8 @@ U64_MAX = (1 << 64) - 1
 APPENDED_US = 1_705_314_600_000_000
 TREE_SIZES = (0, 1, 2, 255, 256, 257, 70_000)
 
+NODE_TYPES = (Genesis, Boot, ClockStep, DefinitionChange, KeyChange, Restore, Cut, Witnessed, Heads)
+
 PUBLIC_KEY = Ed25519Signer("any", SEED).key.public_key
 LOG_ID = log_id_of(PUBLIC_KEY)
 SIGNER = Ed25519Signer(origin_of(LOG_ID, EPOCH), SEED)
