@@ -31,7 +31,7 @@ class Duration(float):
 
     def __str__(self) -> str:
         """In the largest unit that divides it, to the microsecond; `parse` takes it back."""
-        count_us = int(self) * 1_000_000 if self == int(self) else round(self * 1e6)
+        count_us = int(self) * 1_000_000 if self.is_integer() else round(self * 1e6)
         for unit, unit_us in _DURATION_US.items():
             if count_us and count_us % unit_us == 0:
                 return f"{count_us // unit_us}{unit}"
