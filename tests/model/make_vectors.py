@@ -18,6 +18,7 @@ from overlayd.model.bodies import (
     Genesis,
     Heads,
     KeyChange,
+    NodeBody,
     Restore,
     SeenHead,
     StatusBody,
@@ -115,14 +116,15 @@ def packet(name: str, stream: str = "weather-001", sent: str = '{"t":21}', **giv
     }
 
 
-def other(name: str, kind: Kind, body: bytes, **place: Any) -> dict[str, Any]:
+def other(name: str, kind: Kind, body: bytes, meta: bytes = b"", **place: Any) -> dict[str, Any]:
     """An entry that isn't a packet."""
     fields = {"epoch": EPOCH, "offset": 9, "appended_us": APPENDED_US, **place}
-    header = EntryHeader(kind=kind, seal=seal_of(SALT, Z32, content_hash_of(body), body, b""), **fields)
+    header = EntryHeader(kind=kind, seal=seal_of(SALT, Z32, content_hash_of(body), body, meta), **fields)
     return {
         "name": name,
         "kind": int(kind),
         "salt": SALT.hex(),
+        "meta": meta.hex(),
         "body": body.decode(),
         **{part: _shown(value) for part, value in fields.items()},
         "seal": header.seal.hex(),
@@ -186,7 +188,7 @@ def packet_vectors() -> list[dict[str, Any]]:
 def other_vectors() -> list[dict[str, Any]]:
     """Every other kind and every type of node entry."""
     hexed, root = "ab" * 32, "sha256:" + "cd" * 32
-    node_bodies = {
+    node_bodies: dict[str, NodeBody] = {
         "genesis": Genesis((str(SIGNER.key),)),
         "boot": Boot(
             version="0.1.0", boot_id="7b1f1a50-3a5c-4b8a-9f5e-1d2c3b4a5968", uptime_ms=1234, clock_synced=True
@@ -227,8 +229,12 @@ def other_vectors() -> list[dict[str, Any]]:
         *status,
         other("certificate", Kind.CERTIFICATE, certificate, target_from=2, target_to=2),
         *removals,
+        other(
+            "node: definition, by a principal", Kind.NODE, encode_node_body(node_bodies["definition"]),
+            encode_meta(Meta(principal="unix:1000")), stream_hash=stream_hash_of(SSALT, "weather-001"),
+        ),
         *(other(f"node: {name}", Kind.NODE, encode_node_body(body)) for name, body in node_bodies.items()),
-    ]
+    ]  # fmt: skip
 
 
 @functools.cache

@@ -97,7 +97,9 @@ def test_second_implementation_comes_to_the_same_entry(vector):
         if name in vector
     }
     fields["stream_hash"] = bytes.fromhex(vector.get("stream_hash", "00" * 32))
-    fields["seal"] = independent.seal(bytes.fromhex(vector["salt"]), bytes(32), body, b"")
+    meta = bytes.fromhex(vector["meta"])
+    independent.read_meta(meta)
+    fields["seal"] = independent.seal(bytes.fromhex(vector["salt"]), bytes(32), body, meta)
     raw = independent.write_entry(fields)
     assert raw.hex() == vector["entry"]
     assert independent.leaf(raw).hex() == vector["leaf"]
