@@ -25,6 +25,9 @@ Processor = Callable[[Any, str, Event], Any]
 VALUE_CHARS_MAX = 4000
 """A longer text in a log line is cut; an exception's trace may have eight times as much."""
 
+ACCESS_LOGGER = "access"
+"""Name of the logger that writes one line for each request."""
+
 _SECRET_NAMES = re.compile(
     r"authorization|cookie|passw(or)?d|secret|token|credential|private_key|api_?key|signing_key|\bseed\b|ssalt|csalt|^salt$",
     re.IGNORECASE,
@@ -52,7 +55,6 @@ def configure_logs(settings: LogSettings, *, clock: Clock, environ: Mapping[str,
     is_json = settings.format == "json" or (settings.format == "auto" and not is_terminal(stream, environ))
     level = getattr(logging, settings.level.upper())
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         _Stamp(clock),
         structlog.processors.format_exc_info,
@@ -61,9 +63,9 @@ def configure_logs(settings: LogSettings, *, clock: Clock, environ: Mapping[str,
     ]
     renderer = _render_json if is_json else _text_renderer(stream, environ)
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[_Naming(settings.access), *shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sink),
+        logger_factory=lambda *names: _NamedLogger(sink, *names),
         cache_logger_on_first_use=False,  # loggers made at import must follow a later configuration
     )
     handler = logging.StreamHandler(sink)
@@ -121,6 +123,28 @@ class _Sink(io.TextIOBase):
     def flush(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
+
+
+class _NamedLogger(structlog.WriteLogger):
+    """A logger that knows what `get_logger` was called with."""
+
+    def __init__(self, file: TextIO, name: str = "") -> None:
+        super().__init__(file)
+        self.name = name
+
+
+class _Naming:
+    """Adds the logger's name; drops the lines of requests when they aren't wanted."""
+
+    def __init__(self, is_access_wanted: bool) -> None:
+        self._is_access_wanted = is_access_wanted
+
+    def __call__(self, logger: _NamedLogger, method: str, event: Event) -> Event:
+        if logger.name == ACCESS_LOGGER and not self._is_access_wanted:
+            raise structlog.DropEvent
+        if logger.name:
+            event["logger"] = logger.name
+        return event
 
 
 class _Stamp:

@@ -1,43 +1,13 @@
 """What systemd tells a service and wants to hear from it, without its library.
 
-sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3). Everything does nothing when systemd isn't there.
+sd_notify(3), sd_watchdog_enabled(3). Everything does nothing when systemd isn't there.
 """
 
 import contextlib
 import socket
 from collections.abc import Mapping
 
-import msgspec
-
-FIRST_FD = 3
-PASSED_FDS_MAX = 256
 _STATUS_CHARS_MAX = 500
-
-
-class PassedSocket(msgspec.Struct, frozen=True):
-    """A socket that systemd opened for us: its descriptor and the name in `FileDescriptorName=`."""
-
-    fd: int
-    name: str
-
-
-def parse_listen_fds(environ: Mapping[str, str], pid: int) -> tuple[PassedSocket, ...]:
-    """The sockets passed to the process `pid`; none when the variables are absent or meant for another.
-
-    Pure: looks at no descriptor and leaves the environment alone. The caller takes the variables
-    LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES out of the environment of its own children.
-    Raises ValueError when the variables contradict themselves.
-    """
-    if "LISTEN_FDS" not in environ or environ.get("LISTEN_PID") != str(pid):
-        return ()
-    count = environ["LISTEN_FDS"]
-    if not count.isascii() or not count.isdigit() or int(count) > PASSED_FDS_MAX:
-        raise ValueError(f"LISTEN_FDS is {count!r}; expected a number of at most {PASSED_FDS_MAX}")
-    names = environ.get("LISTEN_FDNAMES", "").split(":") if environ.get("LISTEN_FDNAMES") else []
-    if names and len(names) != int(count):
-        raise ValueError(f"LISTEN_FDNAMES names {len(names)} sockets, LISTEN_FDS counts {count}")
-    names = names or ["unknown"] * int(count)
-    return tuple(PassedSocket(FIRST_FD + index, name) for index, name in enumerate(names))
 
 
 def watchdog_interval_s(environ: Mapping[str, str], pid: int) -> float | None:

@@ -91,6 +91,15 @@ def test_the_level_is_kept() -> None:
     assert [line["event"] for line in lines_of(stream)] == ["loud"]
 
 
+def test_the_lines_of_requests_can_be_left_out() -> None:
+    """`[log] access = false` silences the access logger and nothing else; lines say which logger wrote them."""
+    stream = io.StringIO()
+    configure(stream, access=False)
+    structlog.get_logger("access").info("request")
+    structlog.get_logger("storage").info("opened")
+    assert [(line["event"], line["logger"]) for line in lines_of(stream)] == [("opened", "storage")]
+
+
 def test_loggers_made_before_follow() -> None:
     """A module's logger that was made, and used, before the configuration follows it."""
     log = structlog.get_logger("early")

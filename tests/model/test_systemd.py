@@ -1,34 +1,11 @@
-"""Talking to systemd: sockets passed, notices sent, watchdog asked for."""
+"""Talking to systemd: notices sent, watchdog asked for."""
 
 import socket
 from pathlib import Path
 
 import pytest
 
-from overlayd.model.systemd import Notifier, PassedSocket, parse_listen_fds, watchdog_interval_s
-
-
-def test_passed_sockets_have_descriptors_from_three() -> None:
-    """Two sockets with names; without names each is called unknown."""
-    environ = {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "api:local"}
-    assert parse_listen_fds(environ, 7) == (PassedSocket(3, "api"), PassedSocket(4, "local"))
-    del environ["LISTEN_FDNAMES"]
-    assert parse_listen_fds(environ, 7) == (PassedSocket(3, "unknown"), PassedSocket(4, "unknown"))
-
-
-@pytest.mark.parametrize("environ", [{}, {"LISTEN_FDS": "1"}, {"LISTEN_FDS": "1", "LISTEN_PID": "8"}])
-def test_sockets_of_another_process_are_left_alone(environ: dict[str, str]) -> None:
-    """Variables inherited from a parent don't count."""
-    assert parse_listen_fds(environ, 7) == ()
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"LISTEN_FDS": "x"}, {"LISTEN_FDS": "-1"}, {"LISTEN_FDS": "9999"}, {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "a:b"}]
-)  # fmt: skip
-def test_contradicting_variables_are_refused(wrong: dict[str, str]) -> None:
-    """A count that isn't one, or that the names contradict, is an error."""
-    with pytest.raises(ValueError, match="LISTEN_FD"):
-        parse_listen_fds({"LISTEN_PID": "7", **wrong}, 7)
+from overlayd.model.systemd import Notifier, watchdog_interval_s
 
 
 def test_the_watchdog_is_fed_twice_per_period() -> None:
