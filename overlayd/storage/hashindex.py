@@ -3,8 +3,8 @@
 A name (a packet id in its stream, say) becomes a 64-bit hash, keyed by a secret that lies outside the database, so
 that a stolen database doesn't give erased names back. Newest pairs (hash, offset) are in a dict. A flush writes them
 to a run in hash order (`hashrun`), and runs of one size are merged eight at a time, so that a pair is rewritten once
-per power of eight. Every run has a filter in memory: a new id is told apart without the disk, but for one look in
-about ten. A hit is a hint: hashes may collide, and the caller compares with the entry.
+per power of eight. Every run has a filter in memory, so that a new id hardly ever asks the disk. A hit is a hint:
+hashes may collide, and the caller compares with the entry.
 
 All work on the disk comes in steps of bounded size: after each group commit, or in idle moments, the writer calls
 `merge_step` in a transaction. To keep up it must move about five rows for each pair added.
@@ -13,7 +13,9 @@ Changes follow the writer's transaction. `add` and `discard` show in memory at o
 what a step, flush or drop does to memory happens in `adopt`, after the COMMIT. One of the two ends each transaction.
 All of this belongs to one thread at a time; only `read_stored` and `read_stored_like` may run beside it.
 
-Costs, measured by benchmarks/hash_index.py: see there, and docs/architecture.md.
+Costs, measured by benchmarks/hash_index.py with 2 million random UUIDs: 1.7 µs to hash an id, 1.5 µs to look for it
+in memory (9 to 17 runs), 0.2 µs to add it, 2.3 µs for its flush and merges; the disk is asked for 1.3 % of new ids,
+at 15 µs each. 2 bytes of memory and 22 on disk a pair. Slices of 1,024 rows took 1 ms, at most 6.
 """
 
 import json
@@ -26,6 +28,7 @@ from typing import TypeAlias
 
 from blake3 import blake3
 
+from overlayd.model.errors import LogInconsistent
 from overlayd.storage import hashrun
 from overlayd.storage.hashrun import PREFIX_END, Run
 
@@ -36,9 +39,10 @@ TABLES = (
     + """
 CREATE TABLE hash_family (
     family INTEGER PRIMARY KEY,
-    stored_to INTEGER NOT NULL  -- runs hold every pair of an offset up to this one
+    stored_to INTEGER NOT NULL,  -- runs hold every pair of an offset up to this one
+    secret_mark BLOB             -- a hash by the secret that keyed them
 ) STRICT;
-INSERT INTO hash_family VALUES (1, 0), (2, 0), (3, 0);
+INSERT INTO hash_family (family, stored_to) VALUES (1, 0), (2, 0), (3, 0);
 """
 )
 
@@ -90,6 +94,7 @@ class HashIndex:
         self._newest_max = newest_max
         self._filter_bytes_max = filter_bytes_max
         self._hasher = blake3(bytes([family]), key=secret)
+        self._secret_mark = self._digest(b"\2", b"", b"", 8).to_bytes(8, "big")
         self._recent: dict[int, Offsets] = {}
         self._frozen: dict[int, Offsets] = {}
         self._undo: list[tuple[dict[int, Offsets], int, Offsets | None]] = []
@@ -109,11 +114,17 @@ class HashIndex:
     def load(self, connection: sqlite3.Connection) -> int:
         """Read what the database holds; gives the offset above which the caller adds the entries' pairs again.
 
-        Reads all filters: about 2 bytes a pair.
+        Reads all filters: about 2 bytes a pair. Raises LogInconsistent when the secret isn't the one of old, because
+        every stored name would be taken for a new one.
         """
-        (self._stored_to,) = connection.execute(
-            "SELECT stored_to FROM hash_family WHERE family = ?", (self.family,)
+        self._stored_to, mark = connection.execute(
+            "SELECT stored_to, secret_mark FROM hash_family WHERE family = ?", (self.family,)
         ).fetchone()
+        if mark is not None and mark != self._secret_mark:
+            raise LogInconsistent(
+                "the secret of the duplicate detection isn't the one that its stored hashes were made with",
+                subject="index.key", hint="put the data directory's own key file back",
+            )  # fmt: skip
         rows = connection.execute(
             "SELECT run, filter_bits, pairs, oldest, newest, state, done, sources FROM hash_run WHERE family = ?"
             " ORDER BY run",
@@ -428,7 +439,10 @@ class HashIndex:
             connection.execute("UPDATE hash_run SET state = ? WHERE run = ?", (_DEAD, source.number))
         flush_to = self._flush_to if build.tier == _FLUSH_TIER else None
         if flush_to is not None:
-            connection.execute("UPDATE hash_family SET stored_to = ? WHERE family = ?", (flush_to, self.family))
+            connection.execute(
+                "UPDATE hash_family SET stored_to = ?, secret_mark = ? WHERE family = ?",
+                (flush_to, self._secret_mark, self.family),
+            )
 
         def change() -> None:
             self._builds = [other for other in self._builds if other is not build]

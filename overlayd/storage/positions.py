@@ -7,9 +7,9 @@ What isn't flushed is rebuilt at start from the entries above `load`'s offset.
 Changes follow the writer's transaction: `add` shows at once and is undone by `roll_back`; what a flush or a drop
 does to memory happens in `adopt`, after the COMMIT. Exactly one of the two ends every transaction.
 
-Costs, measured by benchmarks/positions.py: 0.35 µs to add, 0.7 µs to find in memory, 10 µs on disk; a flush 0.2 µs
-a position of a few streams and about 15 µs for each further stream; on disk 2 to 4 bytes a position, for a stream
-that has the log to itself next to nothing.
+Costs, measured by benchmarks/positions.py: 0.2 to 0.7 µs to add, 4 to 8 µs to find on disk; a flush takes 0.1 to
+0.3 µs a position for up to a hundred streams, 2 µs for ten thousand. On disk 5 bytes a position, for a stream that has
+the log to itself next to nothing.
 """
 
 import sqlite3

@@ -266,5 +266,5 @@ class PositionsModel(RuleBasedStateMachine):
         self.connection.close()
 
 
-PositionsModel.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+PositionsModel.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
 TestPositionsModel = PositionsModel.TestCase
