@@ -1,5 +1,7 @@
 """Which epoch a log is in, and whether what was signed before still holds (docs/log-format.md, Epoch and cursor)."""
 
+from itertools import pairwise
+
 import msgspec
 
 from overlayd.model.clock import Entropy
@@ -27,7 +29,7 @@ class Loss(msgspec.Struct, frozen=True):
 
 def ancestry_of(rows: list[EpochRow]) -> list[tuple[Epoch, int]]:
     """(ancestor, last offset in common with it), oldest first. The last row is the current epoch."""
-    return [(row.epoch, later.first_offset - 1) for row, later in zip(rows, rows[1:], strict=False)]
+    return [(row.epoch, later.first_offset - 1) for row, later in pairwise(rows)]
 
 
 def judge_high_water(rows: list[EpochRow], mark: HighWater | None, size: int) -> Loss | int | None:

@@ -17,7 +17,6 @@ from overlayd.model.entry import (
     Z32,
     Kind,
     StoredEntry,
-    commitment_of,
     content_hash_of,
     encode_header,
     leaf_hash,
@@ -28,6 +27,7 @@ from overlayd.model.limits import Limits
 from overlayd.model.meta import COMMITMENT_CLOSED, COMMITMENT_NONE, COMMITMENT_OPEN, Meta, encode_meta
 from overlayd.storage.fingerprint import fingerprint_of
 from overlayd.storage.hashindex import HashIndex
+from overlayd.storage.pace import Pace
 from overlayd.storage.positions import Positions
 from overlayd.storage.record import encode_sealed, reduce_entry
 from overlayd.storage.removals import Removal, Removals
@@ -80,6 +80,22 @@ class LogState:
         return (epoch_counter(self.epoch) - 1) << SEQUENCE_BITS
 
 
+class PreparedDraft(msgspec.Struct, gc=False):
+    """A draft with the hashes that judging and storing it need. 0 and Z32 where it has no id or salt."""
+
+    draft: Draft
+    id_key: int
+    commitment: bytes
+    commitment_key: int
+
+
+class Prepared(msgspec.Struct):
+    """A request's drafts, prepared for a stream as it was found; None for one that doesn't exist yet."""
+
+    stream: Stream | None
+    drafts: list[PreparedDraft]
+
+
 class PendingStream:
     """A stream as the group will leave it."""
 
@@ -109,6 +125,7 @@ class Group:
         self.row_values: list[Any] = []
         self.statements: list[tuple[str, tuple[Any, ...]]] = []
         self.actions: list[Callable[[sqlite3.Connection], None]] = []
+        self.positions: list[tuple[int, int, int]] = []
         self.ids: dict[int, list[StoredEntry]] = {}
         self.commitments: dict[int, int] = {}
         self.keys: dict[int, int] = {}
@@ -224,12 +241,12 @@ class Group:
             ("UPDATE stream SET name = NULL, former_name = ? WHERE id = ?", (pending.stream.name, pending.stream.id))
         )
 
-    def add_packets(self, pending: PendingStream, drafts: list[Draft]) -> list[StoredEntry]:
+    def add_packets(self, pending: PendingStream, prepared: list[PreparedDraft]) -> list[StoredEntry]:
         """Entries for drafts that were judged; they can't be refused any more."""
-        salts = self.state.entropy.draw(SALT_BYTES * len(drafts))
+        salts = self.state.entropy.draw(SALT_BYTES * len(prepared))
         return [
-            self._add_packet(pending, draft, salts[at : at + SALT_BYTES])
-            for draft, at in zip(drafts, range(0, len(salts), SALT_BYTES), strict=True)
+            self._add_packet(pending, item, salts[at : at + SALT_BYTES])
+            for item, at in zip(prepared, range(0, len(salts), SALT_BYTES), strict=True)
         ]
 
     def add_node(self, body: NodeBody | dict[str, Any], stream_hash: bytes = Z32, meta: bytes = b"") -> StoredEntry:
@@ -257,24 +274,27 @@ class Group:
         """Works out the tree with the group's leaves. Nothing can be added afterwards."""
         self.plan = self.state.tree.extend([entry.leaf for entry in self.entries])
 
+    async def adopt_indexes(self, pace: Pace) -> None:
+        """After the COMMIT: positions, ids and keys, which nobody looks at above the head. Yields now and then."""
+        state = self.state
+        for stream_id, sequence, offset in self.positions:
+            state.positions.add(stream_id, sequence, offset)
+            await pace.spend(0.25)
+        for key, entries in self.ids.items():
+            for entry in entries:
+                state.ids.add(key, entry.offset)
+                await pace.spend(0.25)
+        for key, offset in self.keys.items():
+            state.keys.add(key, offset)
+        for key, offset in self.commitments.items():
+            state.commitments.add(key, offset)
+
     def adopt(self) -> None:
-        """Takes everything into memory. Doesn't yield: other tasks see all of it or nothing."""
+        """Takes everything else into memory. Doesn't yield: other tasks see all of it or nothing."""
         state = self.state
         assert self.plan is not None
         for pending in self._pending.values():
             self._adopt_stream(pending)
-        for entry in self.entries:
-            if entry.sequence:
-                stream = state.book.find_by_hash(entry.stream_hash)
-                assert stream is not None
-                state.positions.add(stream.id, entry.sequence, entry.offset)
-        for key, entries in self.ids.items():
-            for entry in entries:
-                state.ids.add(key, entry.offset)
-        for key, offset in self.commitments.items():
-            state.commitments.add(key, offset)
-        for key, offset in self.keys.items():
-            state.keys.add(key, offset)
         for index in state.indexes:
             index.adopt()
         for change in self._adoptions:
@@ -338,11 +358,10 @@ class Group:
         self.row_values += (offset, raw, entry.leaf, encode_sealed(salt, Z32, content_hash, meta, body, b""))
         return entry
 
-    def _add_packet(self, pending: PendingStream, draft: Draft, salt: bytes) -> StoredEntry:
+    def _add_packet(self, pending: PendingStream, prepared: PreparedDraft, salt: bytes) -> StoredEntry:
         state, head, stream = self.state, pending.head, pending.stream
-        commitment, form, csalt = Z32, COMMITMENT_NONE, b""
+        draft, commitment, form, csalt = prepared.draft, prepared.commitment, COMMITMENT_NONE, b""
         if draft.csalt:
-            commitment = draft_commitment(stream.name, draft)
             is_open = draft.body is draft.sent or draft.body == draft.sent
             form, csalt = (COMMITMENT_OPEN, draft.csalt) if is_open else (COMMITMENT_CLOSED, b"")
         body = draft.body
@@ -373,21 +392,14 @@ class Group:
         head.oldest_sequence = head.oldest_sequence or sequence
         head.packets += 1
         head.bytes += len(sealed)
+        self.positions.append((stream.id, sequence, offset))
         if draft.id:
-            self.ids.setdefault(id_key(state.ids, stream.stream_hash, draft.id), []).append(entry)
+            self.ids.setdefault(prepared.id_key, []).append(entry)
         if draft.key:
             self.keys[state.keys.key(draft.key.encode(), stream.stream_hash)] = offset
         if draft.csalt:
-            self.commitments[state.commitments.key(commitment)] = offset
+            self.commitments[prepared.commitment_key] = offset
         return entry
-
-
-def draft_commitment(stream: str, draft: Draft) -> bytes:
-    """The producer's commitment, over what it sent."""
-    return commitment_of(
-        draft.csalt, stream, draft.id, draft.type, draft.time, draft.source, draft.key, draft.topics, draft.metadata,
-        draft.sent,
-    )  # fmt: skip
 
 
 def id_key(ids: HashIndex, stream_hash: bytes, packet_id: str) -> int:

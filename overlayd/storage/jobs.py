@@ -12,9 +12,11 @@ from overlayd.model.bodies import NodeBody
 from overlayd.model.draft import AppendRequest, AppendResult
 from overlayd.model.metrics import Metrics
 from overlayd.storage.commit import Call
-from overlayd.storage.group import Group
+from overlayd.storage.group import Group, Prepared
 from overlayd.storage.intake import Ticket
-from overlayd.storage.judge import Lookups, judge_append
+from overlayd.storage.judge import judge_append
+from overlayd.storage.lookup import Lookups
+from overlayd.storage.pace import Pace
 
 OVERHEAD_BYTES = 512
 """About what a row costs beside its texts."""
@@ -23,16 +25,17 @@ OVERHEAD_BYTES = 512
 class AppendJob:
     """A producer's request."""
 
-    __slots__ = ("bytes", "packets", "request", "ticket")
+    __slots__ = ("bytes", "packets", "prepared", "request", "ticket")
 
     def __init__(self, request: AppendRequest) -> None:
         self.request = request
+        self.prepared = Prepared(None, [])
         self.packets = len(request.drafts)
         self.bytes = sum(len(draft.body) + len(draft.metadata) + OVERHEAD_BYTES for draft in request.drafts)
         self.ticket: Ticket[AppendResult] = Ticket()
 
-    def judge(self, group: Group, lookups: Lookups, metrics: Metrics) -> AppendResult:
-        return judge_append(group, self.request, lookups, metrics)
+    async def judge(self, group: Group, lookups: Lookups, metrics: Metrics, pace: Pace) -> AppendResult:
+        return await judge_append(group, self.request, self.prepared, lookups, metrics, pace)
 
 
 class ChangeJob:
@@ -46,7 +49,7 @@ class ChangeJob:
         self.bytes = OVERHEAD_BYTES
         self.ticket: Ticket[Any] = Ticket()
 
-    def judge(self, group: Group, lookups: Lookups, metrics: Metrics) -> Any:
+    async def judge(self, group: Group, lookups: Lookups, metrics: Metrics, pace: Pace) -> Any:
         return self._change(group)
 
 
@@ -61,21 +64,12 @@ class WriteJob:
         self.bytes = OVERHEAD_BYTES
         self.ticket: Ticket[Any] = Ticket()
 
-
-class ExclusiveJob:
-    """Something of the log's own that needs the writer's connection alone, outside any transaction.
-
-    `run` runs in the writer's thread, `adopt` on the loop after it came back.
-    """
-
-    __slots__ = ("adopt", "bytes", "packets", "run", "ticket")
-
-    def __init__(self, run: Callable[[sqlite3.Connection], Any], adopt: Callable[[Any], Any]) -> None:
-        self.run = run
-        self.adopt = adopt
-        self.packets = 0
-        self.bytes = 0
-        self.ticket: Ticket[Any] = Ticket()
+    def answer(self) -> None:
+        """After the COMMIT: what the call gave, or its own failure."""
+        if self.call.error is not None:
+            self.ticket.fail(self.call.error)
+        else:
+            self.ticket.settle(self.call.answer)
 
 
 def node_job(body: NodeBody | dict[str, Any]) -> ChangeJob:

@@ -25,15 +25,9 @@ from overlayd.model.meta import decode_meta
 from overlayd.model.metrics import Metrics
 from overlayd.model.names import StreamName, is_node_name
 from overlayd.storage.fingerprint import fingerprint_of, is_same_as_sent
-from overlayd.storage.group import MINUTE_US, Group, PendingStream, draft_commitment, id_key
-
-
-class Lookups(msgspec.Struct):
-    """What the disk said before the group was judged: offsets by id hash, commitments found, entries by offset."""
-
-    ids: dict[int, list[int]] = {}
-    commitments: dict[int, list[int]] = {}
-    entries: dict[int, StoredEntry] = {}
+from overlayd.storage.group import MINUTE_US, Group, PendingStream, Prepared, PreparedDraft
+from overlayd.storage.lookup import Lookups, prepare
+from overlayd.storage.pace import PACKETS_PER_SLICE, Pace
 
 
 class _Judged(msgspec.Struct):
@@ -43,17 +37,22 @@ class _Judged(msgspec.Struct):
     request -> that one's place.
     """
 
-    drafts: list[Draft]
+    prepared: list[PreparedDraft]
     outcomes: list[Receipt | Refusal | None]
     new: list[int]
     repeats: dict[int, int]
 
     def refuse(self, at: int, error: OverlaydError) -> None:
-        self.outcomes[at] = Refusal(self.drafts[at].index, error)
+        self.outcomes[at] = Refusal(self.prepared[at].draft.index, error)
 
 
-def judge_append(group: Group, request: AppendRequest, lookups: Lookups, metrics: Metrics) -> AppendResult:
-    """Judges the request and adds its new packets to the group. Raises the error that refuses all of it."""
+async def judge_append(
+    group: Group, request: AppendRequest, prepared: Prepared, lookups: Lookups, metrics: Metrics, pace: Pace
+) -> AppendResult:  # fmt: skip
+    """Judges the request and adds its new packets to the group. Raises the error that refuses all of it.
+
+    Yields to other tasks, none of which changes what it judges by: only the writer does.
+    """
     name = request.stream
     if is_node_name(name):
         raise Forbidden(f"{name} is the node's own stream", subject=name, hint="publish under another name")
@@ -64,8 +63,10 @@ def judge_append(group: Group, request: AppendRequest, lookups: Lookups, metrics
         raise DefinitionConflict(
             f"{name} was defined anew while the packets were judged", subject=name, hint="send them again"
         )
-    judged = _judge_duplicates(group, pending, request, lookups)
-    _judge_commitments(group, judged, name, lookups)
+    if pending is not None and prepared.stream is not pending.stream:
+        prepared = await prepare(group.state, request, pending.stream, pace)
+    judged = await _judge_duplicates(group, pending, request, prepared, lookups, pace)
+    _judge_commitments(group, judged, lookups)
     _refuse_repeats_of_refused(judged)
     if request.atomic:
         _refuse_whole(judged)
@@ -77,7 +78,8 @@ def judge_append(group: Group, request: AppendRequest, lookups: Lookups, metrics
         if pending is None:
             pending = group.create_stream(name, group.state.defaults, "api", request.drafts[0].principal)
             group.creations += 1
-        _append_new(group, pending, judged)
+            judged.prepared = (await prepare(group.state, request, pending.stream, pace)).drafts
+        await _append_new(group, pending, judged, pace)
     return AppendResult(
         [outcome for outcome in judged.outcomes if outcome is not None], group.head,
         0 if pending is None else pending.head.sequence, created,
@@ -93,11 +95,12 @@ def receipt_of(entry: StoredEntry, draft: Draft, stream: StreamName, duplicate: 
     )  # fmt: skip
 
 
-def _judge_duplicates(
-    group: Group, pending: PendingStream | None, request: AppendRequest, lookups: Lookups
+async def _judge_duplicates(
+    group: Group, pending: PendingStream | None, request: AppendRequest, prepared: Prepared, lookups: Lookups,
+    pace: Pace,
 ) -> _Judged:  # fmt: skip
     drafts = request.drafts
-    judged = _Judged(drafts, [None] * len(drafts), [], {})
+    judged = _Judged(prepared.drafts, [None] * len(drafts), [], {})
     seen: dict[str, int] = {}
     for at, draft in enumerate(drafts):
         if not draft.id:
@@ -110,7 +113,8 @@ def _judge_duplicates(
             else:
                 judged.refuse(at, _reused(draft, f"packet {drafts[first].index} of this request"))
             continue
-        earlier = None if pending is None else _find_duplicate(group, pending, draft, lookups)
+        await pace.spend(0.25)
+        earlier = None if pending is None else _find_duplicate(group, pending, prepared.drafts[at], lookups)
         if earlier is None:
             judged.new.append(at)
         elif not earlier.is_reduced and earlier.fingerprint != fingerprint_of(draft, earlier.salt):
@@ -120,19 +124,24 @@ def _judge_duplicates(
     return judged
 
 
-def _find_duplicate(group: Group, pending: PendingStream, draft: Draft, lookups: Lookups) -> StoredEntry | None:
+def _find_duplicate(
+    group: Group, pending: PendingStream, prepared: PreparedDraft, lookups: Lookups
+) -> StoredEntry | None:  # fmt: skip
     """The newest packet of the stream with the draft's id, within the window."""
     state, stream_hash, rule = group.state, pending.stream.stream_hash, pending.definition
-    key = id_key(state.ids, stream_hash, draft.id)
-    for entry in reversed(group.ids.get(key, [])):
-        if is_packet_of(entry, stream_hash, draft.id):
+    key, packet_id = prepared.id_key, prepared.draft.id
+    for entry in reversed(group.ids.get(key, ())):
+        if is_packet_of(entry, stream_hash, packet_id):
             return entry
     if pending.is_new:
         return None
+    offsets = {*state.ids.recent(key), *lookups.ids.get(key, ())}
+    if not offsets:
+        return None
     oldest_us = group.appended_us - int(max(rule.dedup.window, rule.retention.max_age) * 1_000_000)
-    for offset in sorted({*state.ids.recent(key), *lookups.ids.get(key, ())}, reverse=True):
+    for offset in sorted(offsets, reverse=True):
         found = state.tail.find(offset) or lookups.entries.get(offset)
-        if found is not None and found.appended_us >= oldest_us and is_packet_of(found, stream_hash, draft.id):
+        if found is not None and found.appended_us >= oldest_us and is_packet_of(found, stream_hash, packet_id):
             return found
     return None
 
@@ -144,16 +153,16 @@ def is_packet_of(entry: StoredEntry, stream_hash: bytes, packet_id: str) -> bool
     return entry.is_reduced or decode_meta(entry.meta).id == packet_id
 
 
-def _judge_commitments(group: Group, judged: _Judged, name: str, lookups: Lookups) -> None:
-    state, drafts = group.state, judged.drafts
+def _judge_commitments(group: Group, judged: _Judged, lookups: Lookups) -> None:
+    state = group.state
     taken: set[int] = set()
     for at in judged.new:
-        if not drafts[at].csalt:
+        key = judged.prepared[at].commitment_key
+        if not key:
             continue
-        key = state.commitments.key(draft_commitment(name, drafts[at]))
         is_used = key in taken or key in group.commitments or bool(state.commitments.recent(key))
         if is_used or lookups.commitments.get(key):
-            judged.refuse(at, _used(drafts[at]))
+            judged.refuse(at, _used(judged.prepared[at].draft))
         taken.add(key)
     judged.new = [at for at in judged.new if judged.outcomes[at] is None]
 
@@ -163,7 +172,7 @@ def _refuse_repeats_of_refused(judged: _Judged) -> None:
     for at, first in list(judged.repeats.items()):
         outcome = judged.outcomes[first]
         if outcome is not None:
-            judged.outcomes[at] = msgspec.structs.replace(outcome, index=judged.drafts[at].index)
+            judged.outcomes[at] = msgspec.structs.replace(outcome, index=judged.prepared[at].draft.index)
             del judged.repeats[at]
 
 
@@ -239,24 +248,27 @@ def _judge_rate(
     if room == 0 or request.atomic:
         raise LimitReached(detail, subject=request.stream, retry_after_s=wait_s)
     for at in judged.new[room:]:
-        violation = Violation("", LimitReached.code, detail, index=judged.drafts[at].index)
+        violation = Violation("", LimitReached.code, detail, index=judged.prepared[at].draft.index)
         judged.refuse(at, LimitReached(detail, subject=request.stream, violations=[violation], retry_after_s=wait_s))
     del judged.new[room:]
     _refuse_repeats_of_refused(judged)
 
 
-def _append_new(group: Group, pending: PendingStream, judged: _Judged) -> None:
-    drafts, name = judged.drafts, StreamName(pending.stream.name)
-    entries = group.add_packets(pending, [drafts[at] for at in judged.new])
-    for at, entry in zip(judged.new, entries, strict=True):
-        judged.outcomes[at] = receipt_of(entry, drafts[at], name, False)
+async def _append_new(group: Group, pending: PendingStream, judged: _Judged, pace: Pace) -> None:
+    prepared, name = judged.prepared, StreamName(pending.stream.name)
+    for start in range(0, len(judged.new), PACKETS_PER_SLICE):
+        places = judged.new[start : start + PACKETS_PER_SLICE]
+        entries = group.add_packets(pending, [prepared[at] for at in places])
+        for at, entry in zip(places, entries, strict=True):
+            judged.outcomes[at] = receipt_of(entry, prepared[at].draft, name, False)
+        await pace.spend(len(places))
     for at, first in judged.repeats.items():
         receipt = judged.outcomes[first]
         assert isinstance(receipt, Receipt)
-        judged.outcomes[at] = msgspec.structs.replace(receipt, index=drafts[at].index, duplicate=True)
+        judged.outcomes[at] = msgspec.structs.replace(receipt, index=prepared[at].draft.index, duplicate=True)
     head = pending.head
     minute = group.appended_us // MINUTE_US
-    head.minute_packets = len(entries) + (head.minute_packets if head.minute == minute else 0)
+    head.minute_packets = len(judged.new) + (head.minute_packets if head.minute == minute else 0)
     head.minute = minute
 
 

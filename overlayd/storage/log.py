@@ -243,6 +243,9 @@ class Log:
     async def find_offset(self, stream: Stream, sequence: int) -> int | None:
         """Where a packet stands. A checkpoint."""
         positions = self._state.positions
+        if not 0 < sequence <= stream.head_sequence:
+            await trio.lowlevel.checkpoint()
+            return None
         offset = positions.find_recent(stream.id, sequence)
         if offset is not None or positions.is_recent(stream.id, sequence):
             await trio.lowlevel.checkpoint()
@@ -263,10 +266,13 @@ class Log:
             offsets = sorted(found, reverse=True)
         await trio.lowlevel.checkpoint()
         for offset in offsets:
+            if offset > self.head:
+                continue
             entry = await self.read_entry(offset)
-            if not entry.is_reduced and entry.stream_hash == stream.stream_hash:
-                if key is None or decode_meta(entry.meta).key == key:
-                    return entry
+            if entry.is_reduced or entry.stream_hash != stream.stream_hash:
+                continue
+            if key is None or decode_meta(entry.meta).key == key:
+                return entry
         return None
 
     async def find_by_id(self, packet_id: str) -> list[StoredEntry]:
@@ -277,6 +283,8 @@ class Log:
         pairs.update(await self._readers.read(lambda c: ids.read_stored_like(c, prefix)))
         entries = []
         for hashed, offset in sorted(pairs, key=lambda pair: pair[1]):
+            if offset > self.head:
+                break
             entry = await self.read_entry(offset)
             if entry.is_reduced or id_key(ids, entry.stream_hash, packet_id) != hashed:
                 continue
@@ -371,6 +379,7 @@ class Log:
 
     async def _read_offsets(self, stream: Stream, sequence: int, limit: int) -> list[int]:
         """Where the packets from a sequence on stand; memory is asked before the disk."""
+        limit = min(limit, max(0, stream.head_sequence - sequence + 1))
         positions = self._state.positions
         recent = positions.read_recent(stream.id, sequence, limit)
         if positions.is_recent(stream.id, sequence):

@@ -17,17 +17,15 @@ from overlayd.storage.commit import Call, commit_group
 from overlayd.storage.errors import is_fatal, translate_sqlite
 from overlayd.storage.group import Group, LogState
 from overlayd.storage.intake import Intake, Job
-from overlayd.storage.jobs import AppendJob, ChangeJob, ExclusiveJob, WriteJob
-from overlayd.storage.judge import Lookups
-from overlayd.storage.lookup import find_wanted, read_wanted
+from overlayd.storage.jobs import AppendJob, ChangeJob, WriteJob
+from overlayd.storage.lookup import Lookups, Wanted, note_wanted, prepare, read_wanted
 from overlayd.storage.maintenance import Maintenance
+from overlayd.storage.pace import Pace
 from overlayd.storage.settings import StorageSettings
 from overlayd.storage.wal import WalMeter, checkpoint_passive, checkpoint_truncate
 
 T = TypeVar("T")
 
-PACKETS_PER_SLICE = 256
-"""Packets judged and hashed before other tasks get a turn; about 2 ms."""
 IDLE_S = 0.5
 """With nothing to write for so long, merges go on and the WAL is cut."""
 
@@ -78,7 +76,7 @@ class Writer:
                     return
                 if self._linger_s and not self._intake.is_closed:
                     await trio.sleep(self._linger_s)
-                await self._work(self._intake.take(self._limits.group_packets, self._limits.group_bytes))
+                await self._run_group(self._intake.take(self._limits.group_packets, self._limits.group_bytes))
                 self._maintenance.begin()
                 if self._wal.is_due:
                     await self._checkpoint_wal(truncate=False)
@@ -94,7 +92,7 @@ class Writer:
             if not await self._maintain():
                 return
         clean = Call(lambda connection: connection.execute(_SET_CLEAN))
-        await self._commit(Group(self._state, self._clock.now_us()), [clean], [], [], trio.current_time())
+        await self._commit(Group(self._state, self._clock.now_us()), [clean], [], trio.current_time())
         await self._checkpoint_wal(truncate=True)
 
     async def _wait_for_work(self) -> None:
@@ -113,9 +111,7 @@ class Writer:
 
     async def _maintain(self) -> bool:
         """A transaction of nothing but maintenance; whether it was committed."""
-        return await self._commit(
-            Group(self._state, self._clock.now_us()), [], [], [], trio.current_time(), is_idle=True
-        )
+        return await self._commit(Group(self._state, self._clock.now_us()), [], [], trio.current_time(), is_idle=True)
 
     async def _checkpoint_wal(self, *, truncate: bool) -> None:
         started = trio.current_time()
@@ -125,7 +121,7 @@ class Writer:
             else:
                 await self.in_thread(checkpoint_passive)
         except sqlite3.Error as err:
-            self._fail([], [], translate_sqlite(err))
+            self._fail([], translate_sqlite(err))
         self._wal.note_checkpoint(truncate)
         self._wal_seconds.observe(trio.current_time() - started)
 
@@ -133,59 +129,34 @@ class Writer:
         """Runs a function over the writing connection. For start, shutdown and the writer itself."""
         return await trio.to_thread.run_sync(function, self._connection, limiter=self._thread)
 
-    async def _work(self, jobs: list[Job]) -> None:
-        """Jobs of a group together; one that needs the connection alone by itself, in its turn."""
-        at = 0
-        while at < len(jobs):
-            job = jobs[at]
-            if isinstance(job, ExclusiveJob):
-                await self._run_exclusive(job, jobs[at + 1 :])
-                at += 1
-                continue
-            end = at
-            while end < len(jobs) and not isinstance(jobs[end], ExclusiveJob):
-                end += 1
-            await self._run_group(jobs[at:end], jobs[end:])
-            at = end
-
-    async def _run_group(self, jobs: list[Job], later: list[Job]) -> None:
-        started = trio.current_time()
+    async def _run_group(self, jobs: list[Job]) -> None:
+        started, pace = trio.current_time(), Pace()
         group = Group(self._state, self._clock.now_us())
-        try:
-            lookups = await self._look_up(jobs)
-        except sqlite3.Error as err:
-            self._fail(jobs, later, translate_sqlite(err))
+        lookups = await self._look_up(jobs, pace)
+        if lookups is None:
             return
         answers: list[tuple[Job, Any]] = []
-        calls: list[tuple[WriteJob, Call]] = []
-        judged_packets = 0
+        calls: list[WriteJob] = []
         for job in jobs:
             if isinstance(job, WriteJob):
-                calls.append((job, job.call))
+                calls.append(job)
                 continue
             assert isinstance(job, AppendJob | ChangeJob)
             try:
-                answers.append((job, job.judge(group, lookups, self._metrics)))
+                answers.append((job, await job.judge(group, lookups, self._metrics, pace)))
             except OverlaydError as err:
                 job.ticket.fail(err)
-            judged_packets += job.packets
-            if judged_packets >= PACKETS_PER_SLICE:
-                judged_packets = 0
-                await trio.lowlevel.checkpoint()
         if not group.is_empty or calls:
-            waiting: list[Job] = [job for job, _ in answers] + [job for job, _ in calls]
-            if not await self._commit(group, [call for _, call in calls], waiting, later, started):
+            waiting: list[Job] = [*(job for job, _ in answers), *calls]
+            if not await self._commit(group, [job.call for job in calls], waiting, started):
                 return
         for job, answer in answers:
             job.ticket.settle(answer)
-        for write_job, call in calls:
-            if call.error is not None:
-                write_job.ticket.fail(call.error)
-            else:
-                write_job.ticket.settle(call.answer)
+        for job in calls:
+            job.answer()
 
     async def _commit(
-        self, group: Group, calls: list[Call], waiting: list[Job], later: list[Job], started: float, *,
+        self, group: Group, calls: list[Call], waiting: list[Job], started: float, *,
         is_idle: bool = False,
     ) -> bool:  # fmt: skip
         """Whether it is durable and in memory. If not, everybody who waits has been told."""
@@ -203,37 +174,39 @@ class Writer:
             )  # fmt: skip
         except (sqlite3.Error, OverflowError) as err:
             group.roll_back()
-            self._fail(waiting, later, translate_sqlite(err))
+            self._fail(waiting, translate_sqlite(err))
             return False
         except BaseException:
             self._intake.close(CommitFailed("the writer failed"))
-            self._tell_all([*waiting, *later], CommitFailed("the writer failed"))
+            self._tell_all(waiting, CommitFailed("the writer failed"))
             raise
         self._commit_seconds.observe(trio.current_time() - began)
         self._wal.note_commit(group.row_values, len(tiles))
         if group.entries:
             self._group_packets.observe(len(group.entries))
+        await group.adopt_indexes(Pace())
         group.adopt()
         if step is not None:
             self._maintenance.adopt(step)
         return True
 
-    async def _look_up(self, jobs: list[Job]) -> Lookups:
-        """What the judgement needs from the disk; usually nothing."""
-        wanted = find_wanted(self._state, [job.request for job in jobs if isinstance(job, AppendJob)])
-        if wanted is None:
+    async def _look_up(self, jobs: list[Job], pace: Pace) -> Lookups | None:
+        """What the judgement needs from the disk, usually nothing; None when that failed and everybody was told."""
+        wanted = Wanted()
+        for job in jobs:
+            if isinstance(job, AppendJob):
+                stream = self._state.book.find(job.request.stream)
+                job.prepared = await prepare(self._state, job.request, stream, pace)
+                note_wanted(self._state, job.prepared, wanted)
+        if not wanted:
             return Lookups()
-        return await self.in_thread(lambda connection: read_wanted(connection, self._state, wanted))
-
-    async def _run_exclusive(self, job: ExclusiveJob, later: list[Job]) -> None:
         try:
-            answer = await self.in_thread(job.run)
+            return await self.in_thread(lambda connection: read_wanted(connection, self._state, wanted))
         except sqlite3.Error as err:
-            self._fail([job], later, translate_sqlite(err))
-            return
-        job.ticket.settle(job.adopt(answer))
+            self._fail(jobs, translate_sqlite(err))
+            return None
 
-    def _fail(self, waiting: list[Job], later: list[Job], error: OverlaydError) -> None:
+    def _fail(self, waiting: list[Job], error: OverlaydError) -> None:
         """Tells everybody whose work is undone; raises the error on when it is fatal, after telling all others."""
         if not is_fatal(error):
             _log.warning("commit refused", error=error.detail, jobs=len(waiting))
@@ -242,7 +215,7 @@ class Writer:
             return
         _log.error("commit failed", error=error.detail, jobs=len(waiting))
         self._intake.close(error)
-        self._tell_all([*waiting, *later], error)
+        self._tell_all(waiting, error)
         raise error
 
     def _tell_all(self, waiting: list[Job], error: OverlaydError) -> None:
