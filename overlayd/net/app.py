@@ -15,11 +15,12 @@ from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from overlayd.access import Principal
 from overlayd.model.errors import BadRequest, MethodNotAllowed, NotFound, OverlaydError, Unauthorized
 from overlayd.net.access_log import RequestLog
+from overlayd.net.content import Bodies, BodyReader
 from overlayd.net.edge import Edge
 from overlayd.net.lane import Lane
 from overlayd.net.problem import problem_body, problem_headers
 
-BODY_BUFFER_BYTES = 128 << 10
+BODY_BUFFER_BYTES = 64 << 10
 _log = structlog.get_logger("net.app")
 
 
@@ -110,6 +111,12 @@ def principal_of(asked: Request) -> Principal:
 def request_id_of(asked: Request) -> str:
     """The request's id, as in X-Request-Id."""
     return str(_state_of(asked).get("request_id", "-"))
+
+
+def body_reader(asked: Request, bodies: Bodies, bytes_max: int, limit: str) -> BodyReader:
+    """Reads the request's body, up to so many inflated bytes. Raises WrongContentEncoding."""
+    body = cast(PulledBody, asked.body)
+    return bodies.reader(body.receive, asked.headers.get("Content-Encoding", ""), bytes_max, limit)
 
 
 def answer(body: bytes, status: int = 200, *, content_type: str = "application/json", **headers: str) -> Response:

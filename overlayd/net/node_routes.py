@@ -4,7 +4,6 @@ import platform
 import sqlite3
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 from prometheus_client.exposition import choose_encoder
@@ -18,16 +17,14 @@ from overlayd.model.cursor import Cursor, format_epoch
 from overlayd.model.metrics import Metrics
 from overlayd.model.wire import CheckBody, EpochBody, NodeBody, ReadyBody, encode_wire
 from overlayd.net.app import answer, principal_of
-
-if TYPE_CHECKING:
-    from overlayd.storage import Log
+from overlayd.storage import Log
 
 ReadyChecks = Mapping[str, Callable[[], str]]
 """By name: gives "" when all is well, else what is wrong."""
 _PARTS = ("trio", "hypercorn", "quart", "quart-trio", "trio-websocket", "blake3", "cryptography", "msgspec")
 
 
-def add_node_routes(app: QuartTrio, *, log: "Log", node_name: str, metrics: Metrics, ready_checks: ReadyChecks) -> None:
+def add_node_routes(app: QuartTrio, *, log: Log, node_name: str, metrics: Metrics, ready_checks: ReadyChecks) -> None:
     """Adds the routes about the node itself."""
     versions = {"overlayd": __version__, "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
     versions.update((part, version(part)) for part in _PARTS)
@@ -58,7 +55,7 @@ def add_node_routes(app: QuartTrio, *, log: "Log", node_name: str, metrics: Metr
         return answer(encode_wire(_node_body(log, node_name, versions)))
 
 
-def _node_body(log: "Log", node_name: str, versions: dict[str, str]) -> NodeBody:
+def _node_body(log: Log, node_name: str, versions: dict[str, str]) -> NodeBody:
     return NodeBody(
         node=node_name,
         log=log.log_id,

@@ -1,7 +1,7 @@
 """The edge of the node: listeners, connections, and their orderly end."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_network
 
 import trio
@@ -88,10 +88,10 @@ async def serve_connections(
     metrics: Metrics,
     next_request_id: Callable[[], str],
     stop: trio.Event,
-    end_sessions: Callable[[], None],
+    end_sessions: Callable[[], Awaitable[None]],
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serves until `stop`, then drains: no more connections, idle ones end, `end_sessions` is called so that
+    """Serves until `stop`, then drains: no more connections, idle ones end, `end_sessions` has the
     live sessions say goodbye, requests get `drain_timeout`, and what is left is cut.
 
     Reports the listeners' addresses through `task_status`. Closes the listeners.
@@ -142,8 +142,8 @@ async def serve_connections(
         finally:
             close_listeners(listeners)
         door.end_idle()
-        end_sessions()
         with trio.move_on_after(limits.drain_timeout):
+            await end_sessions()
             await admission.wait_empty()
         nursery.cancel_scope.cancel()
         door.abort_all()

@@ -1,7 +1,7 @@
 """A whole edge on real sockets, and a client that sends exactly the bytes it is told to."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -265,7 +265,7 @@ async def open_edge(
     add_routes: Callable[[QuartTrio, Lane], None] = add_probe_routes,
     serve_websocket: Any = echo_websocket,
     service_uid: int = 0,
-    end_sessions: Callable[[], None] = lambda: None,
+    end_sessions: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
 ) -> AsyncIterator[Edge]:
     """An edge that is drained at the block's end."""
     limits = limits or Limits()

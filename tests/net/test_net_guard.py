@@ -117,7 +117,12 @@ async def test_half_closed_stream_ends(tmp_path: Path) -> None:
 async def test_drain_lets_requests_finish(tmp_path: Path, patient_clock: trio.testing.MockClock) -> None:
     """On shutdown idle connections end at once, a running request gets its answer, a new one 503."""
     told: list[str] = []
-    async with open_edge(tmp_path, end_sessions=lambda: told.append("bye")) as edge:
+
+    async def end_sessions() -> None:
+        await trio.lowlevel.checkpoint()
+        told.append("bye")
+
+    async with open_edge(tmp_path, end_sessions=end_sessions) as edge:
         idle, busy = await edge.connect(), await edge.connect()
         assert (await idle.request("GET", "/healthz")).status == 200
         await busy.send(b"GET /slow?seconds=2 HTTP/1.1\r\nHost: localhost\r\n\r\n" + GET_HEALTH)

@@ -1,0 +1,222 @@
+"""Request bodies: counted while they are read, inflated with care, at a minimum rate, within a common budget.
+
+Counting what arrives is the only limit that holds for chunked and compressed bodies too.
+"""
+
+import zlib
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import trio
+
+from overlayd.model.errors import BadRequest, BodyTooLarge, IntakeBusy, RequestTimeout, WrongContentEncoding
+from overlayd.model.limits import Limits
+from overlayd.model.metrics import Metrics
+from overlayd.net.lane import Lane
+
+INFLATE_PIECE_BYTES = 64 << 10
+EMPTY_MEMBERS_MAX = 16
+RATE_GRACE_S = 10.0
+_GZIP_WINDOW = 16 + zlib.MAX_WBITS
+
+
+class BodyBudget:
+    """All bodies being read or waiting for their commit, together."""
+
+    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+        self._bytes_max = int(limits.bodies_in_flight_bytes)
+        self._metrics = metrics
+        self._bytes = 0
+        gauge = metrics.gauge("overlayd_bodies_in_flight_bytes", "Bytes of request bodies held in memory")
+        gauge.set_function(lambda: self._bytes)
+
+    def __repr__(self) -> str:
+        return f"BodyBudget({self._bytes} of {self._bytes_max})"
+
+    @contextmanager
+    def hold(self) -> Iterator["Hold"]:
+        """One request's share; given back at the block's end."""
+        hold = Hold(self)
+        try:
+            yield hold
+        finally:
+            hold.resize(0)
+
+    def change(self, count: int) -> None:
+        """Takes or gives back. Raises IntakeBusy when there is no room: a body that waited would hold its part."""
+        if count > 0 and self._bytes + count > self._bytes_max:
+            self._metrics.count_limit_hit("bodies_in_flight_bytes")
+            raise IntakeBusy(
+                "the node holds as many bytes of requests as it may", subject="bodies_in_flight_bytes",
+                hint="send again in a moment, or in smaller requests",
+            )  # fmt: skip
+        self._bytes += count
+
+
+class Hold:
+    """What one request takes of the budget."""
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self._bytes = 0
+
+    def resize(self, count: int) -> None:
+        """Now so many bytes. Raises IntakeBusy."""
+        self._budget.change(count - self._bytes)
+        self._bytes = count
+
+
+class Inflater:
+    """gzip (RFC 1952), in bounded pieces. Several members behind one another are one body, as `cat` makes them."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(_GZIP_WINDOW)
+        self._is_begun = False
+        self._has_output = False
+        self._empty_members = 0
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Pieces of at most 64 KiB. Take them all before the next feed. Raises BadRequest."""
+        while data:
+            if self._member.eof:
+                self._next_member()
+            self._is_begun = True
+            try:
+                piece = self._member.decompress(data, INFLATE_PIECE_BYTES)
+            except zlib.error as err:
+                raise BadRequest(f"the body isn't gzip all through: {err}", subject="Content-Encoding") from err
+            data = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+            if piece:
+                self._has_output = True
+                yield piece
+        # A full piece may leave output inside zlib with no input left.
+        while not self._member.eof and (piece := self._member.decompress(b"", INFLATE_PIECE_BYTES)):
+            yield piece
+
+    def finish(self) -> None:
+        """Raises BadRequest when the body ended early."""
+        if not self._is_begun or not self._member.eof:
+            raise BadRequest("the gzip body is cut short", subject="Content-Encoding")
+
+    def _next_member(self) -> None:
+        """Members without content cost time for nothing, so only a few are taken (bgzip ends with one)."""
+        if not self._has_output:
+            self._empty_members += 1
+            if self._empty_members > EMPTY_MEMBERS_MAX:
+                raise BadRequest("the gzip body has too many empty members", subject="Content-Encoding")
+        self._has_output = False
+        self._member = zlib.decompressobj(_GZIP_WINDOW)
+
+
+class BodyReader:
+    """One request's body. `limit` names the bound of its inflated bytes."""
+
+    def __init__(
+        self,
+        receive: Callable[[], Awaitable[bytes]],
+        *,
+        encoding: str,
+        bytes_max: int,
+        limit: str,
+        limits: Limits,
+        lane: Lane,
+        metrics: Metrics,
+    ) -> None:
+        """`receive` gives the bytes as they came, b"" at the end. Raises WrongContentEncoding."""
+        self._receive = receive
+        self._bytes_max = bytes_max
+        self._limit = limit
+        self._limits = limits
+        self._lane = lane
+        self._metrics = metrics
+        self._inflater = _inflater_of(encoding)
+        self._pieces: Iterator[bytes] = iter(())
+        self._raw_bytes = 0
+        self._waited_s = 0.0
+        self.bytes = 0
+
+    async def read_piece(self) -> bytes:
+        """The next bytes, inflated; b"" at the end. Checkpoint. Steps out of the lane while it waits.
+
+        Raises BodyTooLarge, RequestTimeout, BadRequest.
+        """
+        while True:
+            piece = next(self._pieces, b"")
+            if piece:
+                self._count(len(piece))
+                await trio.lowlevel.checkpoint()
+                return piece
+            async with self._lane.step_out():
+                raw = await self._receive_in_time()
+            if not raw:
+                if self._inflater is not None:
+                    self._inflater.finish()
+                return b""
+            if self._inflater is None:
+                self._count(len(raw))
+                return raw
+            self._pieces = self._inflater.feed(raw)
+
+    async def read_all(self, hold: Hold) -> bytes:
+        """The whole body, on the budget. Checkpoint. Raises as `read_piece`, and IntakeBusy."""
+        body = bytearray()
+        async with self._lane.step_out():
+            while piece := await self.read_piece():
+                hold.resize(len(body) + len(piece))
+                body += piece
+        return bytes(body)
+
+    def _count(self, count: int) -> None:
+        self.bytes += count
+        if self.bytes > self._bytes_max:
+            self._metrics.count_limit_hit(self._limit)
+            raise BodyTooLarge(f"the body is over {self._bytes_max} bytes", subject=self._limit)
+
+    async def _receive_in_time(self) -> bytes:
+        started = trio.current_time()
+        with trio.move_on_after(self._limits.stall_timeout) as scope:
+            raw = await self._receive()
+        if scope.cancelled_caught:
+            self._metrics.count_limit_hit("stall_timeout")
+            raise RequestTimeout(f"no byte of the body came for {self._limits.stall_timeout}", subject="stall_timeout")
+        self._waited_s += trio.current_time() - started
+        self._raw_bytes += len(raw)
+        if raw and self._waited_s > RATE_GRACE_S and self._raw_bytes < self._waited_s * self._limits.body_rate_min:
+            self._metrics.count_limit_hit("body_rate_min")
+            raise RequestTimeout(
+                f"the body comes slower than {int(self._limits.body_rate_min)} bytes a second", subject="body_rate_min"
+            )
+        return raw
+
+
+def _inflater_of(encoding: str) -> Inflater | None:
+    match encoding.strip().lower():
+        case "" | "identity":
+            return None
+        case "gzip" | "x-gzip":
+            return Inflater()
+    raise WrongContentEncoding(
+        f"the content encoding {encoding[:40]!r} isn't taken", subject="Content-Encoding",
+        hint="send the body as it is or compressed with gzip",
+    )  # fmt: skip
+
+
+class Bodies:
+    """What reading a body needs, put together once."""
+
+    def __init__(self, limits: Limits, lane: Lane, metrics: Metrics) -> None:
+        self._limits = limits
+        self._lane = lane
+        self._metrics = metrics
+        self._budget = BodyBudget(limits, metrics)
+
+    def hold(self) -> AbstractContextManager[Hold]:
+        """A share of the budget for one request."""
+        return self._budget.hold()
+
+    def reader(self, receive: Callable[[], Awaitable[bytes]], encoding: str, bytes_max: int, limit: str) -> BodyReader:
+        """A reader of one body. Raises WrongContentEncoding."""
+        return BodyReader(
+            receive, encoding=encoding, bytes_max=bytes_max, limit=limit, limits=self._limits, lane=self._lane,
+            metrics=self._metrics,
+        )  # fmt: skip
