@@ -43,11 +43,10 @@ class RangeWalk:
         return Cursor(self._epoch, self.trigger.offset, done) if done else Cursor(self._epoch, self.trigger.offset - 1)
 
     async def read(self, log: Log) -> Page:
-        """The next page of the range, cut at its end. Checkpoint."""
+        """The next page of the range, cut at its end. Checkpoint. `advance` then goes on behind it."""
         first = max(self._next, log.minimum_index + 1)
         page = await log.read_page(first - 1)
         last = self.trigger.target_to
-        self._next = max(page.after, first) + 1
         if page.after < last:
             return page
         return Page(
@@ -55,6 +54,10 @@ class RangeWalk:
             last,
             [(low, min(high, last)) for low, high in page.damaged if low <= last],
         )
+
+    def advance(self, page: Page) -> None:
+        """The page was looked at."""
+        self._next = max(page.after, self._next) + 1
 
 
 async def walk_status(walk: RangeWalk, page: Page, scanner: Scanner, log: Log) -> list[Message]:

@@ -59,7 +59,7 @@ class Reader:
         self._scans = scans
         self._position = opening.position
         self._prelude = opening.prelude
-        self._last = deque(opening.last)
+        self._last = opening.last
         self._walk = opening.walk
         self._run_entries_max = run_entries_max
         self._pending: Message | None = None
@@ -100,8 +100,10 @@ class Reader:
     async def read(self) -> Batch:
         """The next messages, of at most one page; often none, and then at least the cursor moved. Checkpoint.
 
-        It never waits for new entries.
+        It never waits for new entries. Cancelled, it has read nothing: everything that changes the reader comes
+        after the last await.
         """
+        await trio.lowlevel.checkpoint()
         before = self._position
         wire: dict[str, bytes] = {}
         if self._prelude:
@@ -121,7 +123,6 @@ class Reader:
                 self._walk = RangeWalk(scan.trigger, self._log.epoch)
             messages, wire = scan.messages, scan.wire
         messages, wire = self._hold_gap(messages, wire, self._position - before)
-        await trio.lowlevel.checkpoint()
         return Batch(messages, self._cursor, self.is_at_head, self._position - before, wire)
 
     async def _scan(self) -> Scan:
@@ -140,8 +141,8 @@ class Reader:
     async def _read_last(self) -> list[Message]:
         """Some of the newest packets, which `from=last` asked for."""
         messages: list[Message] = []
-        for _ in range(min(_LAST_AT_ONCE, len(self._last))):
-            offset = self._last.popleft()
+        offsets = self._last[:_LAST_AT_ONCE]
+        for offset in offsets:
             try:
                 entry = await self._log.read_entry(offset)
             except UnknownPacket:
@@ -150,6 +151,7 @@ class Reader:
                 add_gap(messages, Gap(self._log.epoch, offset, offset, "damaged"), 0)
                 continue
             messages += await self._scanner.scan_entry(entry)
+        self._last = self._last[len(offsets) :]
         return messages
 
     async def _read_walk(self, walk: RangeWalk) -> list[Message]:
@@ -159,6 +161,7 @@ class Reader:
             messages = await walk_status(walk, page, self._scanner, self._log)
         else:
             messages = walk_removal(walk, page, self._scanner, list(self._announced))
+        walk.advance(page)
         if walk.is_done:
             self._walk = None
             self._position = walk.trigger.offset

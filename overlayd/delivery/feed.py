@@ -1,0 +1,108 @@
+"""What one subscription sends next: messages, a sign of life, or the end. The same for every transport."""
+
+from typing import TypeAlias
+
+import msgspec
+import trio
+
+from overlayd.delivery.delivery import Delivery, OpenReader
+from overlayd.delivery.frames import Message
+from overlayd.delivery.reader import Batch, refuse_gaps
+from overlayd.delivery.session import CLOSE_POLICY, Ending, Session
+from overlayd.model.cursor import Cursor
+from overlayd.model.errors import CursorExpired
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """Nothing to send, but the cursor may have moved."""
+
+    cursor: Cursor
+
+
+class Parcel(msgspec.Struct):
+    """Messages to send. `wire` is shared with others that send the same ones. `is_live`: the reader was at the
+    head before they came, so how long they took is worth measuring."""
+
+    messages: list[Message]
+    cursor: Cursor
+    wire: dict[str, bytes]
+    is_live: bool
+
+
+FeedEvent: TypeAlias = Parcel | Tick | Ending
+
+
+class Feed:
+    """Turns a reader into events. Call `wait` and then `take`, again and again, in one task."""
+
+    def __init__(self, delivery: Delivery, session: Session, opened: OpenReader) -> None:
+        self._delivery = delivery
+        self._session = session
+        self._reader = opened.reader
+        self._is_strict = opened.query.on_gap == "error"
+        self._heartbeat_s = opened.query.heartbeat_s
+        self._sent_at = trio.current_time()
+        self._scanned = 0
+        self._is_live = False
+        self._refusal: CursorExpired | None = None
+
+    @property
+    def cursor(self) -> Cursor:
+        return self._reader.cursor
+
+    async def wait(self) -> None:
+        """Until there is something to take: entries, a heartbeat that is due, or the end. Checkpoint."""
+        if self._refusal is None and self._reader.is_at_head:
+            with self._session.waiting(self._sent_at + self._heartbeat_s):
+                await self._reader.wait()
+            self._is_live = True
+        else:
+            await trio.lowlevel.checkpoint()
+            self._is_live = False
+
+    async def take(self) -> FeedEvent | None:
+        """The next event, None when a page held nothing. Checkpoint. Raises CursorExpired with on_gap=error."""
+        if self._session.ending is not None:
+            await trio.lowlevel.checkpoint()
+            return self._session.ending
+        if self._refusal is not None:
+            raise self._refusal
+        batch = await self._reader.read()
+        self._scanned += batch.scanned
+        if batch.messages:
+            self._rest()
+            return self._parcel(batch)
+        if batch.is_at_head and self._is_stopped():
+            return Ending(CLOSE_POLICY, "stream.stopped")
+        idle_s = trio.current_time() - self._sent_at
+        settings = self._delivery.settings
+        if idle_s >= min(self._heartbeat_s, settings.progress_interval) or self._scanned >= settings.progress_entries:
+            self._rest()
+            return Tick(batch.cursor)
+        return None
+
+    def _rest(self) -> None:
+        self._sent_at = trio.current_time()
+        self._scanned = 0
+
+    def _parcel(self, batch: Batch) -> Parcel:
+        if not self._is_strict:
+            return Parcel(batch.messages, batch.cursor, batch.wire, self._is_live)
+        try:
+            refuse_gaps(batch.messages)
+        except CursorExpired as refusal:
+            place = next(at for at, message in enumerate(batch.messages) if message.kind == "gap")
+            if not place:
+                raise
+            self._refusal = refusal
+            before = batch.messages[:place]
+            return Parcel(before, before[-1].cursor, {}, self._is_live)
+        return Parcel(batch.messages, batch.cursor, batch.wire, self._is_live)
+
+    def _is_stopped(self) -> bool:
+        """Whether every stream that could still bring something is stopped."""
+        names = self._reader.matched_names
+        if names is None:
+            return False
+        streams = [self._delivery.log.find_stream(name) for name in names]
+        return all(stream is not None and stream.state == "stopped" for stream in streams)

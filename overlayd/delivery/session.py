@@ -1,0 +1,222 @@
+"""Live sessions: who reads, how many there may be, and how they are told to end."""
+
+import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeAlias
+
+import msgspec
+import trio
+
+from overlayd.delivery.delivery import OpenReader
+from overlayd.delivery.query import LiveQuery
+from overlayd.model.clock import Clock, Entropy, format_time_us
+from overlayd.model.errors import LimitReached, ShuttingDown, UnknownSession
+from overlayd.model.limits import Limits
+from overlayd.model.metrics import Metrics
+from overlayd.model.names import Pattern
+from overlayd.model.wire import SessionBody, SessionSubscription
+
+Transport: TypeAlias = Literal["websocket", "sse", "ndjson"]
+CLOSE_NORMAL = 1000
+CLOSE_GOING_AWAY = 1001
+CLOSE_PROTOCOL = 1002
+CLOSE_POLICY = 1008
+CLOSE_UNAUTHORIZED = 4001
+CLOSE_FORBIDDEN = 4003
+CLOSE_STALLED = 4008
+CLOSE_EXPIRED = 4010
+CLOSE_LIMIT = 4029
+CLOSE_FAULT = 4500
+_EVERYTHING = ">"
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """Why the node ends a session: what `bye` says and the WebSocket close code."""
+
+    code: int
+    reason: str
+    retry_after_s: float | None = None
+
+
+class Session:
+    """One live connection. Made by the registry, driven by its transport."""
+
+    def __init__(self, id: str, transport: Transport, principal: str, address: str, opened_us: int) -> None:
+        self.id = id
+        self.transport: Transport = transport
+        self.principal = principal
+        self.address = address
+        self.opened_us = opened_us
+        self.messages_sent = 0
+        self.bytes_sent = 0
+        self.ending: Ending | None = None
+        self.readers: dict[str, OpenReader] = {}
+        self._waits: set[trio.CancelScope] = set()
+
+    def __repr__(self) -> str:
+        return f"Session({self.id}, {self.transport}, {self.address}, subscriptions={len(self.readers)})"
+
+    def end(self, ending: Ending) -> None:
+        """Asks the session to end; the first reason counts. What it is sending at the moment is finished."""
+        if self.ending is not None:
+            return
+        self.ending = ending
+        for scope in self._waits:
+            scope.cancel()
+
+    @contextmanager
+    def waiting(self, deadline: float = float("inf")) -> Iterator[trio.CancelScope]:
+        """A scope that ends when the session is asked to, or at the deadline. For waits only, not for writes."""
+        with trio.CancelScope(deadline=deadline) as scope:
+            if self.ending is not None:
+                scope.cancel()
+            self._waits.add(scope)
+            try:
+                yield scope
+            finally:
+                self._waits.discard(scope)
+
+    def body(self, head: int) -> SessionBody:
+        """As `GET /v1/sessions` shows it."""
+        return SessionBody(
+            id=self.id, transport=self.transport, principal=self.principal, address=self.address,
+            opened_at=format_time_us(self.opened_us), messages_sent=self.messages_sent, bytes_sent=self.bytes_sent,
+            subscriptions=[
+                SessionSubscription(
+                    id=name or msgspec.UNSET, query=opened.query.body(), cursor=str(opened.reader.cursor),
+                    lag_entries=max(0, head - opened.reader.position),
+                )
+                for name, opened in self.readers.items()
+            ],
+        )  # fmt: skip
+
+
+class Registry:
+    """All live sessions of the node."""
+
+    def __init__(self, *, limits: Limits, clock: Clock, entropy: Entropy, metrics: Metrics) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._entropy = entropy
+        self._metrics = metrics
+        self._sessions: dict[str, Session] = {}
+        self._by_address: dict[str, int] = {}
+        self._by_pattern: dict[str, dict[str, int]] = {}
+        self._stopping: Ending | None = None
+        self._emptied = trio.Event()
+        open_sessions = metrics.gauge("overlayd_sessions", "Live sessions", "transport")
+        self._gauges = {name: open_sessions.labels(name) for name in ("websocket", "sse", "ndjson")}
+        self._ended = metrics.counter("overlayd_sessions_ended", "Live sessions that the node ended", "reason")
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def check_room(self, address: str) -> None:
+        """Raises LimitReached or ShuttingDown when another session of the address would be refused."""
+        if self._stopping is not None:
+            raise ShuttingDown("the node is shutting down", retry_after_s=self._stopping.retry_after_s)
+        if len(self._sessions) >= self._limits.sessions_max:
+            raise self._refuse("sessions_max", f"{self._limits.sessions_max} live sessions are open already")
+        if self._by_address.get(address, 0) >= self._limits.sessions_per_address:
+            count = self._limits.sessions_per_address
+            raise self._refuse("sessions_per_address", f"{count} live sessions of {address} are open already")
+
+    @contextmanager
+    def open(self, transport: Transport, principal: str, address: str) -> Iterator[Session]:
+        """A session, for as long as the block runs; its readers are closed at the end. Raises as `check_room`."""
+        session = self.enter(transport, principal, address)
+        try:
+            yield session
+        finally:
+            self.leave(session)
+
+    def enter(self, transport: Transport, principal: str, address: str) -> Session:
+        """As `open`, for those that can't be a block; `leave` must follow."""
+        self.check_room(address)
+        name = base64.b32encode(self._entropy.draw(10)).decode().lower()
+        session = Session(name, transport, principal, address, self._clock.now_us())
+        self._sessions[name] = session
+        self._by_address[address] = self._by_address.get(address, 0) + 1
+        self._gauges[transport].inc()
+        return session
+
+    def leave(self, session: Session) -> None:
+        """The session is over. Again does nothing."""
+        if self._sessions.pop(session.id, None) is None:
+            return
+        for name in list(session.readers):
+            self.drop_reader(session, name)
+        self._by_address[session.address] -= 1
+        if not self._by_address[session.address]:
+            del self._by_address[session.address]
+        self._gauges[session.transport].dec()
+        if session.ending is not None:
+            self._ended.labels(session.ending.reason).inc()
+        if not self._sessions:
+            self._emptied.set()
+            self._emptied = trio.Event()
+
+    def check_query(self, session: Session, query: LiveQuery) -> None:
+        """Raises LimitReached when too many sessions read the same stream or pattern already."""
+        for text in query.selection.streams or (_EVERYTHING,):
+            readers = self._by_pattern.get(text, {})
+            if len(readers) >= self._limits.sessions_per_stream and session.id not in readers:
+                count = self._limits.sessions_per_stream
+                raise self._refuse("sessions_per_stream", f"{count} live sessions read {text} already")
+
+    def add_reader(self, session: Session, name: str, opened: OpenReader) -> None:
+        """The session reads with it from now on; `drop_reader`, or the session's end, closes it."""
+        assert name not in session.readers
+        session.readers[name] = opened
+        for text in opened.query.selection.streams or (_EVERYTHING,):
+            counts = self._by_pattern.setdefault(text, {})
+            counts[session.id] = counts.get(session.id, 0) + 1
+
+    def drop_reader(self, session: Session, name: str) -> None:
+        """The subscription ends, the session goes on."""
+        opened = session.readers.pop(name)
+        opened.close()
+        for text in opened.query.selection.streams or (_EVERYTHING,):
+            counts = self._by_pattern[text]
+            counts[session.id] -= 1
+            if not counts[session.id]:
+                del counts[session.id]
+            if not counts:
+                del self._by_pattern[text]
+
+    def count_subscribers(self, stream: str) -> int:
+        """Live sessions that name the stream or a pattern over it."""
+        found: set[str] = set()
+        for text, sessions in self._by_pattern.items():
+            if Pattern(text).is_match(stream):
+                found.update(sessions)
+        return len(found)
+
+    def bodies(self, head: int) -> list[SessionBody]:
+        """All sessions, oldest first."""
+        return [session.body(head) for session in self._sessions.values()]
+
+    def end(self, id: str, ending: Ending) -> None:
+        """Asks one session to end. Raises UnknownSession."""
+        session = self._sessions.get(id)
+        if session is None:
+            raise UnknownSession(f"no live session {id[:60]!r}", subject="id")
+        session.end(ending)
+
+    def end_all(self, ending: Ending) -> None:
+        """Takes no more sessions and asks all of them to end."""
+        self._stopping = ending
+        for session in list(self._sessions.values()):
+            session.end(ending)
+
+    async def stop(self, ending: Ending) -> None:
+        """As `end_all`, and returns when they are gone. Checkpoint."""
+        self.end_all(ending)
+        while self._sessions:
+            await self._emptied.wait()
+        await trio.lowlevel.checkpoint()
+
+    def _refuse(self, limit: str, detail: str) -> LimitReached:
+        self._metrics.count_limit_hit(limit)
+        return LimitReached(detail, subject=limit, retry_after_s=5.0)

@@ -1,0 +1,141 @@
+"""A WebSocket client and the node's live socket at the two ends of a stream in memory."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import trio
+import trio_websocket
+from delivery_fakes import FakeLog, FixedClock, make_delivery
+from trio.testing import memory_stream_pair
+
+from overlayd.access import Principal
+from overlayd.access.principal import EVERYDAY
+from overlayd.delivery.session import Registry
+from overlayd.model.clock import Entropy
+from overlayd.model.errors import StreamPaused
+from overlayd.model.limits import Limits
+from overlayd.model.wire import PublishMessage, ReceiptMessage
+from overlayd.net.head import parse_head
+from overlayd.net.live_socket import LiveSockets
+
+ANYBODY = Principal(name="loopback", kind="loopback", rights=EVERYDAY, address="127.0.0.1", may_create=True)
+
+
+class PrefixedStream(trio.abc.Stream):
+    """A stream whose first bytes were read already."""
+
+    def __init__(self, stream: trio.abc.Stream, prefix: bytes) -> None:
+        self.stream = stream
+        self.prefix = prefix
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if not self.prefix:
+            return bytes(await self.stream.receive_some(max_bytes))
+        await trio.lowlevel.checkpoint()
+        data = self.prefix[:max_bytes]
+        self.prefix = self.prefix[len(data) :]
+        return data
+
+    async def send_all(self, data: Any) -> None:
+        await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+class Client:
+    """A trio-websocket client that speaks JSON."""
+
+    def __init__(self, socket: trio_websocket.WebSocketConnection) -> None:
+        self.socket = socket
+
+    async def send(self, **message: Any) -> None:
+        await self.socket.send_message(msgspec.json.encode(message).decode())
+
+    async def receive(self) -> dict[str, Any]:
+        """The next message."""
+        message: dict[str, Any] = msgspec.json.decode(await self.socket.get_message())
+        return message
+
+    async def expect(self, kind: str) -> dict[str, Any]:
+        """The next message, which must be of the kind."""
+        message = await self.receive()
+        assert message["type"] == kind, message
+        return message
+
+    async def receive_until(self, kind: str, count: int = 1) -> list[dict[str, Any]]:
+        """Messages up to and with the given number of the kind."""
+        messages: list[dict[str, Any]] = []
+        while sum(message["type"] == kind for message in messages) < count:
+            messages.append(await self.receive())
+        return messages
+
+    async def close_code(self) -> int:
+        """Reads on until the node closes; the close code."""
+        try:
+            while True:
+                await self.socket.get_message()
+        except trio_websocket.ConnectionClosed as closed:
+            assert closed.reason is not None
+            return closed.reason.code
+
+
+class Node:
+    """The live side of a node over a fake log. `publish_log` keeps what was published."""
+
+    def __init__(self, log: FakeLog | None = None, *, limits: Limits | None = None, **settings: Any) -> None:
+        self.log = log or FakeLog()
+        self.limits = limits or Limits()
+        self.delivery = make_delivery(self.log, limits=self.limits, **settings)
+        self.registry = Registry(
+            limits=self.limits, clock=FixedClock(), entropy=Entropy(), metrics=self.delivery.metrics
+        )
+        self.publish_log: list[PublishMessage] = []
+        self.publish_gate: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        self.sockets = LiveSockets(
+            delivery=self.delivery, registry=self.registry, publish=self.publish, node="test-node",
+            next_request_id=lambda: "request-1",
+        )  # fmt: skip
+
+    async def publish(self, message: PublishMessage, principal: Principal) -> ReceiptMessage:
+        """Stands for the intake."""
+        await self.publish_gate()
+        if message.stream == "paused":
+            raise StreamPaused("the stream is paused", subject="paused")
+        self.publish_log.append(message)
+        for packet in message.packets:
+            self.log.add(message.stream, body=bytes(packet))
+        count = len(message.packets)
+        return ReceiptMessage(ref=message.ref, accepted=count, duplicates=0, rejected=0, receipts=[])
+
+    async def serve(self, stream: trio.abc.Stream, principal: Principal = ANYBODY) -> None:
+        """What the door does: reads the head, then hands the whole on."""
+        data = b""
+        while b"\r\n\r\n" not in data:
+            more = await stream.receive_some(65536)
+            if not more:
+                return
+            data += more
+        end = data.index(b"\r\n\r\n") + 4
+        await self.sockets.serve(PrefixedStream(stream, data), parse_head(data[:end], self.limits), principal)
+
+    @asynccontextmanager
+    async def connect(
+        self, query: str = "", *, subprotocols: tuple[str, ...] = ("overlayd.v1",), principal: Principal = ANYBODY
+    ) -> AsyncIterator[Client]:
+        """A connected client."""
+        theirs, ours = memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.serve, ours, principal)
+            socket = await trio_websocket.wrap_client_stream(
+                nursery, theirs, "localhost", f"/v1/live?{query}" if query else "/v1/live", subprotocols=subprotocols
+            )
+            yield Client(socket)
+            with trio.move_on_after(5):
+                await socket.aclose()
+            nursery.cancel_scope.cancel()
