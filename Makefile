@@ -43,9 +43,9 @@ config-example: $(VENV)/.base-installed ## Write config.example.toml anew from t
 	mv config.example.toml.new config.example.toml
 
 bench: $(VENV)/.dev-installed ## Run the benchmarks in benchmarks/
-	@set -e; found=0; for file in benchmarks/bench_*.py; do \
+	@set -e; found=0; for file in benchmarks/[a-z]*.py; do \
 	  [ -e "$$file" ] || continue; found=1; echo "== $$file"; $(BIN)/python "$$file"; \
-	done; [ $$found = 1 ] || echo "No benchmarks yet: there is no benchmarks/bench_*.py."
+	done; [ $$found = 1 ] || echo "No benchmarks yet: benchmarks/ holds no Python file."
 
 fuse: $(VENV)/.dev-installed ## Build the optional file system that loses power (needs a compiler)
 	@pkg-config --exists fuse3 2>/dev/null || { \
