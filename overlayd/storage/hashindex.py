@@ -316,7 +316,8 @@ class HashIndex:
     def merge_step(self, connection: sqlite3.Connection, rows_max: int = SLICE_ROWS) -> bool:
         """Move about `rows_max` pairs towards where they belong; whether there may be more to do.
 
-        Once per transaction (as flush and drop_before). Goes on with a flush, else with the smallest merge, else deletes what merges left.
+        Once per transaction, as `flush` and `drop_before`: one of the three. Goes on with a flush, else begins the
+        smallest merge that is due, else deletes what merges left, else goes on with the smallest merge.
         """
         if self.is_flushing:
             self._step(connection, rows_max, self._flush_build())
@@ -363,12 +364,10 @@ class HashIndex:
         return build
 
     def _due_merge(self) -> tuple[int, list[Run]] | None:
-        """The lowest tier that has eight runs to merge, and the oldest of these."""
-        busy = {run.number for build in self._builds for run in build.sources}
+        """The lowest tier that has eight runs to merge, and the oldest of these; maybe being merged already."""
         tiers: dict[int, list[Run]] = {}
         for run in self._runs:
-            if run.number not in busy:
-                tiers.setdefault(_tier_of(run), []).append(run)
+            tiers.setdefault(_tier_of(run), []).append(run)
         due = [(tier, runs[:FAN_OUT]) for tier, runs in tiers.items() if len(runs) >= FAN_OUT]
         return min(due, key=lambda item: item[0], default=None)
 

@@ -272,6 +272,21 @@ def test_erased_pair_is_gone_everywhere(connection: sqlite3.Connection) -> None:
     assert {key: _find(index, connection, key) for key in keys} == rest
 
 
+def test_erasure_reaches_runs_that_wait_for_deletion(connection: sqlite3.Connection) -> None:
+    """A pair isn't left in the rows of runs that a merge replaced."""
+    index, keys = _make(connection), _random_keys(8)
+    for at in range(8):
+        _add(index, [keys[at]], at + 1)
+        _flush(index, connection, at + 1)
+    while not index._dead:
+        index.merge_step(connection)
+        index.adopt()
+    index.discard(connection, keys[5], 6)
+    index.adopt()
+    blob = b"".join(row[0] for row in connection.execute("SELECT pairs FROM hash_block"))
+    assert [blob.count(key.to_bytes(8, "big")) for key in keys] == [2, 2, 2, 2, 2, 0, 2, 2]
+
+
 def test_erasure_reaches_what_the_same_transaction_wrote(connection: sqlite3.Connection) -> None:
     """A flush and an erasure may share a transaction."""
     index = _make(connection)
@@ -318,6 +333,27 @@ def test_window_drops_whole_runs(connection: sqlite3.Connection) -> None:
     _settle(index, connection)
     assert [run.pairs for run in index._runs] == [270 - 44]
     assert index.read_stored(connection, keys) == {key: [at] if at >= 45 else [] for at, key in enumerate(keys, 1)}
+
+
+def test_window_leaves_what_is_being_merged(connection: sqlite3.Connection) -> None:
+    """A merge under way keeps its sources until it is done, also over a restart."""
+    index = _make(connection)
+    keys = _random_keys(8 * 30)
+    for at in range(8):
+        _add(index, keys[at * 30 : at * 30 + 30], at * 30 + 1)
+        _flush(index, connection, at * 30 + 30)
+    index.merge_step(connection, 20)
+    index.adopt()
+    index.drop_before(connection, 100)
+    index.adopt()
+    for _ in range(15):
+        index.merge_step(connection, 5)
+        index.adopt()
+    index = _make(connection)
+    _settle(index, connection, 20)
+    found = index.read_stored(connection, keys)
+    assert all(found[key] == [at] for at, key in enumerate(keys, 1) if at >= 100)
+    assert connection.execute("SELECT count(*) FROM hash_run").fetchone() == (1,)
 
 
 def test_commitments_never_expire(connection: sqlite3.Connection) -> None:

@@ -151,6 +151,50 @@ def test_flush_stops_at_its_offset() -> None:
     assert find_oldest_stored(connection, 9) is None
 
 
+def test_lost_slices_are_written_again() -> None:
+    """A flush whose slices were rolled back ends with every stream on disk."""
+    connection, positions = _connect(), Positions()
+    for at in range(60):
+        positions.add(at % 3, at // 3 + 1, at + 1)
+    positions.adopt()
+    positions.begin_flush(60)
+    for rows_max in (10, 1_000, 30):
+        connection.execute("BEGIN")
+        positions.flush_step(connection, rows_max)
+        connection.execute("ROLLBACK")
+        positions.roll_back()
+    assert positions.read(connection, 1, 0, 99) == [(at, 3 * at - 1) for at in range(1, 21)]
+    _flush(positions, connection, 60)
+    started = Positions()
+    assert started.load(connection) == 60
+    for stream in range(3):
+        assert read_stored(connection, stream, 0, 99) == [(at, 3 * at - 2 + stream) for at in range(1, 21)]
+
+
+def test_flush_that_a_crash_cut_short_is_repeated() -> None:
+    """What the lost flush put behind a stream's last block isn't put there twice."""
+    connection, positions = _connect(), Positions()
+    for at in range(1, 11):
+        positions.add(1, at, 2 * at)
+    positions.adopt()
+    _flush(positions, connection, 20)
+    for at in range(11, 21):
+        positions.add(1, at, 2 * at)
+    positions.adopt()
+    positions.begin_flush(40)
+    assert positions.flush_step(connection, 6)
+    started = Positions()
+    assert started.load(connection) == 20
+    for at in range(9, 26):
+        started.add(1, at, 2 * at)
+    started.adopt()
+    assert not started.is_recent(1, 10)
+    assert started.is_recent(1, 11)
+    _flush(started, connection, 50)
+    assert read_stored(connection, 1, 0, 99) == [(at, 2 * at) for at in range(1, 26)]
+    assert len(_blocks(connection)) == 1
+
+
 def test_join_takes_each_sequence_once() -> None:
     """A flush between the look in memory and the one on disk doubles nothing."""
     assert join_positions([(1, 1), (2, 4)], [(2, 4), (3, 5)], 9) == [(1, 1), (2, 4), (3, 5)]

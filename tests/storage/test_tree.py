@@ -155,7 +155,7 @@ async def test_paths_verify_at_every_size_of_a_small_tree() -> None:
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 async def test_paths_verify_across_tiles(data: st.DataObject) -> None:
     """Inclusion and consistency paths hold for any sizes of a tree of three tile levels."""
     tree, disk = _grown(70_001)
