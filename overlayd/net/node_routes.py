@@ -14,6 +14,7 @@ from overlayd import __version__
 from overlayd.access import require
 from overlayd.model.clock import format_time_us
 from overlayd.model.cursor import Cursor, format_epoch
+from overlayd.model.errors import NotFound
 from overlayd.model.metrics import Metrics
 from overlayd.model.wire import CheckBody, EpochBody, NodeBody, ReadyBody, encode_wire
 from overlayd.net.app import answer, principal_of
@@ -24,8 +25,16 @@ ReadyChecks = Mapping[str, Callable[[], str]]
 _PARTS = ("trio", "hypercorn", "quart", "quart-trio", "trio-websocket", "blake3", "cryptography", "msgspec")
 
 
-def add_node_routes(app: QuartTrio, *, log: Log, node_name: str, metrics: Metrics, ready_checks: ReadyChecks) -> None:
-    """Adds the routes about the node itself."""
+def add_node_routes(
+    app: QuartTrio,
+    *,
+    log: Log,
+    node_name: str,
+    metrics: Metrics,
+    ready_checks: ReadyChecks,
+    is_metrics_served: bool = True,
+) -> None:
+    """Adds the routes about the node itself. `is_metrics_served`: `[metrics] enabled`."""
     versions = {"overlayd": __version__, "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
     versions.update((part, version(part)) for part in _PARTS)
 
@@ -45,6 +54,8 @@ def add_node_routes(app: QuartTrio, *, log: Log, node_name: str, metrics: Metric
     @app.get("/metrics")
     async def show_metrics() -> Response:
         """OpenMetrics or the Prometheus text format, as the Accept header asks."""
+        if not is_metrics_served:
+            raise NotFound("metrics are switched off", subject="/metrics", hint="[metrics] enabled")
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return answer(encode(metrics.registry), content_type=content_type)
 
