@@ -12,7 +12,14 @@ from overlayd.cli.target import Target, resolve, target_options
 from overlayd.client import Client, Live, LogView
 from overlayd.client.retry import ONCE
 from overlayd.model.clock import Entropy
-from overlayd.model.errors import Forbidden, NodeUnreachable, OverlaydError, Unauthorized, VerificationFailed
+from overlayd.model.errors import (
+    Forbidden,
+    NodeUnreachable,
+    OverlaydError,
+    Unauthorized,
+    UnknownStream,
+    VerificationFailed,
+)
 from overlayd.model.wire import PacketMessage, ReceiptBody
 
 T = TypeVar("T")
@@ -54,12 +61,13 @@ class _Report:
         try:
             result = await work()
         except OverlaydError as error:
-            self._note(name, False, trio.current_time() - started, error.detail)
+            self.note(name, False, trio.current_time() - started, error.detail)
             raise
-        self._note(name, True, trio.current_time() - started, describe(result))
+        self.note(name, True, trio.current_time() - started, describe(result))
         return result
 
-    def _note(self, name: str, is_good: bool, seconds: float, detail: str) -> None:
+    def note(self, name: str, is_good: bool, seconds: float, detail: str) -> None:
+        """Keeps and prints what a step gave."""
         self.steps.append({"step": name, "ok": is_good, "ms": round(seconds * 1000, 3), "detail": detail})
         if not self._is_quiet:
             click.echo(f"{'ok' if is_good else 'FAILED':<6} {name:<10} {seconds * 1000:8.2f} ms  {detail}")
@@ -121,7 +129,7 @@ async def _publish(client: Client, stream: str, data: list[dict[str, int]]) -> l
 
 async def _receive(live: Live, receipts: list[ReceiptBody]) -> int:
     expected = [(receipt.sequence, receipt.content_hash, receipt.leaf_hash) for receipt in receipts]
-    found = []
+    found: list[tuple[int, str, str]] = []
     with trio.move_on_after(ARRIVAL_S):
         while len(found) < len(expected):
             message = await live.receive()
@@ -148,9 +156,12 @@ async def _repeat(client: Client, stream: str, data: dict[str, int], first: Rece
 
 
 async def _clean_up(client: Client, stream: str, report: _Report) -> None:
+    started = trio.current_time()
     try:
-        await report.step(
-            "clean up", partial(client.delete, stream), lambda gone: f"{gone.packets_removed} packets deleted"
-        )
+        gone = await client.delete(stream)
     except (Forbidden, Unauthorized) as error:
         report.note_left(stream, error)
+    except UnknownStream:
+        return  # nothing was published
+    else:
+        report.note("clean up", True, trio.current_time() - started, f"{gone.packets_removed} packets deleted")

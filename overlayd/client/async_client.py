@@ -2,7 +2,9 @@
 
 import random
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlencode
@@ -16,7 +18,7 @@ from overlayd.client.address import Address
 from overlayd.client.calls import Call
 from overlayd.client.live import Live
 from overlayd.client.publishing import Chunk, Chunker, PacketLike, PublishOutcome, build_packet, is_uncertain, uncertain
-from overlayd.client.reading import check_message, check_packet, check_packets, in_order
+from overlayd.client.reading import PAGE_PACKETS, check_message, check_packet, check_packets, in_order, is_last_page
 from overlayd.client.resume import LIVE_POLICY, Resume, live_query
 from overlayd.client.retry import Backoff, RetryPolicy, is_worth_repeating
 from overlayd.client.trust import LogView, check_proof
@@ -40,7 +42,6 @@ from overlayd.model.wire import (
 )
 
 CLOSE_S = 2.0
-PAGE_PACKETS = 500
 T = TypeVar("T")
 Deliver = Literal["", "appended", "confirmed", "both"]
 
@@ -207,8 +208,12 @@ class Client:
         """
         chunker = Chunker(packets_max=chunk_packets)
         outcome = PublishOutcome()
-        async for packet in _each(packets):
-            await self._publish_chunk(stream, chunker.add(packet), outcome, on_progress)
+        if isinstance(packets, AsyncIterable):
+            async for packet in packets:
+                await self._publish_chunk(stream, chunker.add(packet), outcome, on_progress)
+        else:
+            for packet in packets:
+                await self._publish_chunk(stream, chunker.add(packet), outcome, on_progress)
         await self._publish_chunk(stream, chunker.finish(), outcome, on_progress)
         return outcome
 
@@ -255,20 +260,12 @@ class Client:
         found = (await self.send(calls.find_packets(packet_id))).packets
         return [check_packet(packet, is_wanted=self._verify) for packet in found]
 
-    async def packets(self, stream: str, *, after: int = 0, follow: bool = False) -> AsyncIterator[Packet | PacketGap]:
+    def packets(self, stream: str, *, after: int = 0, follow: bool = False) -> "PacketWalk":
         """Every packet behind a sequence, in order, and a gap where some can't be given any more.
 
         Ends at the head, or with `follow` waits there for more.
         """
-        while True:
-            wait_s = calls.HOLD_MAX_S if follow else 0.0
-            page = await self.read(stream, after=after, limit=PAGE_PACKETS, wait_s=wait_s)
-            for item in in_order(page):
-                yield item
-            is_done = page.next_after >= page.head_sequence or page.next_after == after
-            after = page.next_after
-            if is_done and not follow:
-                return
+        return PacketWalk(partial(self.read, stream), after, follow=follow)
 
     async def read_log(self, streams: str | Iterable[str] = (), *, wait_s: float = 0.0, **query: Any) -> ReadBody:
         """Messages of any streams behind a cursor, in one answer; takes the same query as `live`."""
@@ -361,10 +358,29 @@ class Client:
         return f"Client({str(self.address)!r})"
 
 
-async def _each(packets: Iterable[PacketLike] | AsyncIterable[PacketLike]) -> AsyncIterator[PacketLike]:
-    if isinstance(packets, AsyncIterable):
-        async for packet in packets:
-            yield packet
-    else:
-        for packet in packets:
-            yield packet
+class PacketWalk:
+    """An async iterator over a stream, a page at a time. It holds nothing open and may be left at any point."""
+
+    def __init__(self, read: Callable[..., Awaitable[PacketsBody]], after: int, *, follow: bool) -> None:
+        self._read = read
+        self._after = after
+        self._follow = follow
+        self._items: deque[Packet | PacketGap] = deque()
+        self._is_done = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Packet | PacketGap:
+        """The next packet or gap. Checkpoint."""
+        if self._items:
+            await trio.lowlevel.checkpoint()
+        while not self._items:
+            if self._is_done:
+                raise StopAsyncIteration
+            wait_s = calls.HOLD_MAX_S if self._follow else 0.0
+            page = await self._read(after=self._after, limit=PAGE_PACKETS, wait_s=wait_s)
+            self._items.extend(in_order(page))
+            self._is_done = not self._follow and is_last_page(page, self._after)
+            self._after = page.next_after
+        return self._items.popleft()

@@ -12,6 +12,7 @@ import msgspec
 from overlayd.client.problems import error_of_answer
 from overlayd.model.definition import Definition, decode_unit, encode_definition
 from overlayd.model.errors import UnexpectedAnswer
+from overlayd.model.units import Duration
 from overlayd.model.wire import (
     ConsistencyBody,
     NodeBody,
@@ -186,7 +187,7 @@ def read_packets(
 ) -> Call[PacketsBody]:
     """Packets of one stream behind a sequence, waiting up to `wait_s` for the first."""
     hold_s = min(wait_s, HOLD_MAX_S)
-    wait = f"{round(hold_s * 1000)}ms" if hold_s else ""
+    wait = str(Duration(hold_s)) if hold_s else ""
     named = (("after", str(after)), ("limit", str(limit)), ("wait", wait), ("deliver", deliver))
     return Call("GET", stream_path(name, "packets"), _PACKETS, params=_given(named), hold_s=hold_s)
 
@@ -214,7 +215,7 @@ def find_packets(packet_id: str) -> Call[PacketList]:
 def read_log(params: Sequence[tuple[str, str]], *, wait_s: float = 0.0) -> Call[ReadBody]:
     """Messages behind a cursor, by a live query."""
     hold_s = min(wait_s, HOLD_MAX_S)
-    wait = [("wait", f"{round(hold_s * 1000)}ms")] if hold_s else []
+    wait = [("wait", str(Duration(hold_s)))] if hold_s else []
     return Call("GET", "/v1/read", _READ, params=(*params, *wait), hold_s=hold_s)
 
 

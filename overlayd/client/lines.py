@@ -94,6 +94,7 @@ class LiveLines:
         return b""
 
     def _connect(self) -> None:
+        transport.check_socket(self._address)
         call = calls.live_lines(self._resume.params())
         arguments: dict[str, Any] = transport.request_arguments(self._address, call)
         arguments["timeout"] = httpx.Timeout(connect=transport.CONNECT_S, read=IDLE_S, write=IDLE_S, pool=IDLE_S)

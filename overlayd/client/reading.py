@@ -5,6 +5,8 @@ from blake3 import blake3
 from overlayd.model.errors import VerificationFailed
 from overlayd.model.wire import LogMessage, Packet, PacketGap, PacketMessage, PacketsBody, format_blake3
 
+PAGE_PACKETS = 500
+
 
 def verify_packet(packet: Packet) -> None:
     """Recomputes the content hash from the payload's bytes. Raises VerificationFailed.
@@ -43,3 +45,8 @@ def in_order(page: PacketsBody) -> list[Packet | PacketGap]:
     """Packets and gaps of a page by sequence."""
     items: list[Packet | PacketGap] = [*page.packets, *page.gaps]
     return sorted(items, key=lambda item: item.packet_sequence if isinstance(item, Packet) else item.from_sequence)
+
+
+def is_last_page(page: PacketsBody, after: int) -> bool:
+    """Whether the page asked for behind `after` reached the stream's head."""
+    return page.next_after >= page.head_sequence or page.next_after == after

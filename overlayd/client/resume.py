@@ -22,6 +22,7 @@ from overlayd.model.errors import (
     Unauthorized,
     UnexpectedAnswer,
 )
+from overlayd.model.units import Duration
 from overlayd.model.wire import (
     ByeMessage,
     ErasedMessage,
@@ -78,7 +79,7 @@ class LiveQuery(msgspec.Struct, frozen=True):
             ("from", "" if after else self.start),
             ("status", "true" if self.status else ""),
             ("on_gap", "" if self.on_gap == "message" else self.on_gap),
-            ("heartbeat", f"{round(heartbeat_s * 1000)}ms" if heartbeat_s else ""),
+            ("heartbeat", str(Duration(heartbeat_s)) if heartbeat_s else ""),
             ("seen", seen),
         )
         return params + [(name, value) for name, value in single if value]

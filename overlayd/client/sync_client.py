@@ -19,7 +19,7 @@ from overlayd.client.address import Address
 from overlayd.client.calls import Call
 from overlayd.client.lines import LiveLines
 from overlayd.client.publishing import Chunk, Chunker, PacketLike, PublishOutcome, build_packet, is_uncertain, uncertain
-from overlayd.client.reading import check_message, check_packet, check_packets, in_order
+from overlayd.client.reading import PAGE_PACKETS, check_message, check_packet, check_packets, in_order, is_last_page
 from overlayd.client.resume import LIVE_POLICY, Resume, live_query
 from overlayd.client.retry import Backoff, RetryPolicy, is_worth_repeating
 from overlayd.client.trust import LogView, check_proof
@@ -41,7 +41,6 @@ from overlayd.model.wire import (
     StreamRemoved,
 )
 
-PAGE_PACKETS = 500
 T = TypeVar("T")
 Deliver = Literal["", "appended", "confirmed", "both"]
 
@@ -101,6 +100,7 @@ class SyncClient:
             self._sleep(pause_s)
 
     def _exchange(self, call: Call[Any]) -> calls.Answer:
+        transport.check_socket(self.address)
         with (
             transport.translated_errors(self.address),
             self._http.stream(**transport.request_arguments(self.address, call)) as response,
@@ -254,10 +254,9 @@ class SyncClient:
             wait_s = calls.HOLD_MAX_S if follow else 0.0
             page = self.read(stream, after=after, limit=PAGE_PACKETS, wait_s=wait_s)
             yield from in_order(page)
-            is_done = page.next_after >= page.head_sequence or page.next_after == after
-            after = page.next_after
-            if is_done and not follow:
+            if is_last_page(page, after) and not follow:
                 return
+            after = page.next_after
 
     def read_log(self, streams: str | Iterable[str] = (), *, wait_s: float = 0.0, **query: Any) -> ReadBody:
         """Messages of any streams behind a cursor, in one answer; takes the same query as `live`."""

@@ -1,5 +1,6 @@
 """How requests travel: httpx over TCP, TLS or a Unix socket, with bounds on time, connections and answers."""
 
+import os
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ ANSWER_BYTES_MAX = 512 << 20
 LIMITS = httpx.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=30.0)
 """Idle connections go before the node closes them, which would leave a request's fate open."""
 
+_ABSENT_HINT = "is the node running, and is this its address?"
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
@@ -47,6 +49,14 @@ def sync_transport(address: Address, context: ssl.SSLContext | None) -> httpx.HT
     return httpx.HTTPTransport(verify=ssl_context_of(address, context), limits=LIMITS, uds=address.socket_path or None)
 
 
+def check_socket(address: Address) -> None:
+    """Raises NodeUnreachable when there is no Unix socket. httpcore would too, but leave its own socket open."""
+    if address.socket_path and not os.path.exists(address.socket_path):
+        raise NodeUnreachable(
+            f"there is no socket at {address.socket_path}", is_sent=False, subject=str(address), hint=_ABSENT_HINT
+        )
+
+
 def client_arguments(headers: list[tuple[str, str]]) -> dict[str, Any]:
     """For httpx.Client and AsyncClient. Proxies from the environment aren't used: the WebSocket couldn't follow."""
     return {"headers": headers, "trust_env": False, "follow_redirects": False}
@@ -72,7 +82,7 @@ def translated_errors(address: Address) -> Iterator[None]:
     except _NOT_SENT as err:
         raise NodeUnreachable(
             f"no connection to {address}: {_words_of(err)}", is_sent=False, subject=str(address),
-            hint="is the node running, and is this its address?",
+            hint=_ABSENT_HINT,
         ) from err  # fmt: skip
     except httpx.TransportError as err:
         raise NodeUnreachable(
