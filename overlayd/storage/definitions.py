@@ -40,6 +40,7 @@ def define(
         )  # fmt: skip
     if pending is None:
         if group.count_streams() >= group.state.limits.streams_max:
+            group.state.metrics.count_limit_hit("streams_max")
             raise LimitReached(
                 f"the node has {group.state.limits.streams_max} streams, which is its limit", subject=name,
                 hint="delete a stream or raise streams_max",

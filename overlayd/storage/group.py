@@ -25,6 +25,7 @@ from overlayd.model.entry import (
 )
 from overlayd.model.limits import Limits
 from overlayd.model.meta import COMMITMENT_CLOSED, COMMITMENT_NONE, COMMITMENT_OPEN, Meta, encode_meta
+from overlayd.model.metrics import Metrics
 from overlayd.storage.fingerprint import fingerprint_of
 from overlayd.storage.hashindex import HashIndex
 from overlayd.storage.pace import Pace
@@ -46,7 +47,7 @@ class LogState:
     """Everything about the log that lives in memory. The writer alone changes it, between two awaits."""
 
     def __init__(
-        self, *, epoch: Epoch, ancestry: list[tuple[Epoch, int]], limits: Limits, defaults: Definition, entropy: Entropy,
+        self, *, epoch: Epoch, ancestry: list[tuple[Epoch, int]], limits: Limits, defaults: Definition, entropy: Entropy, metrics: Metrics,
         ids: HashIndex, commitments: HashIndex, keys: HashIndex, positions: Positions, tree: Tree,
     ) -> None:  # fmt: skip
         self.epoch = epoch
@@ -54,6 +55,7 @@ class LogState:
         self.limits = limits
         self.defaults = defaults
         self.entropy = entropy
+        self.metrics = metrics
         self.ids = ids
         self.commitments = commitments
         self.keys = keys

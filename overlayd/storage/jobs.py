@@ -8,9 +8,8 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from overlayd.model.bodies import NodeBody
+from overlayd.model.bodies import NodeBody, encode_node_body
 from overlayd.model.draft import AppendRequest, AppendResult
-from overlayd.model.metrics import Metrics
 from overlayd.storage.commit import Call
 from overlayd.storage.group import Group, Prepared
 from overlayd.storage.intake import Ticket
@@ -34,8 +33,8 @@ class AppendJob:
         self.bytes = sum(len(draft.body) + len(draft.metadata) + OVERHEAD_BYTES for draft in request.drafts)
         self.ticket: Ticket[AppendResult] = Ticket()
 
-    async def judge(self, group: Group, lookups: Lookups, metrics: Metrics, pace: Pace) -> AppendResult:
-        return await judge_append(group, self.request, self.prepared, lookups, metrics, pace)
+    async def judge(self, group: Group, lookups: Lookups, pace: Pace) -> AppendResult:
+        return await judge_append(group, self.request, self.prepared, lookups, pace)
 
 
 class ChangeJob:
@@ -49,7 +48,7 @@ class ChangeJob:
         self.bytes = OVERHEAD_BYTES
         self.ticket: Ticket[Any] = Ticket()
 
-    async def judge(self, group: Group, lookups: Lookups, metrics: Metrics, pace: Pace) -> Any:
+    async def judge(self, group: Group, lookups: Lookups, pace: Pace) -> Any:
         return self._change(group)
 
 
@@ -73,5 +72,6 @@ class WriteJob:
 
 
 def node_job(body: NodeBody | dict[str, Any]) -> ChangeJob:
-    """Appends an entry of the node itself; answers its offset."""
+    """Appends an entry of the node itself; answers its offset. Raises ValueError for wrong members."""
+    encode_node_body(body)
     return ChangeJob(lambda group: group.add_node(body).offset)

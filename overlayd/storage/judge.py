@@ -22,7 +22,6 @@ from overlayd.model.errors import (
     Violation,
 )
 from overlayd.model.meta import decode_meta
-from overlayd.model.metrics import Metrics
 from overlayd.model.names import StreamName, is_node_name
 from overlayd.storage.fingerprint import fingerprint_of, is_same_as_sent
 from overlayd.storage.group import MINUTE_US, Group, PendingStream, Prepared, PreparedDraft
@@ -47,7 +46,7 @@ class _Judged(msgspec.Struct):
 
 
 async def judge_append(
-    group: Group, request: AppendRequest, prepared: Prepared, lookups: Lookups, metrics: Metrics, pace: Pace
+    group: Group, request: AppendRequest, prepared: Prepared, lookups: Lookups, pace: Pace
 ) -> AppendResult:  # fmt: skip
     """Judges the request and adds its new packets to the group. Raises the error that refuses all of it.
 
@@ -72,7 +71,7 @@ async def judge_append(
         _refuse_whole(judged)
     if judged.new:
         _judge_sequence(request, pending)
-        _judge_limits(group, request, pending, judged, metrics)
+        _judge_limits(group, request, pending, judged)
     created = pending is None and bool(judged.new)
     if judged.new:
         if pending is None:
@@ -198,11 +197,9 @@ def _judge_sequence(request: AppendRequest, pending: PendingStream | None) -> No
         )  # fmt: skip
 
 
-def _judge_limits(
-    group: Group, request: AppendRequest, pending: PendingStream | None, judged: _Judged, metrics: Metrics
-) -> None:
+def _judge_limits(group: Group, request: AppendRequest, pending: PendingStream | None, judged: _Judged) -> None:
     if pending is None:
-        _judge_creation(group, request.stream, metrics)
+        _judge_creation(group, request.stream)
         rate = group.state.defaults.limits.packets_per_minute
         head = None
     else:
@@ -215,13 +212,13 @@ def _judge_limits(
     if rate:
         minute, into_us = divmod(group.appended_us, MINUTE_US)
         used = head.minute_packets if head is not None and head.minute == minute else 0
-        _judge_rate(request, judged, rate, used, (MINUTE_US - into_us) / 1e6, metrics)
+        _judge_rate(group, request, judged, rate, used, (MINUTE_US - into_us) / 1e6)
 
 
-def _judge_creation(group: Group, name: str, metrics: Metrics) -> None:
+def _judge_creation(group: Group, name: str) -> None:
     state = group.state
     if group.count_streams() >= state.limits.streams_max:
-        metrics.count_limit_hit("streams_max")
+        state.metrics.count_limit_hit("streams_max")
         raise LimitReached(
             f"the node has {state.limits.streams_max} streams, which is its limit", subject=name,
             hint="delete a stream or raise streams_max",
@@ -229,7 +226,7 @@ def _judge_creation(group: Group, name: str, metrics: Metrics) -> None:
     minute, into_us = divmod(group.appended_us, MINUTE_US)
     earlier = state.creations if state.creation_minute == minute else 0
     if earlier + group.creations >= state.limits.auto_create_per_minute:
-        metrics.count_limit_hit("auto_create_per_minute")
+        state.metrics.count_limit_hit("auto_create_per_minute")
         raise LimitReached(
             f"{state.limits.auto_create_per_minute} streams a minute may be created by publishing", subject=name,
             hint=f"create it with PUT /v1/streams/{name}", retry_after_s=(MINUTE_US - into_us) / 1e6,
@@ -237,13 +234,13 @@ def _judge_creation(group: Group, name: str, metrics: Metrics) -> None:
 
 
 def _judge_rate(
-    request: AppendRequest, judged: _Judged, rate: int, used: int, wait_s: float, metrics: Metrics
+    group: Group, request: AppendRequest, judged: _Judged, rate: int, used: int, wait_s: float
 ) -> None:  # fmt: skip
     """Takes what still fits this minute and refuses the rest; all of it where nothing fits or all must."""
     room = max(0, rate - used)
     if room >= len(judged.new):
         return
-    metrics.count_limit_hit("packets_per_minute")
+    group.state.metrics.count_limit_hit("packets_per_minute")
     detail = f"{request.stream} takes {rate} packets a minute"
     if room == 0 or request.atomic:
         raise LimitReached(detail, subject=request.stream, retry_after_s=wait_s)

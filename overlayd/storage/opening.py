@@ -61,7 +61,7 @@ async def open_log(
     """
     started_us = clock.now_us()
     opened = await trio.to_thread.run_sync(
-        partial(_open, directory, settings, limits, defaults, entropy, started_us, features)
+        partial(_open, directory, settings, limits, defaults, entropy, metrics, started_us, features)
     )
     failure: Exception | None = None
     try:
@@ -81,7 +81,7 @@ async def open_log(
         opened.connection.close()
         opened.lock.release()
     if store.failure is not None:
-        raise store.failure from failure
+        raise store.failure
     if failure is not None:
         raise failure
 
@@ -94,7 +94,7 @@ class _Store:
         limits: Limits, clock: Clock, metrics: Metrics, started_us: int,
     ) -> None:  # fmt: skip
         state = opened.state
-        self.failure: OverlaydError | None = None
+        self.failure: Exception | None = None
         self._clock_watch = ClockWatch(clock, settings.clock_step)
         self._disk = DiskWatch(directory, settings, metrics, has_reserve=opened.has_reserve)
         self._intake = Intake(limits, metrics)
@@ -143,7 +143,7 @@ class _Store:
         """Keeps the error that ends the store in its plain form, and ends everything else."""
         try:
             await run()
-        except OverlaydError as err:
+        except Exception as err:
             self.failure = self.failure or err
             scope.cancel()
 
@@ -173,8 +173,8 @@ class _Store:
 
 
 def _open(
-    directory: Path, settings: StorageSettings, limits: Limits, defaults: Definition, entropy: Entropy, now_us: int,
-    features: tuple[Feature, ...],
+    directory: Path, settings: StorageSettings, limits: Limits, defaults: Definition, entropy: Entropy, metrics: Metrics,
+    now_us: int, features: tuple[Feature, ...],
 ) -> _Opened:  # fmt: skip
     """In a thread: everything up to the boot entry's commit."""
     files.make_directory(directory)
@@ -186,7 +186,7 @@ def _open(
         has_reserve = files.take_reserve(directory, settings.reserve)
         connection = open_database(directory / files.DATABASE_NAME, settings.sync, features)
         state, loss = load_state(
-            connection, secret=secret, limits=limits, defaults=defaults, entropy=entropy,
+            connection, secret=secret, limits=limits, defaults=defaults, entropy=entropy, metrics=metrics,
             mark=files.read_high_water(directory),
         )  # fmt: skip
         identity = append_start(connection, state, loss, seed, now_us)

@@ -15,6 +15,7 @@ from overlayd.model.entry import StoredEntry, leaf_hash, verify_entry
 from overlayd.model.errors import LogInconsistent, VerificationFailed
 from overlayd.model.limits import Limits
 from overlayd.model.merkle import TILE_WIDTH
+from overlayd.model.metrics import Metrics
 from overlayd.model.note import Ed25519Signer, log_id_of, origin_of
 from overlayd.storage import queries
 from overlayd.storage.commit import commit_group
@@ -71,7 +72,7 @@ def open_database(path: Path, sync: str, features: tuple[Feature, ...]) -> sqlit
 
 def load_state(
     connection: sqlite3.Connection, *, secret: bytes, limits: Limits, defaults: Definition, entropy: Entropy,
-    mark: HighWater | None,
+    metrics: Metrics, mark: HighWater | None,
 ) -> tuple[LogState, Loss | None]:  # fmt: skip
     """The log as the database holds it, before this start's own entries. Raises LogInconsistent, DamagedEntry."""
     rows = [EpochRow(Epoch(epoch), first) for epoch, first in connection.execute("SELECT * FROM epoch ORDER BY epoch")]
@@ -85,7 +86,7 @@ def load_state(
     loss = judged if isinstance(judged, Loss) else None
     state = LogState(
         epoch=rows[-1].epoch if rows else Epoch(0), ancestry=ancestry_of(rows), limits=limits, defaults=defaults,
-        entropy=entropy, ids=HashIndex(Family.ID, secret), commitments=HashIndex(Family.COMMITMENT, secret),
+        entropy=entropy, metrics=metrics, ids=HashIndex(Family.ID, secret), commitments=HashIndex(Family.COMMITMENT, secret),
         keys=HashIndex(Family.KEY, secret, newest_max=KEY_OFFSETS_MAX), positions=Positions(), tree=tree,
     )  # fmt: skip
     facts = dict(connection.execute("SELECT key, value FROM state"))

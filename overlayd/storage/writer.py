@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from overlayd.model.clock import Clock
-from overlayd.model.errors import CommitFailed, OverlaydError
+from overlayd.model.errors import CommitFailed, OverlaydError, StorageFull
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import COUNTS, Metrics
 from overlayd.storage.commit import Call, commit_group
@@ -45,9 +45,9 @@ class Writer:
         self._clock = clock
         self._linger_s = float(settings.linger)
         self._limits = limits
-        self._metrics = metrics
         self._on_full = on_full
         self._thread = trio.CapacityLimiter(1)
+        self._current: list[Job] = []
         self._maintenance = Maintenance(state, settings.flush_entries)
         self._wal = WalMeter(settings.wal_bytes)
         self._commit_seconds = metrics.histogram(
@@ -70,16 +70,30 @@ class Writer:
         been told by then.
         """
         with trio.CancelScope(shield=True):
-            while True:
-                await self._wait_for_work()
-                if not len(self._intake):
-                    return
-                if self._linger_s and not self._intake.is_closed:
-                    await trio.sleep(self._linger_s)
-                await self._run_group(self._intake.take(self._limits.group_packets, self._limits.group_bytes))
-                self._maintenance.begin()
-                if self._wal.is_due:
-                    await self._checkpoint_wal(truncate=False)
+            try:
+                await self._run()
+            except BaseException as err:
+                error = err if isinstance(err, OverlaydError) else CommitFailed("the writer failed")
+                _log.error("the writer ends", error=error.detail)
+                self._intake.close(error)
+                for job in (*self._current, *self._intake.take(1 << 62, 1 << 62)):
+                    if not job.ticket.is_settled:
+                        job.ticket.fail(_copy(error))
+                raise
+
+    async def _run(self) -> None:
+        while True:
+            await self._wait_for_work()
+            if not len(self._intake):
+                return
+            if self._linger_s and not self._intake.is_closed:
+                await trio.sleep(self._linger_s)
+            self._current = self._intake.take(self._limits.group_packets, self._limits.group_bytes)
+            await self._run_group(self._current)
+            self._current = []
+            self._maintenance.begin()
+            if self._wal.is_due:
+                await self._checkpoint_wal(truncate=False)
 
     async def stop(self) -> None:
         """After `run` has ended and every reader is closed: writes everything out and cuts the WAL.
@@ -143,7 +157,7 @@ class Writer:
                 continue
             assert isinstance(job, AppendJob | ChangeJob)
             try:
-                answers.append((job, await job.judge(group, lookups, self._metrics, pace)))
+                answers.append((job, await job.judge(group, lookups, pace)))
             except OverlaydError as err:
                 job.ticket.fail(err)
         if not group.is_empty or calls:
@@ -176,10 +190,6 @@ class Writer:
             group.roll_back()
             self._fail(waiting, translate_sqlite(err))
             return False
-        except BaseException:
-            self._intake.close(CommitFailed("the writer failed"))
-            self._tell_all(waiting, CommitFailed("the writer failed"))
-            raise
         self._commit_seconds.observe(trio.current_time() - began)
         self._wal.note_commit(group.row_values, len(tiles))
         if group.entries:
@@ -207,20 +217,13 @@ class Writer:
             return None
 
     def _fail(self, waiting: list[Job], error: OverlaydError) -> None:
-        """Tells everybody whose work is undone; raises the error on when it is fatal, after telling all others."""
-        if not is_fatal(error):
-            _log.warning("commit refused", error=error.detail, jobs=len(waiting))
+        """Tells those whose work was undone; raises the error when the writer can't go on after it."""
+        if is_fatal(error):
+            raise error
+        _log.warning("commit refused", error=error.detail, jobs=len(waiting))
+        if isinstance(error, StorageFull):
             self._on_full()
-            self._tell_all(waiting, error)
-            return
-        _log.error("commit failed", error=error.detail, jobs=len(waiting))
-        self._intake.close(error)
-        self._tell_all(waiting, error)
-        raise error
-
-    def _tell_all(self, waiting: list[Job], error: OverlaydError) -> None:
-        rest = self._intake.take(1 << 62, 1 << 62) if is_fatal(error) else []
-        for job in (*waiting, *rest):
+        for job in waiting:
             job.ticket.fail(_copy(error))
 
 
