@@ -56,6 +56,13 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     auto_create_per_minute: Annotated[int, Meta(ge=0, description="Streams that publishing may create a minute")] = 600
     definition_bytes: Annotated[Size, Meta(description="A stream's definition")] = Size(256 << 10)
     schema_pattern_chars: Annotated[int, Meta(ge=1, description="Characters of one pattern in a schema")] = 512
+    schema_pattern_repeats: Annotated[
+        int, Meta(ge=1, description="What counted repetitions of a schema's pattern may multiply to")
+    ] = 1000
+    schema_steps: Annotated[
+        int, Meta(ge=1, description="Foreseen steps (about 10 ns each) of judging one packet by its schema")
+    ] = 5_000_000
+    schemas_compiled: Annotated[int, Meta(ge=1, description="Compiled schemas kept in memory")] = 256
 
     # Intake and storage
     intake_packets: Annotated[int, Meta(ge=1, description="Packets waiting for the writer")] = 50_000
@@ -100,6 +107,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Filters
     filter_bytes: Annotated[Size, Meta(description="A CEL expression")] = Size(2 << 10)
     filter_pattern_chars: Annotated[int, Meta(ge=1, description="A literal pattern in matches()")] = 512
+    filter_pattern_repeats: Annotated[
+        int, Meta(ge=1, description="What counted repetitions of a filter's pattern may multiply to")
+    ] = 100
     filter_list_items: Annotated[int, Meta(ge=1, description="Items of a list that a filter sees")] = 1000
     filter_inline_bytes: Annotated[Size, Meta(description="Packets above it are filtered in a thread")] = Size(64 << 10)
     filter_mean_us: Annotated[
