@@ -403,9 +403,7 @@ class HashIndex:
             )
         end = min(PREFIX_END, start + max(1, PREFIX_END * rows_max // build.total))
         if build.sources:
-            pairs = [
-                pair for source in build.sources for pair in hashrun.read_slice(connection, source.number, start, end)
-            ]
+            pairs = hashrun.read_slice(connection, [source.number for source in build.sources], start, end)
             pairs.sort()
             pairs = self._worth_keeping(pairs)
         else:
