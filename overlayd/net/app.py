@@ -47,6 +47,11 @@ class PulledBody(TrioBody):
         self._taken = trio.Event()
         return data
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `receive` would give something, or the end, at once."""
+        return bool(self._data) or self._complete.is_set()
+
     async def receive(self) -> bytes:
         """The next bytes; b"" at the end. Checkpoint."""
         await trio.lowlevel.checkpoint()
@@ -116,7 +121,7 @@ def request_id_of(asked: Request) -> str:
 def body_reader(asked: Request, bodies: Bodies, bytes_max: int, limit: str) -> BodyReader:
     """Reads the request's body, up to so many inflated bytes. Raises WrongContentEncoding."""
     body = cast(PulledBody, asked.body)
-    return bodies.reader(body.receive, asked.headers.get("Content-Encoding", ""), bytes_max, limit)
+    return bodies.reader(body, asked.headers.get("Content-Encoding", ""), bytes_max, limit)
 
 
 def answer(body: bytes, status: int = 200, *, content_type: str = "application/json", **headers: str) -> Response:

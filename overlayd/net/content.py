@@ -4,8 +4,9 @@ Counting what arrives is the only limit that holds for chunked and compressed bo
 """
 
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import trio
 
@@ -108,12 +109,25 @@ class Inflater:
         self._member = zlib.decompressobj(_GZIP_WINDOW)
 
 
+class BodySource(Protocol):
+    """Where a body's bytes come from, as they were sent."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `receive` would give something at once."""
+        ...
+
+    async def receive(self) -> bytes:
+        """The next bytes; b"" at the end."""
+        ...
+
+
 class BodyReader:
     """One request's body. `limit` names the bound of its inflated bytes."""
 
     def __init__(
         self,
-        receive: Callable[[], Awaitable[bytes]],
+        source: BodySource,
         *,
         encoding: str,
         bytes_max: int,
@@ -122,8 +136,8 @@ class BodyReader:
         lane: Lane,
         metrics: Metrics,
     ) -> None:
-        """`receive` gives the bytes as they came, b"" at the end. Raises WrongContentEncoding."""
-        self._receive = receive
+        """Raises WrongContentEncoding."""
+        self._source = source
         self._bytes_max = bytes_max
         self._limit = limit
         self._limits = limits
@@ -131,9 +145,15 @@ class BodyReader:
         self._metrics = metrics
         self._inflater = _inflater_of(encoding)
         self._pieces: Iterator[bytes] = iter(())
+        self._is_inflating = False
         self._raw_bytes = 0
         self._waited_s = 0.0
         self.bytes = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `read_piece` has something to do before it waits for the client."""
+        return self._is_inflating or self._source.is_ready
 
     async def read_piece(self) -> bytes:
         """The next bytes, inflated; b"" at the end. Checkpoint. Steps out of the lane while it waits.
@@ -146,6 +166,7 @@ class BodyReader:
                 self._count(len(piece))
                 await trio.lowlevel.checkpoint()
                 return piece
+            self._is_inflating = False
             async with self._lane.step_out():
                 raw = await self._receive_in_time()
             if not raw:
@@ -156,6 +177,7 @@ class BodyReader:
                 self._count(len(raw))
                 return raw
             self._pieces = self._inflater.feed(raw)
+            self._is_inflating = True
 
     async def read_all(self, hold: Hold) -> bytes:
         """The whole body, on the budget. Checkpoint. Raises as `read_piece`, and IntakeBusy."""
@@ -175,7 +197,7 @@ class BodyReader:
     async def _receive_in_time(self) -> bytes:
         started = trio.current_time()
         with trio.move_on_after(self._limits.stall_timeout) as scope:
-            raw = await self._receive()
+            raw = await self._source.receive()
         if scope.cancelled_caught:
             self._metrics.count_limit_hit("stall_timeout")
             raise RequestTimeout(f"no byte of the body came for {self._limits.stall_timeout}", subject="stall_timeout")
@@ -214,9 +236,9 @@ class Bodies:
         """A share of the budget for one request."""
         return self._budget.hold()
 
-    def reader(self, receive: Callable[[], Awaitable[bytes]], encoding: str, bytes_max: int, limit: str) -> BodyReader:
+    def reader(self, source: BodySource, encoding: str, bytes_max: int, limit: str) -> BodyReader:
         """A reader of one body. Raises WrongContentEncoding."""
         return BodyReader(
-            receive, encoding=encoding, bytes_max=bytes_max, limit=limit, limits=self._limits, lane=self._lane,
+            source, encoding=encoding, bytes_max=bytes_max, limit=limit, limits=self._limits, lane=self._lane,
             metrics=self._metrics,
         )  # fmt: skip

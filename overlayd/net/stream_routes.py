@@ -3,6 +3,7 @@
 import re
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import trio
@@ -40,8 +41,8 @@ _PLACE = re.compile(r"(.*) - at `\$(.*)`", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 _decode_state = msgspec.json.Decoder(StreamStateBody).decode
 
-CheckDefinition = Callable[[str, Definition], Awaitable[None]]
-"""Judges a definition's schema before it is stored. Raises InvalidDefinition."""
+CheckSchema = Callable[[dict[str, Any] | bool], Awaitable[None]]
+"""Judges a stream's JSON Schema before it is stored. Raises InvalidDefinition."""
 
 
 def add_stream_routes(
@@ -51,11 +52,11 @@ def add_stream_routes(
     limits: Limits,
     lane: Lane,
     bodies: Bodies,
-    check_definition: CheckDefinition,
+    check_schema: CheckSchema,
     count_subscribers: Callable[[str], int],
 ) -> None:
     """Adds `/v1/streams`, `/v1/streams/{stream}` and its state."""
-    routes = _StreamRoutes(log, limits, lane, bodies, check_definition, count_subscribers)
+    routes = _StreamRoutes(log, limits, lane, bodies, check_schema, count_subscribers)
     one = "/v1/streams/<stream>"
     app.add_url_rule("/v1/streams", "streams.list", routes.list_streams, methods=["GET"])
     app.add_url_rule(one, "streams.show", routes.show, methods=["GET"])
@@ -68,14 +69,14 @@ class _StreamRoutes:
     """The routes with what they need."""
 
     def __init__(
-        self, log: Log, limits: Limits, lane: Lane, bodies: Bodies, check_definition: CheckDefinition,
+        self, log: Log, limits: Limits, lane: Lane, bodies: Bodies, check_schema: CheckSchema,
         count_subscribers: Callable[[str], int],
     ) -> None:  # fmt: skip
         self._log = log
         self._limits = limits
         self._lane = lane
         self._bodies = bodies
-        self._check_definition = check_definition
+        self._check_schema = check_schema
         self._count_subscribers = count_subscribers
 
     async def list_streams(self) -> Response:
@@ -106,7 +107,8 @@ class _StreamRoutes:
         raw = await self._read_json(int(self._limits.definition_bytes), "definition_bytes", f"/v1/streams/{name}")
         definition = read_definition(raw, self._limits)
         async with self._lane.step_out():
-            await self._check_definition(name, definition)
+            if definition.schema is not None:
+                await self._check_schema(definition.schema)
             defined, is_new = await self._log.define_stream(
                 name, definition, if_version=if_version, principal=principal.name
             )

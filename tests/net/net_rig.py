@@ -19,7 +19,8 @@ from overlayd.model.clock import Entropy
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.net.access_log import RequestLog
-from overlayd.net.app import answer, create_app, principal_of
+from overlayd.net.app import answer, body_reader, create_app, principal_of
+from overlayd.net.content import Bodies
 from overlayd.net.door import Door
 from overlayd.net.head import Head
 from overlayd.net.lane import Lane
@@ -187,6 +188,7 @@ class Edge:
 
 def add_probe_routes(app: QuartTrio, lane: Lane) -> None:
     """Routes that show what a request became."""
+    bodies = Bodies(Limits(), lane, Metrics())
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -204,6 +206,11 @@ def add_probe_routes(app: QuartTrio, lane: Lane) -> None:
             "principal": principal_of(request).name,
         }  # fmt: skip
         return answer(json.dumps(seen).encode())
+
+    @app.post("/timed")
+    async def timed() -> Response:
+        with bodies.hold() as hold:
+            return answer(await body_reader(request, bodies, 10_000, "body_bytes").read_all(hold))
 
     @app.post("/refuse")
     async def refuse() -> Response:
