@@ -17,7 +17,7 @@ from overlayd.client import calls, transport
 from overlayd.client.address import Address
 from overlayd.client.calls import Call
 from overlayd.client.live import Live
-from overlayd.client.publishing import Chunk, Chunker, PacketLike, PublishOutcome, build_packet, is_uncertain, uncertain
+from overlayd.client.publishing import Chunk, Chunker, PacketLike, PublishOutcome, build_packet, explained
 from overlayd.client.reading import PAGE_PACKETS, check_message, check_packet, check_packets, in_order, is_last_page
 from overlayd.client.resume import LIVE_POLICY, Resume, live_query
 from overlayd.client.retry import Backoff, RetryPolicy, is_worth_repeating
@@ -189,9 +189,10 @@ class Client:
         try:
             return await self.send(call)
         except OverlaydError as error:
-            if id or not is_uncertain(error):
+            reason = explained(error, Chunk(1, [packet], has_ids=bool(id)), PublishOutcome())
+            if reason is error:
                 raise
-            raise uncertain(Chunk(1, [packet]), PublishOutcome(), error) from error
+            raise reason from error
 
     async def publish_many(
         self,
@@ -229,9 +230,10 @@ class Client:
         try:
             body = await self.send(calls.publish_lines(stream, chunk.lines, is_repeatable=chunk.has_ids))
         except OverlaydError as error:
-            if chunk.has_ids or not is_uncertain(error):
+            reason = explained(error, chunk, outcome)
+            if reason is error:
                 raise
-            raise uncertain(chunk, outcome, error) from error
+            raise reason from error
         outcome.add(chunk, body)
         if on_progress is not None:
             on_progress(outcome)

@@ -14,7 +14,7 @@ from overlayd.model.wire import LogMessage
 
 IDLE_S = 3 * HEARTBEAT_S
 LINE_BYTES_MAX = 64 << 20
-_ENDED = 1006
+_ENDED = "the node ended the answer"
 
 
 def split_lines(parts: Iterable[bytes]) -> Iterator[bytes]:
@@ -84,7 +84,7 @@ class LiveLines:
                     self._connect()
                 return next(self._lines)
         except StopIteration:
-            pause_s, reason = self._resume.judge_close(_ENDED, "the node ended the answer"), "the node ended the answer"
+            pause_s, reason = self._resume.judge_end(_ENDED), _ENDED
         except OverlaydError as error:
             pause_s, reason = self._resume.judge_error(error), error.detail
         self.close()

@@ -190,7 +190,23 @@ def is_uncertain(error: OverlaydError) -> bool:
     return isinstance(error, CommitFailed | UnexpectedAnswer)
 
 
-def uncertain(chunk: Chunk, done: PublishOutcome, error: OverlaydError) -> UncertainPublish:
+def explained(error: OverlaydError, chunk: Chunk, done: PublishOutcome) -> OverlaydError:
+    """What to raise when a request failed for good: UncertainPublish where a repeat might append packets twice.
+
+    A request that broke off on the way says itself how far it got; that is put into the hint.
+    """
+    if not chunk.has_ids and is_uncertain(error):
+        return _uncertain(chunk, done, error)
+    taken = sum(error.extra.get(name, 0) for name in ("accepted", "duplicates", "rejected"))
+    if taken and not chunk.has_ids:
+        error.hint = (
+            f"packets up to {chunk.first_number + taken - 1} were dealt with, those from {chunk.first_number + taken} "
+            f"on were not. {error.hint}"
+        ).rstrip()
+    return error
+
+
+def _uncertain(chunk: Chunk, done: PublishOutcome, error: OverlaydError) -> UncertainPublish:
     """What to raise when a chunk without ids was sent and nobody said what became of it."""
     return UncertainPublish(
         f"packets {chunk.first_number} to {chunk.last_number} were sent and no answer came ({error.detail}); "

@@ -41,6 +41,7 @@ RECONNECT_CODES = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 4008, 4029, 450
 """Close codes after which coming back makes sense. 1005 and 1006 stand for a connection that just broke."""
 LIVE_POLICY = RetryPolicy(attempts=1 << 62, first_s=0.25, max_s=30.0)
 HEARTBEAT_S = 15.0
+_ABNORMAL = 1006
 
 _HINTS = {
     1008: "read faster, or send less",
@@ -145,7 +146,7 @@ class Resume:
             self._retry_after_s = message.retry_after or None
         elif isinstance(message, ErrorMessage):
             error = error_of_message(message)
-            if not error.retryable:
+            if not error.retryable or not self._is_proven:
                 raise error
         elif isinstance(message, GapMessage):
             self._take_cursor(message.to)
@@ -180,6 +181,12 @@ class Resume:
         if code == 4010:
             raise CursorExpired(detail, subject=self.cursor)
         raise SessionClosed(detail, hint=_HINTS.get(code, ""), extra={"close_code": code})
+
+    def judge_end(self, reason: str) -> float:
+        """As `judge_close` for a transport without close codes: a `bye` that names no time to come back is final."""
+        if self._bye and self._retry_after_s is None:
+            raise SessionClosed(f"the node ended the session: {self._bye}")
+        return self.judge_close(_ABNORMAL, reason)
 
     def judge_error(self, error: OverlaydError) -> float:
         """Seconds to wait after a connection that failed. Raises it if it is the first one, or not worth a repeat."""

@@ -52,8 +52,11 @@ def is_worth_repeating(error: OverlaydError, *, is_repeatable: bool) -> bool:
     """Whether the same request may be sent again after `error`.
 
     `is_repeatable`: doing it twice is the same as doing it once. If it isn't, only an error that proves that
-    nothing was done lets it be sent again. A failed commit proves nothing: the disk may hold the packets.
+    nothing was done lets it be sent again. A failed commit proves nothing: the disk may hold the packets. And an
+    upload that broke off says how many packets were taken by then.
     """
+    if not is_repeatable and error.extra.get("accepted"):
+        return False
     if isinstance(error, NodeUnreachable):
         return is_repeatable or not error.is_sent
     if isinstance(error, ApiProblem):

@@ -12,26 +12,36 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 import httpx
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from overlayd.client import calls, transport
 from overlayd.client.address import Address
 from overlayd.client.calls import Call
 from overlayd.client.lines import LiveLines
-from overlayd.client.publishing import Chunk, Chunker, PacketLike, PublishOutcome, build_packet, is_uncertain, uncertain
-from overlayd.client.reading import PAGE_PACKETS, check_message, check_packet, check_packets, in_order, is_last_page
+from overlayd.client.publishing import Chunk, Chunker, PacketLike, PublishOutcome, build_packet, explained
+from overlayd.client.reading import (
+    PAGE_PACKETS,
+    check_message,
+    check_packet,
+    check_packets,
+    in_order,
+    is_last_page,
+    verify_packet,
+)
 from overlayd.client.resume import LIVE_POLICY, Resume, live_query
 from overlayd.client.retry import Backoff, RetryPolicy, is_worth_repeating
 from overlayd.client.trust import LogView, check_proof
 from overlayd.model.definition import Definition
-from overlayd.model.errors import OverlaydError
+from overlayd.model.errors import OverlaydError, VerificationFailed
 from overlayd.model.proof import SignedTree
 from overlayd.model.verdict import Verdict
 from overlayd.model.wire import (
     ConsistencyBody,
+    LogMessage,
     NodeBody,
     Packet,
     PacketGap,
+    PacketMessage,
     PacketsBody,
     ReadBody,
     ReadyBody,
@@ -42,6 +52,7 @@ from overlayd.model.wire import (
 )
 
 T = TypeVar("T")
+_LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")
 Deliver = Literal["", "appended", "confirmed", "both"]
 
 
@@ -182,9 +193,10 @@ class SyncClient:
         try:
             return self.send(call)
         except OverlaydError as error:
-            if id or not is_uncertain(error):
+            reason = explained(error, Chunk(1, [packet], has_ids=bool(id)), PublishOutcome())
+            if reason is error:
                 raise
-            raise uncertain(Chunk(1, [packet]), PublishOutcome(), error) from error
+            raise reason from error
 
     def publish_many(
         self,
@@ -214,9 +226,10 @@ class SyncClient:
         try:
             body = self.send(calls.publish_lines(stream, chunk.lines, is_repeatable=chunk.has_ids))
         except OverlaydError as error:
-            if chunk.has_ids or not is_uncertain(error):
+            reason = explained(error, chunk, outcome)
+            if reason is error:
                 raise
-            raise uncertain(chunk, outcome, error) from error
+            raise reason from error
         outcome.add(chunk, body)
         if on_progress is not None:
             on_progress(outcome)
@@ -294,10 +307,28 @@ class SyncClient:
             self._http,
             self.address,
             Resume(query, retry, self._chance, view),
-            check=lambda message: check_message(message, is_wanted=self._verify),
+            check=self._check_line,
             on_pause=on_pause,
             sleep=self._sleep,
         )
+
+    def _check_line(self, message: LogMessage) -> None:
+        """Verifies a packet message if wanted.
+
+        A line of NDJSON can't hold the line ends that a payload may have between its tokens; the node writes blanks
+        for them. Such a payload is fetched as it was stored.
+        """
+        if not self._verify or not isinstance(message, PacketMessage):
+            return
+        packet = message.packet
+        try:
+            verify_packet(packet)
+        except VerificationFailed:
+            stored = self.read_data(packet.stream_id, packet.packet_sequence)
+            if stored.translate(_LINE_ENDS) != bytes(packet.data_payload):
+                raise
+            packet.data_payload = Raw(stored)
+            verify_packet(packet)
 
     def proof(self, stream: str, sequence: int) -> bytes:
         """A packet's proof, as the JSON that stands alone in a file."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from overlayd.client import Client, RetryPolicy
 from overlayd.client.publishing import Chunker, build_packet, encode_packet, is_safe_to_repeat
-from overlayd.model.errors import InvalidPacket, UncertainPublish, UnknownStream, UnusableJson
+from overlayd.model.errors import IntakeBusy, InvalidPacket, UncertainPublish, UnknownStream, UnusableJson
 
 QUICK = RetryPolicy(attempts=4, first_s=0.001, max_s=0.002)
 
@@ -102,6 +102,19 @@ async def test_without_ids_the_packets_in_doubt_are_named() -> None:
         with pytest.raises(UncertainPublish, match="packets 3 to 4 were sent") as caught:
             await client.publish_many("s", [{"data": number} for number in range(6)], chunk_packets=2)
     assert caught.value.extra == {"first_number": 3, "last_number": 4, "answered": 2}
+
+
+async def test_an_upload_that_broke_off_is_not_sent_again_without_ids() -> None:
+    """The node says how far it got; sending the whole request again would append that part twice."""
+    async with fake_node() as node, Client(node.url, retry=QUICK) as client:
+        node.handler = lambda request: problem("intake.busy", 503, retryable=True, accepted=2, duplicates=0, rejected=1)
+        with pytest.raises(IntakeBusy) as caught:
+            await client.publish_many("s", [{"data": number} for number in range(6)])
+        assert len(node.requests) == 1
+        with pytest.raises(IntakeBusy):
+            await client.publish_many("s", [{"data": number, "id": str(number)} for number in range(6)])
+    assert "up to 3 were dealt with, those from 4" in caught.value.hint
+    assert len(node.requests) == 1 + QUICK.attempts
 
 
 async def test_an_error_about_the_whole_request_ends_it() -> None:

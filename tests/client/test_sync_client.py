@@ -25,7 +25,14 @@ from tiny_log import STREAM, TinyLog
 
 from overlayd.client import LogView, RetryPolicy, SyncClient
 from overlayd.client.lines import split_lines
-from overlayd.model.errors import IntakeBusy, NodeUnreachable, UnexpectedAnswer, UnknownStream, VerificationFailed
+from overlayd.model.errors import (
+    IntakeBusy,
+    NodeUnreachable,
+    SessionClosed,
+    UnexpectedAnswer,
+    UnknownStream,
+    VerificationFailed,
+)
 from overlayd.model.wire import PacketGap, PacketMessage
 
 T = TypeVar("T")
@@ -129,6 +136,34 @@ def next_packet(live: Iterator[object]) -> int:
     received = next(live)
     assert isinstance(received, PacketMessage)
     return received.packet.packet_sequence
+
+
+async def test_a_payload_with_line_ends_is_verified_as_it_was_stored() -> None:
+    """A line can't hold them, so the node wrote blanks; the stored bytes are fetched and hash right."""
+    stored = '{\n  "t": 21\r\n}'
+    sent = packet_message("s", 1, payload=stored).replace("\n", " ").replace("\r", " ")
+
+    def answer(request: Request) -> Answer:
+        return Answer(200, stored.encode()) if request.path.endswith("/1/data") else lines(WELCOME, sent)
+
+    async with fake_node() as node:
+        node.handler = answer
+        received = await beside(node, lambda client: next(client.live("s")), verify=True)
+        assert isinstance(received, PacketMessage)
+        assert bytes(received.packet.data_payload) == stored.encode()
+        sent = sent.replace("21", "22")
+        with pytest.raises(VerificationFailed):
+            await beside(node, lambda client: next(client.live("s")), verify=True)
+
+
+async def test_a_goodbye_without_a_time_to_come_back_is_final() -> None:
+    """A stopped stream's reader isn't sent round in circles."""
+    bye = message("bye", reason="stream.stopped")
+    async with fake_node() as node:
+        node.handler = lambda request: lines(WELCOME, bye)
+        with pytest.raises(SessionClosed, match=r"stream\.stopped"):
+            await beside(node, lambda client: next(client.live("s")))
+    assert len(node.requests) == 1
 
 
 async def test_a_refused_live_query_is_told() -> None:
