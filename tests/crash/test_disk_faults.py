@@ -84,7 +84,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_refuses_publishers_and_serves_readers(small_disk: Path) -> None:
     """On a disk that is really full publishing gets 507, reading goes on, and freed room is used again."""
-    environment = {"OVERLAYD_STORAGE__RESERVE_BYTES": "1MiB", "OVERLAYD_STORAGE__DISK_HIGH_WATER": "64KiB"}
+    environment = {"OVERLAYD_STORAGE__RESERVE": "1MiB", "OVERLAYD_STORAGE__DISK_HIGH_WATER": "64KiB"}
     filler = small_disk / "filler"
     with DaemonProcess(small_disk / "data", environment=environment) as daemon:
         producer = Producer(daemon.url, "c", "plant.a")

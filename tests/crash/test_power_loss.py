@@ -16,7 +16,7 @@ UNSAFE = HERE / "unsafe_daemon.py"
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("pyfuse3") is None or not os.access("/dev/fuse", os.R_OK | os.W_OK),
-    reason="needs pyfuse3 (`make power-loss-extra`, which wants fuse3, libfuse3-dev and pkg-config) and /dev/fuse",
+    reason="needs pyfuse3 (`make fuse`) and /dev/fuse",
 )
 
 
@@ -69,7 +69,7 @@ def mount(tmp_path: Path) -> Iterator[PowerLossMount]:
 
 def _lose_power(mount: PowerLossMount, survivor: Path, seed: int, script: Path | None) -> dict[str, dict[str, object]]:
     """Publishes from three clients, cuts the power, and returns what was acknowledged."""
-    environment = {"OVERLAYD_STORAGE__RESERVE_BYTES": "64KiB"}
+    environment = {"OVERLAYD_STORAGE__RESERVE": "64KiB"}
     with DaemonProcess(mount.path / "data", script=script, environment=environment) as daemon:
         producers = [Producer(daemon.url, f"c{i}", "plant.a", batch=(1, 7, 40)[i]) for i in range(3)]
         for producer in producers:
