@@ -1,6 +1,7 @@
 """The shape of the source: size of files and functions, names of files, tests that say what they show."""
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,3 +64,12 @@ def test_module_names_are_unique_in_the_tests() -> None:
     """Two test modules of one name would hide each other, as tests have no packages."""
     names = [file.name for file in FILES if file.is_relative_to(ROOT / "tests")]
     assert sorted({name for name in names if names.count(name) > 1} - {"conftest.py"}) == []
+
+
+def test_everything_in_the_package_is_installed() -> None:
+    """Each file of the package that isn't Python is named as package data, and each folder is a package."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["overlayd"]
+    files = [file for file in (ROOT / "overlayd").rglob("*") if file.is_file() and file.suffix not in {".py", ".pyc"}]
+    assert {str(file.relative_to(ROOT / "overlayd")) for file in files} == set(data)
+    folders = {file.parent for file in (ROOT / "overlayd").rglob("*.py")}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
