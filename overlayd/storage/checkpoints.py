@@ -39,6 +39,7 @@ class CheckpointSigner:
         self._waiting: list[tuple[int, Ticket[Checkpoint]]] = []
         self._thread = trio.CapacityLimiter(1)
         self._is_stopped = False
+        self._lock = trio.Lock()
         self._seconds = metrics.histogram(
             "overlayd_checkpoint_seconds", "Making one checkpoint: high-water mark, signature, storing the note"
         )
@@ -69,8 +70,12 @@ class CheckpointSigner:
                 await self._asked.wait()
 
     async def sign(self) -> None:
-        """Signs the head, unless it is signed already."""
-        self._asked = trio.Event()
+        """Signs the head, unless it is signed already. One at a time."""
+        async with self._lock:
+            self._asked = trio.Event()
+            await self._sign()
+
+    async def _sign(self) -> None:
         size, root, epoch = self._state.tree.size, self._state.tree.root(), self._state.epoch
         if self._newest is not None and self._newest.size == size:
             self._settle(self._newest)
@@ -127,7 +132,8 @@ class CheckpointSigner:
             self._asked.set()
 
     def _fail(self, error: OverlaydError) -> None:
-        _log.warning("no checkpoint", error=error.detail)
+        if not isinstance(error, ShuttingDown):
+            _log.warning("no checkpoint", error=error.detail)
         for _, ticket in self._waiting:
             ticket.fail(type(error)(error.detail, subject=error.subject, hint=error.hint))
         self._waiting.clear()

@@ -13,7 +13,7 @@ import trio_asyncio  # type: ignore[import-untyped]
 
 from overlayd.model.clock import Clock, Entropy
 from overlayd.model.definition import Definition
-from overlayd.model.errors import OverlaydError
+from overlayd.model.errors import CommitFailed, OverlaydError
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.storage import files, queries
@@ -144,7 +144,8 @@ class _Store:
         try:
             await run()
         except Exception as err:
-            self.failure = self.failure or err
+            if self.failure is None or isinstance(self.failure, CommitFailed):
+                self.failure = err  # a bug in the writer is worth more than those who were told of it
             scope.cancel()
 
     async def _write(self, job: Callable[[sqlite3.Connection], None]) -> None:
