@@ -185,6 +185,7 @@ async def test_bug_in_the_writer_tells_everybody(rig: Rig, monkeypatch: pytest.M
 
     async def run() -> None:
         async with rig.open() as log, trio.open_nursery() as nursery:
+            await log.define_stream("s", Definition())
             await log.checkpoint(log.head)  # then the signer rests for a while
             monkeypatch.setattr("overlayd.storage.writer.commit_group", fail)
             for _ in range(2):

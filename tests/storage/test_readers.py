@@ -1,0 +1,145 @@
+"""Read connections: they can't write, an impatient reader leaves them usable, and a slow read ends in time."""
+
+import sqlite3
+import time
+
+import pytest
+import trio
+from storage_rig import Rig, append, draft, forget_tail
+
+from overlayd.model.errors import IntakeBusy
+from overlayd.model.units import Duration
+from overlayd.storage import Log, queries
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+
+
+async def test_readers_cannot_write(rig: Rig) -> None:
+    """Only the writer's connection changes the file; two that do can corrupt a WAL in the SQLite of Debian 12."""
+    async with rig.open() as log:
+        for statement in ("DELETE FROM entry", "CREATE TABLE t (n)", "PRAGMA wal_checkpoint(TRUNCATE)"):
+            with pytest.raises(sqlite3.OperationalError, match="readonly|locked|disk I/O"):
+                await log.read(lambda c, statement=statement: c.execute(statement).fetchall())  # type: ignore[misc]
+        await append(log, "s")
+        assert (await log.read_page(0)).damaged == []
+
+
+async def test_impatient_readers_leave_the_pool_usable(rig: Rig) -> None:
+    """Fifty readers that give up at once don't pile up statements: the next read is answered at once."""
+    async with rig.open() as log:
+        await append(log, "s", [draft() for _ in range(2000)])
+        forget_tail(log)
+
+        async def be_impatient(number: int) -> None:
+            for _ in range(4):
+                with trio.move_on_after(0.001 * (number % 5)):
+                    await log.read(lambda c: c.execute(ENDLESS).fetchall())
+
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(be_impatient, number)
+        started = time.perf_counter()
+        page = await log.read_page(0)
+        assert len(page.entries) == 200
+        assert time.perf_counter() - started < 1.0
+        assert log._readers._places.borrowed_tokens == 0
+        assert len(log._readers._idle) <= rig.limits.readers
+
+
+async def test_slow_read_ends_in_time(rig: Rig) -> None:
+    """A read that takes longer than `read_timeout` is interrupted and refused."""
+    rig.set_limits(read_timeout=Duration(0.02), readers=1)
+    async with rig.open() as log:
+        with pytest.raises(IntakeBusy, match="took longer"):
+            await log.read(lambda c: c.execute(ENDLESS).fetchall())
+        assert rig.limit_hits("read_timeout") == 1
+        assert await log.read(lambda c: c.execute("SELECT 1").fetchall()) == [(1,)]
+
+
+async def test_waiting_for_a_place_counts(rig: Rig) -> None:
+    """With every connection busy, a further read waits no longer than `read_timeout` either."""
+    rig.set_limits(read_timeout=Duration(0.02), readers=1)
+    async with rig.open() as log, trio.open_nursery() as nursery:
+
+        async def hold() -> None:
+            with pytest.raises(IntakeBusy):
+                await log.read(lambda c: c.execute(ENDLESS).fetchall())
+
+        nursery.start_soon(hold)
+        nursery.start_soon(hold)
+
+
+async def test_errors_of_a_read_reach_the_reader(rig: Rig) -> None:
+    """And the connection goes on working."""
+    async with rig.open() as log:
+        for _ in range(10):
+            with pytest.raises(sqlite3.OperationalError, match="no such table"):
+                await log.read(lambda c: c.execute("SELECT * FROM absent").fetchall())
+        assert await log.read(lambda c: c.execute("SELECT 1").fetchall()) == [(1,)]
+
+
+@pytest.mark.parametrize("ticks", range(0, 40, 4))
+async def test_cancelled_anywhere(rig: Rig, ticks: int) -> None:
+    """Whenever a page read is cancelled, the next one is right."""
+    rig.set_limits(readers=1)
+    async with rig.open() as log:
+        await append(log, "s", [draft() for _ in range(50)])
+        forget_tail(log)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(log.read_page, 0)
+            for _ in range(ticks):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        page = await log.read_page(0)
+        assert [entry.offset for entry in page.entries] == list(range(1, log.head + 1))
+
+
+async def test_works_from_tasks_that_never_saw_the_loop(rig: Rig) -> None:
+    """The trio-asyncio loop is found by reference, not through the caller's context."""
+    async with trio.open_nursery() as nursery:
+        send, receive = trio.open_memory_channel[Log](1)
+        done = trio.Event()
+
+        async def read_elsewhere() -> None:
+            log = await receive.receive()
+            assert await log.read(lambda c: c.execute("SELECT 1").fetchall()) == [(1,)]
+            done.set()
+
+        nursery.start_soon(read_elsewhere)
+        await trio.lowlevel.checkpoint()
+        async with rig.open() as log:
+            await send.send(log)
+            await done.wait()
+
+
+def test_packed_rows_are_exact() -> None:
+    """SQLite's concatenation of blobs keeps NUL bytes, invalid UTF-8 and order."""
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE entry (offset INTEGER PRIMARY KEY, e BLOB, leaf BLOB, sealed BLOB)")
+    rows = []
+    for offset in range(1, 301):
+        noise = bytes((offset * 7 + at * 13) % 256 for at in range(offset % 40)) + b"\x00\xff\x00\xc3"
+        rows.append((offset, noise, b"\x00" * 3 + bytes([offset % 256]), None if offset % 5 == 0 else noise[::-1]))
+    connection.executemany("INSERT INTO entry VALUES (?, ?, ?, ?)", rows)
+    expected = b"".join(e + leaf + (sealed or b"\x00") for _, e, leaf, sealed in rows)
+    assert queries.read_page_blob(connection, 0, 300, 1000, 1 << 20) == expected
+    assert queries.read_many_blob(connection, range(1, 301)) == expected
+    assert queries.read_page_blob(connection, 300, 300, 10, 1 << 20) == b""
+
+
+def test_page_query_is_bounded() -> None:
+    """By rows, by bytes, by the head; but there is always one row."""
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE entry (offset INTEGER PRIMARY KEY, e BLOB, leaf BLOB, sealed BLOB)")
+    connection.executemany(
+        "INSERT INTO entry VALUES (?, x'01', x'02', ?)", [(n, bytes([n]) * 100) for n in range(1, 51)]
+    )
+
+    def count(after: int, upto: int, limit: int, size: int) -> int:
+        return len(queries.read_page_blob(connection, after, upto, limit, size)) // 102
+
+    assert count(0, 50, 7, 1 << 20) == 7
+    assert count(0, 3, 7, 1 << 20) == 3
+    assert count(48, 50, 7, 1 << 20) == 2
+    assert count(0, 50, 100, 250) == 3
+    assert count(0, 50, 100, 1) == 1
