@@ -4,6 +4,7 @@ Every lane that takes packets calls these functions; what differs is only where 
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -28,6 +29,9 @@ THREAD_BYTES = 256 << 10
 """Splitting and judging larger bodies would hold the loop for milliseconds."""
 EVENTS_PER_TURN = 100
 SHOWN_BODY_BYTES = 120
+
+
+OverlaydErrorT = TypeVar("OverlaydErrorT", bound=OverlaydError)
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -127,7 +131,7 @@ class Publisher:
             given = await self.submit(ask, [raw], atomic=bool(ask.atomic))
             return await self._one(ask, given)
         except InvalidPacket as error:
-            raise _advised(error, ask, raw) from error
+            raise _advised(_alone(error), ask, raw) from error
 
     async def _publish_array(self, ask: Ask, objects: list[bytes]) -> Published:
         if ask.idempotency_key:
@@ -185,7 +189,7 @@ class Publisher:
 
     async def _one(self, ask: Ask, given: PublishAnswer) -> Published:
         if given.rejections:
-            raise given.rejections[0][1]
+            raise _alone(given.rejections[0][1])
         bodies = await receipt_bodies(self.log, ask.stream, given.receipts, with_proof=ask.with_proof)
         return answer_one(given.receipts[0], bodies[0])
 
@@ -208,6 +212,12 @@ class Publisher:
             subject="Content-Type",
             hint="application/json, application/x-ndjson, application/cloudevents+json or -batch+json",
         )
+
+
+def _alone(error: OverlaydErrorT) -> OverlaydErrorT:
+    """The error of a request's only packet, which needs no index."""
+    error.violations = tuple(msgspec.structs.replace(one, index=None) for one in error.violations)
+    return error
 
 
 def _all_refused(rejected: list[Rejected], errors_max: int) -> InvalidPacket:

@@ -2,8 +2,7 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 import trio
@@ -29,7 +28,9 @@ from overlayd.net.app import answer, body_reader, principal_of
 from overlayd.net.content import Bodies
 from overlayd.net.lane import Lane
 from overlayd.net.parameters import Parameters
+from overlayd.pipeline.definitions import check_definition
 from overlayd.pipeline.json_text import parse_json
+from overlayd.pipeline.schema import SchemaCache
 from overlayd.storage import Log, Stream
 
 LIST_LIMIT = 100
@@ -41,9 +42,6 @@ _PLACE = re.compile(r"(.*) - at `\$(.*)`", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 _decode_state = msgspec.json.Decoder(StreamStateBody).decode
 
-CheckSchema = Callable[[dict[str, Any] | bool], Awaitable[None]]
-"""Judges a stream's JSON Schema before it is stored. Raises InvalidDefinition."""
-
 
 def add_stream_routes(
     app: QuartTrio,
@@ -52,11 +50,11 @@ def add_stream_routes(
     limits: Limits,
     lane: Lane,
     bodies: Bodies,
-    check_schema: CheckSchema,
+    schemas: SchemaCache,
     count_subscribers: Callable[[str], int],
 ) -> None:
     """Adds `/v1/streams`, `/v1/streams/{stream}` and its state."""
-    routes = _StreamRoutes(log, limits, lane, bodies, check_schema, count_subscribers)
+    routes = _StreamRoutes(log, limits, lane, bodies, schemas, count_subscribers)
     one = "/v1/streams/<stream>"
     app.add_url_rule("/v1/streams", "streams.list", routes.list_streams, methods=["GET"])
     app.add_url_rule(one, "streams.show", routes.show, methods=["GET"])
@@ -69,14 +67,14 @@ class _StreamRoutes:
     """The routes with what they need."""
 
     def __init__(
-        self, log: Log, limits: Limits, lane: Lane, bodies: Bodies, check_schema: CheckSchema,
+        self, log: Log, limits: Limits, lane: Lane, bodies: Bodies, schemas: SchemaCache,
         count_subscribers: Callable[[str], int],
     ) -> None:  # fmt: skip
         self._log = log
         self._limits = limits
         self._lane = lane
         self._bodies = bodies
-        self._check_schema = check_schema
+        self._schemas = schemas
         self._count_subscribers = count_subscribers
 
     async def list_streams(self) -> Response:
@@ -107,8 +105,7 @@ class _StreamRoutes:
         raw = await self._read_json(int(self._limits.definition_bytes), "definition_bytes", f"/v1/streams/{name}")
         definition = read_definition(raw, self._limits)
         async with self._lane.step_out():
-            if definition.schema is not None:
-                await self._check_schema(definition.schema)
+            await check_definition(definition, self._schemas, self._limits)
             defined, is_new = await self._log.define_stream(
                 name, definition, if_version=if_version, principal=principal.name
             )
