@@ -17,6 +17,7 @@ class Draft(msgspec.Struct, gc=False):
     `sent` is the JSON text of `data` as the producer sent it (log-format, Body); `body` is what is
     stored, the same object unless a stage changed it. `topics` and `metadata` are JSON texts cut like
     `sent`, b"" when absent. Text fields are "" when absent. `index` is the packet's place in its request.
+    `is_key_derived`: the stream's definition found the key in the data; the producer sent none.
     """
 
     index: int
@@ -35,6 +36,12 @@ class Draft(msgspec.Struct, gc=False):
     traceparent: str = ""
     principal: str = ""
     derived_from: tuple[int, ...] = ()
+    is_key_derived: bool = False
+
+    @property
+    def key_sent(self) -> str:
+        """The key that the producer sent: what its commitment and the comparison with a repeat are about."""
+        return "" if self.is_key_derived else self.key
 
 
 class AppendRequest(msgspec.Struct, gc=False):

@@ -13,7 +13,7 @@ _pack_lengths = struct.Struct(">9IB").pack
 def fingerprint_of(draft: Draft, salt: bytes) -> bytes:
     """Salted with the entry's salt, so that it gives nothing away once the entry is erased."""
     members = (
-        draft.id.encode(), draft.type.encode(), draft.time.encode(), draft.source.encode(), draft.key.encode(),
+        draft.id.encode(), draft.type.encode(), draft.time.encode(), draft.source.encode(), draft.key_sent.encode(),
         draft.topics, draft.metadata, draft.sent, draft.csalt,
     )  # fmt: skip
     lengths = _pack_lengths(*map(len, members), draft.is_octets)
@@ -24,7 +24,7 @@ def is_same_as_sent(left: Draft, right: Draft) -> bool:
     """The same question for two drafts in hand."""
     return (
         left.sent == right.sent and left.type == right.type and left.time == right.time
-        and left.source == right.source and left.key == right.key and left.topics == right.topics
+        and left.source == right.source and left.key_sent == right.key_sent and left.topics == right.topics
         and left.metadata == right.metadata and left.is_octets == right.is_octets and left.csalt == right.csalt
         and left.id == right.id
     )  # fmt: skip

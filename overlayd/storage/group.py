@@ -364,7 +364,7 @@ class Group:
         state, head, stream = self.state, pending.head, pending.stream
         draft, commitment, form, csalt = prepared.draft, prepared.commitment, COMMITMENT_NONE, b""
         if draft.csalt:
-            is_open = draft.body is draft.sent or draft.body == draft.sent
+            is_open = draft.body == draft.sent and not draft.is_key_derived
             form, csalt = (COMMITMENT_OPEN, draft.csalt) if is_open else (COMMITMENT_CLOSED, b"")
         body = draft.body
         meta = encode_meta(

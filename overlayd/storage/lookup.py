@@ -72,6 +72,6 @@ def read_wanted(connection: sqlite3.Connection, state: LogState, wanted: Wanted)
 def draft_commitment(stream: str, draft: Draft) -> bytes:
     """The producer's commitment, over what it sent."""
     return commitment_of(
-        draft.csalt, stream, draft.id, draft.type, draft.time, draft.source, draft.key, draft.topics, draft.metadata,
-        draft.sent,
+        draft.csalt, stream, draft.id, draft.type, draft.time, draft.source, draft.key_sent, draft.topics,
+        draft.metadata, draft.sent,
     )  # fmt: skip

@@ -1,0 +1,356 @@
+"""The one publish function: whatever way packets come in, they are decoded, judged and appended here."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
+
+import msgspec
+import trio
+
+from overlayd.model.definition import Definition
+from overlayd.model.draft import AppendRequest, AppendResult, Receipt
+from overlayd.model.errors import (
+    BadParameter,
+    DefinitionConflict,
+    InvalidPacket,
+    OverlaydError,
+    PacketTooLarge,
+    UnknownStream,
+    Violation,
+)
+from overlayd.model.limits import Limits
+from overlayd.model.metrics import Metrics
+from overlayd.model.names import StreamName, parse_stream_name
+from overlayd.pipeline.decode import Decoded, decode_packet
+from overlayd.pipeline.definitions import KeyPath
+from overlayd.pipeline.schema import CompiledSchema, SchemaCache
+from overlayd.storage import Stream
+
+T = TypeVar("T")
+
+REJUDGED_MAX = 2
+"""How often a request is judged again because its stream was defined anew in between."""
+
+SLICE_S = 0.003
+"""Work on the loop after which others get their turn."""
+
+THREAD_BYTES = 128 << 10
+"""A packet above it is decoded and judged in a thread."""
+
+_NO_STREAM = bytes(32)
+_LIMIT_OF_CODE = {"json.depth": "json_depth_max", "schema.cost": "schema_steps"}
+
+
+class AppendingLog(Protocol):
+    """What publishing needs of the log."""
+
+    def find_stream(self, name: str) -> Stream | None: ...
+
+    async def append(self, request: AppendRequest) -> AppendResult: ...
+
+
+class PublishAnswer(msgspec.Struct):
+    """What became of a request's packets. Both lists are in the request's order.
+
+    `rejections`: (place in the request, why); such a packet isn't in the log. `head_sequence`: the stream's last one.
+    """
+
+    receipts: list[Receipt]
+    rejections: list[tuple[int, OverlaydError]]
+    accepted: int
+    duplicates: int
+    head_sequence: int
+
+
+class _Rule(msgspec.Struct, frozen=True):
+    """What a definition version asks of a packet."""
+
+    version: int
+    schema: CompiledSchema | None
+    key: KeyPath | None
+    packet_bytes: int
+    is_id_required: bool
+
+
+class _Judged(msgspec.Struct):
+    """A request's packets after a definition version had its say."""
+
+    version: int
+    passed: list[Decoded]
+    rejections: dict[int, OverlaydError]
+
+
+class _Terms(msgspec.Struct, frozen=True):
+    """What goes with a request's packets."""
+
+    principal: str
+    may_create: bool
+    atomic: bool
+    expected_sequence: int | None
+    traceparent: str
+
+
+class _Slices:
+    """Lets others run when this task has held the loop for a slice."""
+
+    __slots__ = ("_since",)
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    async def pause(self) -> None:
+        """A checkpoint only once a slice is over; whoever calls it ends with one that always is."""
+        if time.perf_counter() - self._since > SLICE_S:
+            await trio.lowlevel.checkpoint()
+            self._since = time.perf_counter()
+
+
+class Intake:
+    """Publishes packets. One for the node; holds nothing of a request once it is answered."""
+
+    def __init__(
+        self, *, log: AppendingLog, limits: Limits, schemas: SchemaCache, metrics: Metrics,
+        defaults: Definition = Definition(),  # noqa: B008 - frozen
+    ) -> None:  # fmt: skip
+        """`defaults`: the definition of streams that publishing creates."""
+        self._log = log
+        self._limits = limits
+        self._schemas = schemas
+        self._defaults = defaults
+        self._metrics = metrics
+        self._threads = trio.CapacityLimiter(1)
+        self._published = metrics.counter("overlayd_packets_published", "Packets appended to the log")
+        self._repeated = metrics.counter("overlayd_packets_duplicate", "Packets that were in the log already")
+        self._rejected = metrics.counter(
+            "overlayd_packets_rejected", "Packets that were refused, by error code", "code"
+        )
+        self._seconds = metrics.histogram(
+            "overlayd_publish_seconds", "From a request's packets in memory to their durable answer"
+        )
+
+    async def publish(
+        self, stream: str, objects: Sequence[bytes], *, principal: str, may_create: bool, atomic: bool,
+        expected_sequence: int | None = None, traceparent: str = "", idempotency_key: str = "", first_index: int = 0,
+    ) -> PublishAnswer:  # fmt: skip
+        """Decodes, judges and appends packet objects; what was accepted is durable when it returns.
+
+        Checkpoint. `first_index`: the place of the first object, for objects that are part of a longer upload.
+        `idempotency_key` stands for the id of a single packet. With `atomic`, any rejection is raised and nothing is
+        appended; else rejections are part of the answer. Raises what concerns the whole request: UnknownStream,
+        BadParameter, and what the log's append raises. If cancelled while appending, the packets are still appended.
+        """
+        started = trio.current_time()
+        name = self._known(stream, may_create)
+        if idempotency_key and len(objects) != 1:
+            raise BadParameter(
+                "Idempotency-Key stands for the id of a single packet", subject="Idempotency-Key",
+                hint="give each packet an id of its own",
+            )  # fmt: skip
+        decoded, rejections = await self._decode(objects, first_index)
+        if idempotency_key and decoded:
+            self._take_idempotency_key(decoded[0], idempotency_key)
+        terms = _Terms(principal, may_create, atomic, expected_sequence, traceparent)
+        return await self._submit(name, decoded, rejections, terms, started)
+
+    async def publish_decoded(
+        self, stream: str, decoded: Sequence[Decoded], *, principal: str, may_create: bool, atomic: bool,
+        expected_sequence: int | None = None, traceparent: str = "",
+    ) -> PublishAnswer:  # fmt: skip
+        """The same for packets that came in another form (CloudEvents, `…/data`). Checkpoint."""
+        started = trio.current_time()
+        name = self._known(stream, may_create)
+        terms = _Terms(principal, may_create, atomic, expected_sequence, traceparent)
+        return await self._submit(name, list(decoded), {}, terms, started)
+
+    def _known(self, stream: str, may_create: bool) -> StreamName:
+        name = parse_stream_name(stream)
+        if not may_create and self._log.find_stream(name) is None:
+            raise UnknownStream(
+                f"there is no stream {name}", subject=name, hint=f"create it with PUT /v1/streams/{name}"
+            )
+        return name
+
+    async def _decode(
+        self, objects: Sequence[bytes], first_index: int
+    ) -> tuple[list[Decoded], dict[int, OverlaydError]]:
+        """What could be decoded and what couldn't, by place. A checkpoint whenever it takes long."""
+        decoded: list[Decoded] = []
+        rejections: dict[int, OverlaydError] = {}
+        bytes_max = int(self._limits.packet_bytes)
+        slices = _Slices()
+        for index, raw in enumerate(objects, first_index):
+            try:
+                if len(raw) > bytes_max:
+                    raise _too_large(len(raw), bytes_max)
+                if len(raw) > THREAD_BYTES:
+                    decoded.append(await self._in_thread(partial(decode_packet, raw, index, self._limits)))
+                else:
+                    decoded.append(decode_packet(raw, index, self._limits))
+            except OverlaydError as err:
+                rejections[index] = err
+            await slices.pause()
+        return decoded, rejections
+
+    def _take_idempotency_key(self, decoded: Decoded, key: str) -> None:
+        if len(key) > self._limits.id_chars:
+            raise BadParameter(
+                f"Idempotency-Key has {len(key)} characters; {self._limits.id_chars} are taken",
+                subject="Idempotency-Key",
+            )
+        if decoded.draft.id and decoded.draft.id != key:
+            raise BadParameter(
+                "the packet's id and Idempotency-Key differ", subject="Idempotency-Key", hint="send one of them"
+            )
+        decoded.draft.id = key
+
+    async def _submit(
+        self, name: StreamName, decoded: list[Decoded], refused: dict[int, OverlaydError], terms: _Terms, started: float
+    ) -> PublishAnswer:
+        for one in decoded:
+            one.draft.principal = terms.principal
+            one.draft.traceparent = one.draft.traceparent or terms.traceparent
+        for attempt in range(REJUDGED_MAX + 1):
+            judged = await self._judge(name, decoded, refused)
+            if judged.rejections and terms.atomic:
+                self._count_rejections(judged.rejections.values())
+                raise combine_errors(judged.rejections, self._limits.errors_max)
+            if not judged.passed:
+                break
+            request = AppendRequest(
+                name, [one.draft for one in judged.passed], atomic=terms.atomic, may_create=terms.may_create,
+                expected_sequence=terms.expected_sequence, definition_version=judged.version,
+            )  # fmt: skip
+            try:
+                result = await self._log.append(request)
+            except DefinitionConflict:
+                if attempt == REJUDGED_MAX:
+                    raise
+                continue
+            except InvalidPacket as err:
+                self._count_rejections([err] * (len({found.index for found in err.violations}) or 1))
+                raise
+            return self._answer(judged, result, started)
+        await trio.lowlevel.checkpoint()
+        found = self._log.find_stream(name)
+        head_sequence = 0 if found is None else found.head_sequence
+        return self._answer(judged, AppendResult([], 0, head_sequence), started)
+
+    async def _judge(self, name: StreamName, decoded: list[Decoded], refused: Mapping[int, OverlaydError]) -> _Judged:
+        """Asks the stream's present definition about each packet. A checkpoint whenever it takes long."""
+        rule = await self._rule_of(name)
+        judged = _Judged(rule.version, [], dict(refused))
+        slices = _Slices()
+        for one in decoded:
+            try:
+                if rule.schema is not None and len(one.draft.sent) > THREAD_BYTES:
+                    await self._in_thread(partial(self._judge_one, one, rule))
+                else:
+                    self._judge_one(one, rule)
+                judged.passed.append(one)
+            except OverlaydError as err:
+                judged.rejections[one.draft.index] = err
+            await slices.pause()
+        return judged
+
+    def _judge_one(self, decoded: Decoded, rule: _Rule) -> None:
+        draft = decoded.draft
+        size = len(draft.sent) + len(draft.metadata) + len(draft.topics)
+        if size > rule.packet_bytes:
+            raise _too_large(size, rule.packet_bytes)
+        if rule.is_id_required and not draft.id:
+            detail = "the stream requires an id for each packet"
+            raise InvalidPacket(detail, subject="/id", violations=[Violation("/id", "member.missing", detail)])
+        if rule.schema is not None:
+            rule.schema.check(decoded.value, draft.sent, "data_base64" if draft.is_octets else "data")
+        if draft.is_key_derived:  # by a definition that is no longer the present one
+            draft.key, draft.is_key_derived = "", False
+        if rule.key is not None and not draft.key:
+            self._derive_key(decoded, rule.key)
+
+    def _derive_key(self, decoded: Decoded, path: KeyPath) -> None:
+        key = path.find(decoded.value)
+        if len(key) > self._limits.id_chars:
+            detail = f"is the packet's key and has {len(key)} characters; {self._limits.id_chars} are taken"
+            raise InvalidPacket(
+                f"{path.pointer}: {detail}", subject=path.pointer,
+                violations=[Violation(path.pointer, "member.length", detail)],
+            )  # fmt: skip
+        decoded.draft.key, decoded.draft.is_key_derived = key, bool(key)
+
+    async def _rule_of(self, name: StreamName) -> _Rule:
+        """What the stream's present definition asks. Waits only for a schema that isn't compiled yet."""
+        stream = self._log.find_stream(name)
+        if stream is None:
+            stream_hash, version, definition = _NO_STREAM, 0, self._defaults
+        else:
+            stream_hash, version, definition = stream.stream_hash, stream.definition_version, stream.definition
+        schema = None
+        if definition.schema is not None:
+            schema = self._schemas.find(stream_hash, version)
+            if schema is None:
+                schema = await self._schemas.compiled(stream_hash, version, definition.schema)
+        return _Rule(
+            version, schema, KeyPath(definition.key) if definition.key else None,
+            min(int(definition.limits.packet_bytes), int(self._limits.packet_bytes)), definition.dedup.required_id,
+        )  # fmt: skip
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(work, limiter=self._threads)
+
+    def _answer(self, judged: _Judged, result: AppendResult, started: float) -> PublishAnswer:
+        receipts: list[Receipt] = []
+        rejections = judged.rejections
+        for outcome in result.outcomes:
+            if isinstance(outcome, Receipt):
+                receipts.append(outcome)
+            else:
+                rejections[outcome.index] = outcome.error
+        duplicates = sum(receipt.duplicate for receipt in receipts)
+        self._published.inc(len(receipts) - duplicates)
+        self._repeated.inc(duplicates)
+        self._count_rejections(rejections.values())
+        self._seconds.observe(trio.current_time() - started)
+        placed = [(index, _placed(rejections[index], index)) for index in sorted(rejections)]
+        return PublishAnswer(receipts, placed, len(receipts) - duplicates, duplicates, result.head_sequence)
+
+    def _count_rejections(self, errors: Iterable[OverlaydError]) -> None:
+        for err in errors:
+            self._rejected.labels(err.code).inc()
+            if isinstance(err, PacketTooLarge):
+                self._metrics.count_limit_hit("packet_bytes")
+            elif err.violations and (limit := _LIMIT_OF_CODE.get(err.violations[0].code)):
+                self._metrics.count_limit_hit(limit)
+
+
+def combine_errors(rejections: Mapping[int, OverlaydError], errors_max: int) -> OverlaydError:
+    """One error for a request of which nothing was appended because these packets were rejected.
+
+    It is of the packets' own kind where they share one, and lists violations in the order of the request.
+    """
+    violations: list[Violation] = []
+    for index in sorted(rejections):
+        violations += _placed(rejections[index], index).violations
+        if len(violations) >= errors_max:
+            break
+    first = rejections[min(rejections)]
+    if len(rejections) == 1:
+        first.violations = tuple(violations[:errors_max])
+        return first
+    kinds = {type(err) for err in rejections.values()}
+    kind = kinds.pop() if len(kinds) == 1 else InvalidPacket
+    return kind(
+        f"{len(rejections)} packets were rejected, so none was appended; the first: {first.detail}",
+        subject=first.subject, hint=first.hint, violations=violations[:errors_max],
+    )  # fmt: skip
+
+
+def _placed(err: OverlaydError, index: int) -> OverlaydError:
+    """The error with its place in the request on every violation; it gets one if it had none."""
+    found = err.violations or (Violation("", err.code, err.detail),)
+    err.violations = tuple(one if one.index == index else msgspec.structs.replace(one, index=index) for one in found)
+    return err
+
+
+def _too_large(size: int, bytes_max: int) -> PacketTooLarge:
+    return PacketTooLarge(f"the packet has {size} bytes; {bytes_max} are taken", subject="packet_bytes")
