@@ -1,0 +1,228 @@
+"""The daemon: every part is made here and handed to the parts that need it. Nothing else knows them all."""
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import structlog
+import trio
+from quart_trio import QuartTrio
+
+from overlayd.access import AccessRules
+from overlayd.access.origin import parse_trusted
+from overlayd.config import Settings
+from overlayd.delivery.delivery import Delivery, FilterLease
+from overlayd.delivery.session import Ending, Registry
+from overlayd.model.clock import Clock, Entropy, SystemClock
+from overlayd.model.errors import InvalidFilter
+from overlayd.model.logs import configure_logs
+from overlayd.model.metrics import Metrics
+from overlayd.model.process_metrics import register_process_metrics
+from overlayd.model.systemd import Notifier, watchdog_interval_s
+from overlayd.net.access_log import RequestLog
+from overlayd.net.app import create_app
+from overlayd.net.content import Bodies
+from overlayd.net.docs_routes import add_docs_routes
+from overlayd.net.door import Door
+from overlayd.net.lane import Lane
+from overlayd.net.listeners import close_listeners, open_listeners, raise_descriptor_limit
+from overlayd.net.live_publish import live_publisher
+from overlayd.net.live_routes import add_live_routes
+from overlayd.net.live_socket import LiveSockets
+from overlayd.net.log_routes import add_log_routes
+from overlayd.net.node_routes import ReadyChecks, add_node_routes
+from overlayd.net.publish import Publisher
+from overlayd.net.publish_routes import add_publish_routes
+from overlayd.net.read_routes import add_read_routes
+from overlayd.net.server import Admission, RequestIds, serve_connections
+from overlayd.net.stream_routes import add_stream_routes
+from overlayd.pipeline.definitions import check_definition
+from overlayd.pipeline.intake import Intake
+from overlayd.pipeline.schema import SchemaCache
+from overlayd.storage import Log, open_log
+
+SWITCH_INTERVAL_S = 0.0005
+"""A thread that comes back from the disk waits at most this long for the interpreter beside a busy event loop.
+With CPython's own 5 ms a commit of 100 rows took 197 ms there, with this 1.5 ms (measured on two cores)."""
+
+GOING_AWAY = 1001
+_log = structlog.get_logger("daemon")
+
+
+def _no_filters(text: str, principal: str) -> FilterLease:
+    raise InvalidFilter("filters aren't taken yet", subject="filter")
+
+
+class Parts:
+    """What is made of a log and the settings before anything listens. Built once, read by `serve` and by tests."""
+
+    def __init__(self, log: Log, settings: Settings, metrics: Metrics, clock: Clock, entropy: Entropy) -> None:
+        limits = settings.limits
+        self.log = log
+        self.settings = settings
+        self.metrics = metrics
+        self.stop = trio.Event()
+        self.request_ids = RequestIds(entropy)
+        self.request_log = RequestLog(metrics)
+        self.lane = Lane(limits.other_lane_concurrency, limits.other_lane_queue, metrics)
+        self.bodies = Bodies(limits, self.lane, metrics)
+        self.schemas = SchemaCache(limits, metrics)
+        self.intake = Intake(
+            log=log, limits=limits, schemas=self.schemas, metrics=metrics, defaults=settings.defaults.definition
+        )
+        self.registry = Registry(limits=limits, clock=clock, entropy=entropy, metrics=metrics)
+        self.delivery = Delivery(
+            log=log, limits=limits, settings=settings.delivery, clock=clock, metrics=metrics,
+            lease_filter=_no_filters,
+        )  # fmt: skip
+        self.live_sockets = LiveSockets(
+            delivery=self.delivery, registry=self.registry, publish=live_publisher(self.intake, log, limits),
+            node=settings.node.name, next_request_id=self.request_ids.draw,
+        )  # fmt: skip
+        self.app = self._build_app()
+
+    def _build_app(self) -> QuartTrio:
+        log, limits, node = self.log, self.settings.limits, self.settings.node.name
+        app = create_app(lane=self.lane, request_log=self.request_log)
+        publisher = Publisher(intake=self.intake, log=log, limits=limits, lane=self.lane, bodies=self.bodies)
+        add_publish_routes(app, publisher=publisher, spool_directory=Path(self.settings.storage.dir))
+        add_stream_routes(
+            app, log=log, limits=limits, lane=self.lane, bodies=self.bodies, schemas=self.schemas,
+            count_subscribers=self.registry.count_subscribers,
+        )  # fmt: skip
+        add_read_routes(app, delivery=self.delivery, registry=self.registry, lane=self.lane)
+        add_live_routes(app, delivery=self.delivery, registry=self.registry, node=node)
+        add_log_routes(app, log=log, lane=self.lane)
+        add_node_routes(
+            app, log=log, node_name=node, metrics=self.metrics, ready_checks=self._ready_checks(),
+            is_metrics_served=self.settings.metrics.enabled,
+        )  # fmt: skip
+        add_docs_routes(app)
+        return app
+
+    def _ready_checks(self) -> ReadyChecks:
+        return {
+            "storage": lambda: "the disk is nearly full; publishing is refused" if self.log.stats().is_full else "",
+            "stopping": lambda: "the node is shutting down" if self.stop.is_set() else "",
+        }
+
+    def door(self) -> Door:
+        """The door, with what the settings say about who may come in."""
+        listen = self.settings.listen
+        trusted, is_unix_trusted = parse_trusted(listen.trusted_proxies)
+        rules = AccessRules(
+            service_uid=os.geteuid(), hosts=frozenset(host.lower() for host in listen.hosts), trusted=trusted,
+            is_unix_trusted=is_unix_trusted, insecure=listen.insecure, auto_create=self.settings.defaults.auto_create,
+        )  # fmt: skip
+        return Door(
+            app=self.app, serve_websocket=self.live_sockets.serve, rules=rules, limits=self.settings.limits,
+            metrics=self.metrics, request_log=self.request_log, next_request_id=self.request_ids.draw, stop=self.stop,
+        )  # fmt: skip
+
+    async def end_sessions(self) -> None:
+        """Tells every live session goodbye, and where to come back. Returns when they are gone. Checkpoint."""
+        await self.registry.stop(Ending(GOING_AWAY, "shutdown", float(self.settings.delivery.bye_retry)))
+
+
+async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) -> None:
+    """Runs the node until SIGTERM or SIGINT. `on_ready` gets the listeners' URLs once packets can be taken.
+
+    Raises ConfigInvalid, DirectoryInUse, NewerSchema, LogInconsistent at start; CommitFailed when the disk
+    fails later, so that the process ends and its service manager starts it anew.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    clock, entropy, metrics = SystemClock(), Entropy(), Metrics()
+    configure_logs(settings.log, clock=clock, environ=os.environ, stream=sys.stderr)
+    register_process_metrics(metrics)
+    directory = Path(settings.storage.dir)
+    notifier = Notifier(os.environ)
+    async with (
+        open_log(
+            directory, settings=settings.storage, limits=settings.limits, defaults=settings.defaults.definition,
+            clock=clock, entropy=entropy, metrics=metrics,
+        ) as log,
+        _stopping_on_signals() as stop_asked,
+    ):  # fmt: skip
+        parts = Parts(log, settings, metrics, clock, entropy)
+        await declare_streams(log, settings, parts.schemas)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_feed_watchdog, notifier)
+            nursery.start_soon(_stop_when_asked, stop_asked, parts.stop, notifier)
+            await serve_edge(parts, directory, partial(_announce, on_ready, notifier, log))
+            nursery.cancel_scope.cancel()
+    _log.info("stopped")
+
+
+async def serve_edge(parts: Parts, directory: Path, announce: Callable[[list[str]], None]) -> None:
+    """Listens, serves until `parts.stop`, drains. Raises ConfigInvalid for listeners that can't be opened."""
+    limits = parts.settings.limits
+    connections_max = raise_descriptor_limit(limits)
+    await parts.app.startup()
+    listeners = open_listeners(parts.settings.listen, directory, limits)
+    try:
+        async with trio.open_nursery() as nursery:
+            urls: list[str] = await nursery.start(
+                partial(
+                    serve_connections, listeners, parts.door(),
+                    admission=Admission(limits, parts.metrics, connections_max), limits=limits, metrics=parts.metrics,
+                    next_request_id=parts.request_ids.draw, stop=parts.stop, end_sessions=parts.end_sessions,
+                )
+            )  # fmt: skip
+            announce(urls)
+    finally:
+        close_listeners(listeners)
+
+
+async def declare_streams(log: Log, settings: Settings, schemas: SchemaCache) -> None:
+    """Brings the streams of the configuration into the log. One that is declared no more keeps its packets and
+    definition, and may be changed through the API again. Raises InvalidDefinition."""
+    declared = {stream.name for stream in settings.streams}
+    for stream in settings.streams:
+        await check_definition(stream.definition, schemas, settings.limits)
+        await log.define_stream(stream.name, stream.definition, owner="config", principal="config")
+    for found in log.list_streams():
+        if found.owner == "config" and found.name not in declared:
+            await log.define_stream(found.name, found.definition, owner="api", principal="config")
+
+
+def _announce(on_ready: Callable[[list[str]], None], notifier: Notifier, log: Log, urls: list[str]) -> None:
+    _log.info("taking packets", listeners=urls, log=log.log_id, head=log.head)
+    notifier.ready(f"taking packets at {', '.join(urls)}")
+    on_ready(urls)
+
+
+@asynccontextmanager
+async def _stopping_on_signals() -> AsyncIterator[trio.Event]:
+    """An event that a TERM or INT sets; from here on they don't end the process in any other way."""
+    asked = trio.Event()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def receive() -> None:
+                async for number in signals:
+                    _log.info("stopping", signal=signal.Signals(number).name)
+                    asked.set()
+
+            nursery.start_soon(receive)
+            yield asked
+            nursery.cancel_scope.cancel()
+
+
+async def _stop_when_asked(asked: trio.Event, stop: trio.Event, notifier: Notifier) -> None:
+    await asked.wait()
+    notifier.stopping("telling clients, then closing the log")
+    stop.set()
+
+
+async def _feed_watchdog(notifier: Notifier) -> None:
+    """Says that the event loop turns, when the service manager wants to hear it."""
+    interval_s = watchdog_interval_s(os.environ, os.getpid())
+    if interval_s is None:
+        return
+    while True:
+        notifier.alive()
+        await trio.sleep(interval_s)

@@ -1,0 +1,32 @@
+"""Publishing over a live connection: the message's packets through the same function as a request's."""
+
+from overlayd.access import Principal
+from overlayd.delivery.socket import PublishPackets
+from overlayd.model.errors import OverlaydError
+from overlayd.model.limits import Limits
+from overlayd.model.names import parse_stream_name
+from overlayd.model.wire import PublishMessage, ReceiptMessage
+from overlayd.net.publish_answers import Rejected, list_violations, receipt_bodies
+from overlayd.pipeline.intake import Intake
+from overlayd.storage import Log
+
+
+def live_publisher(intake: Intake, log: Log, limits: Limits) -> PublishPackets:
+    """The function that live connections publish with."""
+
+    async def publish(message: PublishMessage, principal: Principal) -> ReceiptMessage:
+        """Durable when it returns. Raises what refuses the whole message."""
+        expected = message.expected_sequence if isinstance(message.expected_sequence, int) else None
+        answer = await intake.publish(
+            message.stream, [bytes(packet) for packet in message.packets], principal=principal.name,
+            may_create=principal.may_create, atomic=message.atomic, expected_sequence=expected,
+        )  # fmt: skip
+        rejections: list[tuple[int, OverlaydError]] = answer.rejections
+        receipts = await receipt_bodies(log, parse_stream_name(message.stream), answer.receipts, with_proof=False)
+        return ReceiptMessage(
+            ref=message.ref, accepted=answer.accepted, duplicates=answer.duplicates, rejected=len(rejections),
+            receipts=receipts,
+            errors=list_violations((Rejected(error, index=at) for at, error in rejections), limits.errors_max),
+        )  # fmt: skip
+
+    return publish
