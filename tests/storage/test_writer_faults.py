@@ -87,6 +87,7 @@ async def test_goes_on_after_a_refusal(
     async with rig.open() as log:
         await append(log, "s", drafts("a", data="1"))
         head = log.head
+        await log.checkpoint(head)  # then the signer rests for a while
         faults.plan(statement, code)
         with pytest.raises(expected) as caught:
             await append(log, "s", drafts("b", data="1"))
@@ -145,6 +146,7 @@ async def test_full_disk_releases_the_reserve(rig: Rig, faults: Faults) -> None:
     rig.set_settings(reserve=Size(8192))
     async with rig.open() as log:
         assert (rig.directory / "reserve").stat().st_size == 8192
+        await log.checkpoint(log.head)
         faults.plan("INSERT INTO entry", sqlite3.SQLITE_FULL)
         with pytest.raises(StorageFull):
             await append(log, "s")
@@ -267,6 +269,7 @@ async def test_group_commit(rig: Rig, faults: Faults) -> None:
     """What queued during one commit goes into the next one together, in few statements."""
     async with rig.open() as log:
         await log.define_stream("s", Definition())
+        await log.checkpoint(log.head)
         faults.seen.clear()
         async with trio.open_nursery() as nursery:
             for _ in range(100):
@@ -280,6 +283,7 @@ async def test_linger_waits_for_company(rig: Rig, faults: Faults) -> None:
     rig.set_settings(linger=Duration(0.02))
     async with rig.open() as log:
         await log.define_stream("s", Definition())
+        await log.checkpoint(log.head)
         faults.seen.clear()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(append, log, "s", [draft()])
