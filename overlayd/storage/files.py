@@ -46,9 +46,14 @@ class DirectoryLock:
 
 
 def make_directory(directory: Path) -> None:
-    """Creates the data directory and its `keys`, readable by the service alone."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (directory / "keys").mkdir(mode=0o700, exist_ok=True)
+    """Creates the data directory and its `keys`, readable by the service alone, and makes their names durable.
+
+    A power cut could otherwise take away a directory whose every file was synced.
+    """
+    missing = [path for path in (directory / "keys", directory, *directory.absolute().parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync_directory(path.parent)
 
 
 def sync_directory(directory: Path) -> None:
