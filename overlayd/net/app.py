@@ -1,5 +1,6 @@
 """The Quart application: routes are added to it by the `*_routes` modules, with their parts as arguments."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import structlog
@@ -30,6 +31,8 @@ class PulledBody(TrioBody):
     def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
         super().__init__(expected_content_length, max_content_length)
         self._taken = trio.Event()
+        self.want: Callable[[], Awaitable[None]] | None = None
+        """Called before the first wait for bytes: tells a client that waits to be asked (100 Continue)."""
 
     async def feed(self, data: bytes) -> None:
         """Adds bytes, then waits until there is room for more."""
@@ -56,6 +59,9 @@ class PulledBody(TrioBody):
         """The next bytes; b"" at the end. Checkpoint."""
         await trio.lowlevel.checkpoint()
         if not self._data and not self._complete.is_set():
+            if self.want is not None:
+                want, self.want = self.want, None
+                await want()
             await self._has_data.wait()
         return self.take()
 
@@ -121,6 +127,7 @@ def request_id_of(asked: Request) -> str:
 def body_reader(asked: Request, bodies: Bodies, bytes_max: int, limit: str) -> BodyReader:
     """Reads the request's body, up to so many inflated bytes. Raises WrongContentEncoding."""
     body = cast(PulledBody, asked.body)
+    body.want = _state_of(asked).get("want_body")
     return bodies.reader(body, asked.headers.get("Content-Encoding", ""), bytes_max, limit)
 
 

@@ -130,7 +130,9 @@ class Door:
             await self._serve_live(connection, head, principal, request_id, started)
             return False
         state: dict[str, Any] = {"principal": principal, "request_id": request_id, "started": started}
-        exchange = Exchange(self._app, self._config, self._context, connection, state, is_last=is_last)
+        exchange = Exchange(
+            self._app, self._config, self._context, connection, state, is_last=lambda: is_last or self._stop.is_set()
+        )
         return await exchange.run(head)
 
     async def _serve_live(
@@ -141,7 +143,7 @@ class Door:
             await self._serve_websocket(stream, head, principal)
         finally:
             self._request_log.record(
-                method=head.method, path=head.path, route=LIVE_PATH, status=101, sent_bytes=connection.sent_bytes,
+                method=head.method, path=head.path, route=LIVE_PATH, status=stream.status or 499, sent_bytes=connection.sent_bytes,
                 started=started, principal=principal.name, request_id=request_id,
             )  # fmt: skip
 

@@ -102,7 +102,7 @@ class OneRequest(H11Protocol):
     """Hypercorn's HTTP/1.1 protocol for a single request and its answer."""
 
     on_answered: Callable[[], None]
-    is_last = False
+    is_last: Callable[[], bool]
     request_id = ""
 
     @property
@@ -123,8 +123,14 @@ class OneRequest(H11Protocol):
         """Bytes behind the request: the beginning of the next one."""
         return bytes(self.connection.trailing_data[0])
 
+    async def want_body(self) -> None:
+        """Sends 100 Continue to a client that waits for it. Asked for by the route that reads the body, so that a
+        request that is refused by its head costs no upload."""
+        if self.connection.they_are_waiting_for_100_continue:
+            await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
+
     async def stream_send(self, event: StreamEvent) -> None:
-        if isinstance(event, Response) and event.status_code >= 200 and (self.is_last or not self.is_message_read):
+        if isinstance(event, Response) and event.status_code >= 200 and (self.is_last() or not self.is_message_read):
             # What is left of the request's body would have to be read out before the next request.
             event = Response(
                 stream_id=event.stream_id,
@@ -144,8 +150,6 @@ class OneRequest(H11Protocol):
                 await self._refuse_rest(error)
                 return
             if isinstance(event, h11.Request):
-                if self.connection.they_are_waiting_for_100_continue:
-                    await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
                 await self._create_stream(event)
             elif self.stream is None or event is h11.PAUSED or event is h11.NEED_DATA:
                 return
@@ -186,9 +190,10 @@ class Exchange:
         connection: Connection,
         state: dict[str, Any],
         *,
-        is_last: bool,
+        is_last: Callable[[], bool],
     ) -> None:
-        """`state` becomes the ASGI scope's; it holds the principal and the request's id."""
+        """`state` becomes the ASGI scope's; it holds the principal and the request's id. `is_last`: whether an
+        answer that begins now ends the connection."""
         peer = connection.peer
         self._connection = connection
         self._reading = trio.CancelScope()
@@ -201,6 +206,7 @@ class Exchange:
         self._protocol.on_answered = self._reading.cancel
         self._protocol.is_last = is_last
         self._protocol.request_id = state["request_id"]
+        state["want_body"] = self._protocol.want_body
 
     async def run(self, head: Head) -> bool:
         """Whether the connection can take another request. Returns once the application has ended."""

@@ -81,7 +81,7 @@ def raise_descriptor_limit(limits: Limits) -> int:
     if hard == resource.RLIM_INFINITY:
         return limits.connections_max
     fitting = max(1, hard - DESCRIPTORS_KEPT)
-    if fitting < limits.connections_max:
+    if fitting < limits.connections_max // 2:
         _log.warning(
             "descriptor limit is below connections_max", connections_max=limits.connections_max, fitting=fitting
         )

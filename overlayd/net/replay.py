@@ -11,6 +11,8 @@ class ReplayingStream(trio.abc.Stream):
     def __init__(self, connection: Connection, replayed: bytes) -> None:
         self._connection = connection
         self._replayed = bytearray(replayed)
+        self.status = 0
+        """Status of the answer that was sent, 0 before."""
 
     @property
     def socket(self) -> trio.socket.SocketType:
@@ -27,6 +29,8 @@ class ReplayingStream(trio.abc.Stream):
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if not self.status and data[:9] == b"HTTP/1.1 ":
+            self.status = int(data[9:12])
         await self._connection.send(data)
 
     async def wait_send_all_might_not_block(self) -> None:

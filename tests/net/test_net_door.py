@@ -79,14 +79,16 @@ async def test_http_1_0(edge: Edge) -> None:
 
 
 async def test_expect_continue(edge: Edge) -> None:
-    """A client that waits for 100 Continue gets it before it sends its body."""
+    """A client that waits for 100 Continue gets it when its body is wanted, and never when it is refused before."""
+    head = b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
     async with await edge.connect() as client:
-        await client.send(
-            b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
-        )
-        assert b" 100 " in await client.stream.receive_some(1000)
+        await client.send(b"POST /timed" + head)
+        assert await client.stream.receive_some(1000) == b"HTTP/1.1 100 \r\n\r\n"
         await client.send(b"body")
-        assert (await client.read_answer()).json["body"] == "body"
+        assert (await client.read_answer()).body == b"body"
+    async with await edge.connect() as client:
+        await client.send(b"POST /refuse" + head)
+        assert (await client.read_rest()).startswith(b"HTTP/1.1 413")
 
 
 async def test_connection_close_is_kept(edge: Edge) -> None:

@@ -123,15 +123,18 @@ async def test_drain_lets_requests_finish(tmp_path: Path, patient_clock: trio.te
         told.append("bye")
 
     async with open_edge(tmp_path, end_sessions=end_sessions) as edge:
-        idle, busy = await edge.connect(), await edge.connect()
+        idle, busy, late = [await edge.connect() for _ in range(3)]
         assert (await idle.request("GET", "/healthz")).status == 200
-        await busy.send(b"GET /slow?seconds=2 HTTP/1.1\r\nHost: localhost\r\n\r\n" + GET_HEALTH)
+        await late.send(GET_HEALTH[:20])
+        await busy.send(b"GET /slow?seconds=2 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await edge.wait_until(lambda: "/slow" in edge.calls)
         edge.stop.set()
         assert await idle.is_closed_by_peer()
-        assert (await busy.read_answer()).status == 200
-        refused = await busy.read_answer()
+        await late.send(GET_HEALTH[20:])
+        refused = await late.read_answer()
         assert (refused.status, refused.json["code"]) == (503, "node.stopping")
+        answer = await busy.read_answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
         assert told == ["bye"]
         assert not edge.path.exists()
         with pytest.raises(OSError, match="connect"):
