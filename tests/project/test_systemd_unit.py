@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,18 @@ def test_the_unit_fits_the_oldest_systemd() -> None:
     assert "NotifyAccess=main" in lines
     assert "StateDirectory=overlayd" in lines
     assert "ConfigurationDirectory=overlayd" in lines
+
+
+@needs_analyze
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace and the right to trace")
+def test_the_sandbox_leaves_what_reading_the_machine_needs(tmp_path: Path) -> None:
+    """The calls with which the boot entry's facts are read are in the filter, as this machine's C library makes them."""
+    trace = tmp_path / "trace"
+    program = "from overlayd.storage.machine import read_machine; print(read_machine().clock_synced)"
+    traced = ["strace", "-qq", "-e", "trace=adjtimex,clock_adjtime", "-o", str(trace), sys.executable, "-c", program]
+    if subprocess.run(traced, capture_output=True, timeout=60, check=False).returncode:
+        pytest.skip("needs strace and the right to trace")
+    calls = set(re.findall(r"^(\w+)\(", trace.read_text(), re.MULTILINE))
+    allowed = re.findall(r"^SystemCallFilter=(\w.*)$", UNIT.read_text(), re.MULTILINE)
+    assert calls
+    assert calls <= set(" ".join(allowed).split())
