@@ -83,7 +83,10 @@ class Delivery:
 
 
 class OpenReader:
-    """A reader with what its owner has to say about it at the start. Close it when it isn't read any more."""
+    """A reader with what its owner has to say about it at the start. Close it when it isn't read any more.
+
+    `start` is its cursor before anything was read.
+    """
 
     def __init__(
         self, query: LiveQuery, reader: Reader, never: list[str], proof: ConsistencyBody | LossBody | None,
@@ -91,6 +94,7 @@ class OpenReader:
     ) -> None:  # fmt: skip
         self.query = query
         self.reader = reader
+        self.start = reader.cursor
         self.never = never
         self.proof = proof
         self._lease = lease

@@ -178,7 +178,7 @@ def other_message(message: Message) -> StatusMessage | GapMessage | ErasedMessag
     if isinstance(subject, Gap):
         return GapMessage(
             from_=str(Cursor(subject.epoch, subject.from_offset)), to=str(Cursor(subject.epoch, subject.to_offset)),
-            reason=subject.reason,
+            reason=subject.reason, cursor=str(message.cursor),
         )  # fmt: skip
     if isinstance(subject, Erased):
         return ErasedMessage(stream_id=subject.stream, cursor=str(message.cursor), packet_sequence=subject.sequence)

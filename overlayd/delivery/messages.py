@@ -70,7 +70,7 @@ class Scribe:
 
 def subscribed_message(opened: OpenReader, sub: str = "") -> SubscribedMessage:
     """What a subscription begins with."""
-    return SubscribedMessage(id=sub or UNSET, cursor=str(opened.reader.cursor), never=opened.never)
+    return SubscribedMessage(id=sub or UNSET, cursor=str(opened.start), never=opened.never)
 
 
 def error_message(error: OverlaydError, *, ref: str | int | None = None, sub: str = "") -> ErrorMessage:

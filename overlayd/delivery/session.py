@@ -104,6 +104,7 @@ class Registry:
         self._by_address: dict[str, int] = {}
         self._by_pattern: dict[str, dict[str, int]] = {}
         self._stopping: Ending | None = None
+        self._waits: set[trio.CancelScope] = set()
         self._emptied = trio.Event()
         open_sessions = metrics.gauge("overlayd_sessions", "Live sessions", "transport")
         self._gauges = {name: open_sessions.labels(name) for name in ("websocket", "sse", "ndjson")}
@@ -157,6 +158,18 @@ class Registry:
             self._emptied.set()
             self._emptied = trio.Event()
 
+    @contextmanager
+    def waiting(self, deadline: float) -> Iterator[trio.CancelScope]:
+        """As `Session.waiting`, for requests that wait without being a session."""
+        with trio.CancelScope(deadline=deadline) as scope:
+            if self._stopping is not None:
+                scope.cancel()
+            self._waits.add(scope)
+            try:
+                yield scope
+            finally:
+                self._waits.discard(scope)
+
     def check_query(self, session: Session, query: LiveQuery) -> None:
         """Raises LimitReached when too many sessions read the same stream or pattern already."""
         for text in query.selection.streams or (_EVERYTHING,):
@@ -174,8 +187,10 @@ class Registry:
             counts[session.id] = counts.get(session.id, 0) + 1
 
     def drop_reader(self, session: Session, name: str) -> None:
-        """The subscription ends, the session goes on."""
-        opened = session.readers.pop(name)
+        """The subscription ends, the session goes on. Again does nothing."""
+        opened = session.readers.pop(name, None)
+        if opened is None:
+            return
         opened.close()
         for text in opened.query.selection.streams or (_EVERYTHING,):
             counts = self._by_pattern[text]
@@ -207,6 +222,8 @@ class Registry:
     def end_all(self, ending: Ending) -> None:
         """Takes no more sessions and asks all of them to end."""
         self._stopping = ending
+        for scope in self._waits:
+            scope.cancel()
         for session in list(self._sessions.values()):
             session.end(ending)
 

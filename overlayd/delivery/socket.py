@@ -43,6 +43,8 @@ from overlayd.model.wire import PublishMessage, ReceiptMessage
 
 TRANSPORT = "websocket"
 _ID_CHARS_MAX = 64
+_PIPELINED_BYTES = 16 << 10
+_STREAMS_KNOWN_MAX = 1000
 
 
 class PublishPackets(Protocol):
@@ -94,6 +96,7 @@ class SocketSession:
         self._turn = trio.Lock()
         self._publishing = trio.Semaphore(delivery.limits.publishes_in_flight)
         self._subscriptions: dict[str, trio.CancelScope] = {}
+        self._published: dict[str, int] = {}
 
     async def run(self, query: LiveQuery | OverlaydError | None) -> None:
         """Serves until either side ends it. `query` is the URL's subscription, or what is wrong with it. Checkpoint."""
@@ -194,8 +197,11 @@ class SocketSession:
                 publish = _decode(_decode_publish, message)
                 require(self._principal, "publish")
                 await self._publishing.acquire()
-                tasks.start_soon(self._publish, publish, envelope.ref, held)
-                held = 0
+                if self._may_overtake(publish.stream, held):
+                    await self._publish(publish, envelope.ref, 0)
+                else:
+                    tasks.start_soon(self._publish, publish, envelope.ref, held)
+                    held = 0
             elif envelope.type == "ping":
                 own = self._session.readers.get("")
                 await self._send(self._scribe.heartbeat(own.reader.cursor if own else None))
@@ -205,6 +211,21 @@ class SocketSession:
             await self._send(error_message(error, ref=envelope.ref))
         finally:
             self._connection.give_back(held)
+
+    def _may_overtake(self, stream: str, size: int) -> bool:
+        """Whether a message that follows could be appended before this one, unless it waits for its answer.
+
+        Messages of one socket are to be appended in the order they were sent. Small ones reach the writer's queue
+        in the same few steps, each begun after the one before; a large one may take a way through a thread, and the
+        first of a stream may have to wait until its schema is compiled.
+        """
+        found = self._delivery.log.find_stream(stream)
+        version = 0 if found is None else found.definition_version
+        is_known = self._published.get(stream) == version
+        if len(self._published) >= _STREAMS_KNOWN_MAX:
+            self._published.clear()
+        self._published[stream] = version
+        return not is_known or version == 0 or size > _PIPELINED_BYTES
 
     async def _take_subscription(self, kind: str, message: str, tasks: trio.Nursery) -> None:
         """Raises OverlaydErrors and ConnectionClosed."""

@@ -26,6 +26,8 @@ _PARTS_MAX = 8192
 _TOO_BIG = 1009
 _TEXT_FRAME = 0x81
 _REASON_BYTES_MAX = 120
+_WAITED_S = 0.05
+"""A piece that took longer waited for the peer, so the peer is there. The kernel takes others from anybody."""
 
 
 def encode_text_frame(text: bytes) -> bytes:
@@ -100,7 +102,8 @@ class PacedStream(trio.abc.Stream):
         return self.moved_at > time_s
 
     async def _send_piece(self, piece: memoryview) -> None:
-        deadline = trio.current_time() + self._stall_s
+        started = trio.current_time()
+        deadline = started + self._stall_s
         try:
             with trio.CancelScope(deadline=deadline, shield=True) as scope:
                 await self._stream.send_all(piece)
@@ -111,7 +114,8 @@ class PacedStream(trio.abc.Stream):
             self.is_stalled = True
             await trio.aclose_forcefully(self._stream)
             raise trio.BrokenResourceError("the peer stopped reading")
-        self.moved_at = trio.current_time()
+        if trio.current_time() - started > _WAITED_S:
+            self.moved_at = trio.current_time()
 
 
 class LiveSocket(WebSocketConnection):

@@ -185,10 +185,11 @@ class FakeLog:
 
     async def find_last(self, stream: Stream, key: str | None = None) -> StoredEntry | None:
         await trio.lowlevel.checkpoint()
+        wanted = b"" if key is None else b"\x05" + len(key).to_bytes(4, "big") + key.encode()
         for entry in reversed(self._entries):
-            if entry.stream_hash == stream.stream_hash and entry.kind == Kind.PACKET and not entry.is_reduced:
-                if key is None or b"\x05" + len(key).to_bytes(4, "big") + key.encode() in entry.meta:
-                    return entry
+            is_kept = entry.stream_hash == stream.stream_hash and entry.kind == Kind.PACKET and not entry.is_reduced
+            if is_kept and wanted in entry.meta:
+                return entry
         return None
 
     async def find_offset_at(self, time_us: int) -> int:
@@ -230,6 +231,7 @@ class FixedClock:
 
 
 def no_filters(text: str, principal: str) -> FilterLease:
+    """Refuses every filter."""
     raise InvalidFilter("no filters in this test")
 
 

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+import pytest
 import trio
 import trio_websocket
 from delivery_fakes import FakeLog, FixedClock, make_delivery
@@ -77,12 +78,11 @@ class Client:
 
     async def close_code(self) -> int:
         """Reads on until the node closes; the close code."""
-        try:
+        with pytest.raises(trio_websocket.ConnectionClosed) as caught:  # noqa: PT012 - what comes before doesn't matter
             while True:
                 await self.socket.get_message()
-        except trio_websocket.ConnectionClosed as closed:
-            assert closed.reason is not None
-            return closed.reason.code
+        assert caught.value.reason is not None
+        return caught.value.reason.code
 
 
 class Node:

@@ -22,6 +22,7 @@ from overlayd.model.errors import (
 
 
 async def open_reader(delivery: Delivery, **query: Any) -> OpenReader:
+    """A reader for URL arguments."""
     return await delivery.open_reader(query_of(**query), "test")
 
 
@@ -36,15 +37,18 @@ async def drain(opened: OpenReader) -> list[dict[str, Any]]:
 
 
 async def read_all(delivery: Delivery, **query: Any) -> list[dict[str, Any]]:
+    """Everything from the beginning, or from where the query says."""
     with await open_reader(delivery, **{"from": "beginning"} | query) as opened:
         return await drain(opened)
 
 
 def sequences(messages: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Stream and sequence of each packet."""
     return [(m["stream_id"], m["packet"]["packet_sequence"]) for m in messages if m["type"] == "packet"]
 
 
-def gaps(log: FakeLog, messages: list[dict[str, Any]]) -> list[tuple[int, int, str]]:
+def gaps(messages: list[dict[str, Any]]) -> list[tuple[int, int, str]]:
+    """Offsets and reason of each gap."""
     return [
         (Cursor.parse(m["from"]).offset, Cursor.parse(m["to"]).offset, m["reason"])
         for m in messages
@@ -134,6 +138,7 @@ async def test_resume_at_every_cursor() -> None:
 
 
 async def read_all_after(delivery: Delivery, after: str, **query: Any) -> list[dict[str, Any]]:
+    """Everything behind a cursor."""
     with await open_reader(delivery, after=after, **query) as opened:
         return await drain(opened)
 
@@ -210,7 +215,8 @@ async def test_restored_log() -> None:
     for epoch in (older, oldest):
         first, *rest = await read_all_after(delivery, str(Cursor(epoch, 5)))
         assert first == {
-            "type": "gap", "from": str(Cursor(epoch, 4)), "to": str(Cursor(epoch, 5)), "reason": "restored"
+            "type": "gap", "from": str(Cursor(epoch, 4)), "to": str(Cursor(epoch, 5)), "reason": "restored",
+            "cursor": log.cursor(3),
         }  # fmt: skip
         assert sequences(rest) == [("s", n) for n in (4, 5, 6)]
 
@@ -226,10 +232,10 @@ async def test_reduced_runs_become_one_gap_each() -> None:
         log.remove("a", 9, 13, "erased")
         delivery = make_delivery(log)
         found = await read_all(delivery, stream="a")
-        assert gaps(log, found) == [(1, 5, "retention"), (9, 13, "erased")]
+        assert gaps(found) == [(1, 5, "retention"), (9, 13, "erased")]
         assert sequences(found) == [("a", 4), ("a", 8)]
         assert [m["type"] for m in found] == ["gap", "packet", "gap", "packet"]
-        assert gaps(log, await read_all(delivery, stream="b")) == []
+        assert gaps(await read_all(delivery, stream="b")) == []
 
 
 async def test_long_run_moves_the_cursor() -> None:
@@ -239,7 +245,7 @@ async def test_long_run_moves_the_cursor() -> None:
         log.add("a", number)
     log.remove("a", 1, 100, "retention")
     delivery = make_delivery(log, progress_entries=40)
-    assert gaps(log, await read_all(delivery, stream="a")) == [
+    assert gaps(await read_all(delivery, stream="a")) == [
         (1, 40, "retention"), (41, 80, "retention"), (81, 100, "retention")
     ]  # fmt: skip
 
@@ -267,9 +273,9 @@ async def test_damage_and_cut() -> None:
     log.minimum_index = 3
     delivery = make_delivery(log)
     found = await read_all_after(delivery, log.cursor(1), stream="b")
-    assert gaps(log, found) == [(2, 3, "retention"), (5, 6, "damaged")]
+    assert gaps(found) == [(2, 3, "retention"), (5, 6, "damaged")]
     found = await read_all(delivery, stream="a")
-    assert gaps(log, found) == [(5, 6, "damaged")]
+    assert gaps(found) == [(5, 6, "damaged")]
     assert sequences(found) == [("a", n) for n in (4, 7, 8)]
 
 
@@ -330,12 +336,12 @@ async def test_deleted_stream() -> None:
     with await open_reader(delivery, stream="a", **{"from": "beginning"}) as opened:
         assert len(await drain(opened)) == 2
         log.delete("a")
-        assert gaps(log, await drain(opened)) == [(1, 3, "deleted")]
+        assert gaps(await drain(opened)) == [(1, 3, "deleted")]
         log.add("a", "new")
         assert sequences(await drain(opened)) == [("a", 1)]
     late = await read_all(delivery, stream="a")
-    assert gaps(log, late) == [(1, 3, "deleted")]
-    assert gaps(log, await read_all(delivery, stream="b")) == []
+    assert gaps(late) == [(1, 3, "deleted")]
+    assert gaps(await read_all(delivery, stream="b")) == []
 
 
 async def test_equal_readers_share_the_work() -> None:

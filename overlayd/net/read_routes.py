@@ -1,0 +1,221 @@
+"""Reading what is there, and waiting for a moment: packets of a stream, single packets, pages of a live query."""
+
+import base64
+
+import msgspec
+import trio
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from overlayd.access import require
+from overlayd.delivery.delivery import Delivery, OpenReader
+from overlayd.delivery.packets import StreamPage, find_named, find_packet, read_stream, show_packet
+from overlayd.delivery.query import Beginning, parse_arguments
+from overlayd.delivery.reader import refuse_gaps
+from overlayd.delivery.session import Registry
+from overlayd.model.cursor import Cursor
+from overlayd.model.errors import BadParameter, UnknownPacket
+from overlayd.model.meta import decode_meta
+from overlayd.model.units import Duration
+from overlayd.model.wire import PacketList, PacketsBody, encode_wire
+from overlayd.net.app import answer, principal_of
+from overlayd.net.lane import Lane
+from overlayd.net.live_socket import split_query
+from overlayd.net.parameters import Parameters
+from overlayd.net.stream_routes import known_stream
+from overlayd.storage import Stream
+
+LIMIT = 100
+IMMUTABLE = "max-age=31536000, immutable"
+OCTETS = "application/octet-stream"
+_ID_CHARS_MAX = 1024
+
+
+def add_read_routes(app: QuartTrio, *, delivery: Delivery, registry: Registry, lane: Lane) -> None:
+    """Adds `/v1/read`, `/v1/packets`, and packets below `/v1/streams/{stream}`."""
+    routes = _ReadRoutes(delivery, registry, lane)
+    packets = "/v1/streams/<stream>/packets"
+    app.add_url_rule("/v1/read", "read", routes.read, methods=["GET"])
+    app.add_url_rule("/v1/packets", "packets.find", routes.find, methods=["GET"])
+    app.add_url_rule(packets, "packets.list", routes.list_packets, methods=["GET"])
+    app.add_url_rule(f"{packets}/<sequence>", "packets.show", routes.show, methods=["GET"])
+    app.add_url_rule(f"{packets}/<sequence>/data", "packets.data", routes.data, methods=["GET"])
+    app.add_url_rule("/v1/streams/<stream>/last", "packets.last", routes.last, methods=["GET"])
+
+
+class _ReadRoutes:
+    """The routes with what they need."""
+
+    def __init__(self, delivery: Delivery, registry: Registry, lane: Lane) -> None:
+        self._delivery = delivery
+        self._registry = registry
+        self._lane = lane
+        self._log = delivery.log
+        self._limits = delivery.limits
+
+    async def list_packets(self, stream: str) -> Response:
+        """Packets behind a sequence; waits for the first one if asked to."""
+        require(principal_of(request), "read")
+        parameters = Parameters(request, ("after", "limit", "wait", "deliver"))
+        found = known_stream(self._log, stream)
+        if parameters.choice("deliver", ("appended", "confirmed")) == "confirmed":
+            raise BadParameter(
+                f"no packet of {found.name} will ever be confirmed: this node follows no chain", subject="deliver",
+                hint="use deliver=appended",
+            )  # fmt: skip
+        after = parameters.number("after") or 0
+        limit = parameters.number("limit", minimum=1, maximum=self._limits.read_packets_max) or LIMIT
+        page = await self._wait_for_packets(found, after, limit, self._wait_s(parameters.text("wait")))
+        return answer(
+            encode_wire(
+                PacketsBody(
+                    packets=page.packets, gaps=page.gaps, next_after=page.after, head_sequence=found.head_sequence
+                )
+            )
+        )
+
+    async def show(self, stream: str, sequence: str) -> Response:
+        """One packet as it stands now."""
+        require(principal_of(request), "read")
+        Parameters(request, ())
+        found = known_stream(self._log, stream)
+        entry = await find_packet(self._log, found, _number_of(sequence))
+        return _tagged(f"{entry.content_hash.hex()}-0") or answer(
+            encode_wire(show_packet(entry, found)), etag=f'"{entry.content_hash.hex()}-0"', cache_control="no-cache"
+        )
+
+    async def data(self, stream: str, sequence: str) -> Response:
+        """The stored body, byte for byte; or the octets that it stands for, where those are asked for by name."""
+        require(principal_of(request), "read")
+        Parameters(request, ())
+        found = known_stream(self._log, stream)
+        entry = await find_packet(self._log, found, _number_of(sequence))
+        body, content_type, etag = entry.body, "application/json", entry.content_hash.hex()
+        if decode_meta(entry.meta).is_octets and OCTETS in request.accept_mimetypes.values():
+            body, content_type, etag = base64.b64decode(msgspec.json.decode(body, type=str)), OCTETS, f"{etag}-octets"
+        return _tagged(etag) or answer(
+            body, content_type=content_type, etag=f'"{etag}"', cache_control=IMMUTABLE, vary="Accept"
+        )
+
+    async def last(self, stream: str) -> Response:
+        """The newest packet of a stream, or of a key."""
+        require(principal_of(request), "read")
+        parameters = Parameters(request, ("key",))
+        found = known_stream(self._log, stream)
+        key = parameters.text("key")
+        entry = await self._log.find_last(found, key or None)
+        if entry is None:
+            what = f" with key {key[:100]!r}" if key else ""
+            raise UnknownPacket(f"{found.name} has no packet{what}", subject=found.name)
+        return answer(encode_wire(show_packet(entry, found)))
+
+    async def find(self) -> Response:
+        """Packets of any stream by the producer's id."""
+        require(principal_of(request), "read")
+        parameters = Parameters(request, ("id", "txid"))
+        if parameters.text("txid"):
+            raise BadParameter("this node follows no chain and can't look packets up by txid", subject="txid")
+        packet_id = parameters.text("id")
+        if not 1 <= len(packet_id) <= _ID_CHARS_MAX:
+            raise BadParameter("id says which packet to look for", subject="id", hint="GET /v1/packets?id=<id>")
+        return answer(encode_wire(PacketList(packets=await find_named(self._log, packet_id))))
+
+    async def read(self) -> Response:
+        """One page of a live query: messages, and a cursor that has moved."""
+        principal = principal_of(request)
+        require(principal, "read")
+        pairs = split_query(request.query_string.decode("ascii", "replace")) if request.query_string else []
+        own = {name: value for name, value in pairs if name in ("limit", "wait")}
+        limit = _bounded(own.get("limit", str(LIMIT)), self._limits.read_packets_max)
+        wait_s = self._wait_s(own.get("wait", ""))
+        query = parse_arguments(
+            [(name, value) for name, value in pairs if name not in own], self._limits,
+            heartbeat_s=self._delivery.settings.heartbeat, start=Beginning(),
+        )  # fmt: skip
+        with await self._delivery.open_reader(query, principal.name) as opened:
+            texts, cursor, is_at_head = await self._collect(opened, limit, wait_s)
+        head = msgspec.json.encode(str(cursor))
+        end = b"true" if is_at_head else b"false"
+        return answer(b'{"messages":[%s],"cursor":%s,"at_head":%s}' % (b",".join(texts), head, end))
+
+    async def _collect(self, opened: OpenReader, limit: int, wait_s: float) -> tuple[list[bytes], Cursor, bool]:
+        """Messages up to the limit, about `page_bytes` of them, or what `scan_max` entries hold."""
+        texts: list[bytes] = []
+        reader, frames, query = opened.reader, self._delivery.frames, opened.query
+        deadline = trio.current_time() + wait_s
+        cursor, scanned, size = opened.start, 0, 0
+        while True:
+            batch = await reader.read()
+            for message in batch.messages:
+                if len(texts) == limit:
+                    return texts, cursor, False
+                if query.on_gap == "error" and message.kind == "gap":
+                    if not texts:
+                        refuse_gaps([message])
+                    return texts, cursor, False
+                texts.append(frames.text(message, query.format))
+                size += len(texts[-1])
+                cursor = message.cursor
+            cursor = batch.cursor
+            scanned += batch.scanned
+            if scanned >= self._limits.scan_max:
+                self._delivery.metrics.count_limit_hit("scan_max")
+                return texts, cursor, batch.is_at_head
+            if len(texts) == limit or size >= self._limits.page_bytes:
+                return texts, cursor, batch.is_at_head
+            if batch.is_at_head and (texts or not await self._wait_for_more(opened, deadline)):
+                return texts, cursor, True
+
+    async def _wait_for_more(self, opened: OpenReader, deadline: float) -> bool:
+        """Whether something came in time."""
+        if trio.current_time() >= deadline:
+            return False
+        async with self._lane.step_out():
+            with self._registry.waiting(deadline):
+                await opened.reader.wait()
+        return not opened.reader.is_at_head
+
+    async def _wait_for_packets(self, stream: Stream, after: int, limit: int, wait_s: float) -> StreamPage:
+        deadline = trio.current_time() + wait_s
+        while True:
+            page = await read_stream(self._log, stream, after, limit)
+            if not page.is_empty or stream.head_sequence > after or trio.current_time() >= deadline:
+                return page
+            async with self._lane.step_out():
+                with self._registry.waiting(deadline) as scope:
+                    while stream.head_sequence <= after and not stream.is_deleted:
+                        await self._log.wait_beyond(self._log.head)
+            if scope.cancelled_caught or stream.is_deleted:
+                return page
+
+    def _wait_s(self, text: str) -> float:
+        """Raises BadParameter. Longer holds than allowed are cut."""
+        if not text:
+            return 0.0
+        try:
+            return min(float(Duration.parse(text)), float(self._limits.wait_max))
+        except ValueError as err:
+            raise BadParameter(f"wait: {err}", subject="wait") from err
+
+
+def _tagged(etag: str) -> Response | None:
+    """304 when the client has it already."""
+    if not request.if_none_match.contains(etag):
+        return None
+    response = Response(b"", status=304)
+    response.headers["ETag"] = f'"{etag}"'
+    return response
+
+
+def _number_of(text: str) -> int:
+    """A sequence in a path. Raises BadParameter."""
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < 1:
+        raise BadParameter(f"sequence must be a whole number from 1, not {text[:40]!r}", subject="sequence")
+    return int(text)
+
+
+def _bounded(text: str, maximum: int) -> int:
+    """Raises BadParameter."""
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= maximum:
+        raise BadParameter(f"limit must be a whole number from 1 to {maximum}, not {text[:40]!r}", subject="limit")
+    return int(text)
