@@ -117,6 +117,10 @@ class UnknownSession(OverlaydError):
     code, title, status = "session.unknown", "No such session", 404
 
 
+class NotAcceptable(OverlaydError):
+    code, title, status = "content.accept", "The answer has no such form", 406
+
+
 class MethodNotAllowed(OverlaydError):
     code, title, status = "route.method", "The method isn't allowed here", 405
 

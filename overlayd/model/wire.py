@@ -326,6 +326,7 @@ class GapMessage(msgspec.Struct, kw_only=True, tag_field="type", tag="gap", rena
     from_: CursorText
     to: CursorText
     reason: GapReason
+    cursor: Annotated[str, Meta(description="Where to resume behind the gap")] | UnsetType = UNSET
     sub: SubscriptionId | UnsetType = UNSET
 
 
