@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -98,7 +98,9 @@ class DaemonProcess:
     def __enter__(self) -> "DaemonProcess":
         return self.wait_ready()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.is_running:
             os.kill(self.pid, signal.SIGKILL)
             self._process.wait(STOP_TIMEOUT_S)
@@ -113,16 +115,16 @@ class Producer(threading.Thread):
     def __init__(self, url: str, name: str, stream: str, batch: int = 1) -> None:
         super().__init__(daemon=True)
         self.acknowledged: dict[str, dict[str, object]] = {}
-        self._url, self._name, self._stream, self._batch = url, name, stream, batch
-        self._stop = threading.Event()
+        self._url, self._prefix, self._stream, self._batch = url, name, stream, batch
+        self._ending = threading.Event()
 
     def run(self) -> None:
         """Publishes, one request after the other, retrying nothing."""
         number = 0
         with httpx.Client(base_url=self._url, timeout=20) as client:
-            while not self._stop.is_set():
+            while not self._ending.is_set():
                 packets = [
-                    {"id": f"{self._name}-{number + i}", "data": {"from": self._name, "n": number + i}}
+                    {"id": f"{self._prefix}-{number + i}", "data": {"from": self._name, "n": number + i}}
                     for i in range(self._batch)
                 ]
                 number += self._batch
@@ -139,7 +141,7 @@ class Producer(threading.Thread):
 
     def finish(self) -> dict[str, dict[str, object]]:
         """Stops after the request in flight; returns the receipts by packet id."""
-        self._stop.set()
+        self._ending.set()
         self.join(STOP_TIMEOUT_S)
         assert not self.is_alive()
         return self.acknowledged
@@ -178,10 +180,19 @@ def check_nothing_lost(url: str, stream: str, acknowledged: dict[str, dict[str, 
     return len(packets)
 
 
+def attempts(timeout_s: float, pause_s: float = 0.05) -> Iterator[int]:
+    """Counts up with a pause in between until the time is over (a real process: real time)."""
+    give_up = time.monotonic() + timeout_s  # noqa: TID251 - a real process is watched
+    number = 0
+    while time.monotonic() < give_up:  # noqa: TID251
+        yield number
+        number += 1
+        threading.Event().wait(pause_s)
+
+
 def wait_for_packets(producers: Sequence[Producer], count: int, timeout_s: float = 20.0) -> None:
     """Waits until the producers together hold `count` receipts (a real process: real time)."""
-    give_up = time.monotonic() + timeout_s  # noqa: TID251 - a real process is watched
-    pause = threading.Event()
-    while sum(len(p.acknowledged) for p in producers) < count:
-        assert time.monotonic() < give_up, "too few packets were acknowledged"  # noqa: TID251
-        pause.wait(0.01)
+    for _ in attempts(timeout_s, 0.01):
+        if sum(len(p.acknowledged) for p in producers) >= count:
+            return
+    raise AssertionError("too few packets were acknowledged")

@@ -17,7 +17,8 @@ def _kill_rounds(directory: Path, rounds: int, seed: int) -> None:
     for number in range(rounds):
         with DaemonProcess(directory) as daemon:
             producers = [
-                Producer(daemon.url, f"r{number}c{i}", STREAMS[i % 2], batch=chance.choice((1, 1, 20))) for i in range(4)
+                Producer(daemon.url, f"r{number}c{i}", STREAMS[i % 2], batch=chance.choice((1, 1, 20)))
+                for i in range(4)
             ]
             for producer in producers:
                 producer.start()
@@ -31,7 +32,10 @@ def _kill_rounds(directory: Path, rounds: int, seed: int) -> None:
             assert count >= len(acknowledged[stream])
         assert daemon.stop() == 0
     verified = subprocess.run(
-        [sys.executable, "-m", "overlayd", "verify", "--data", str(directory)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "overlayd", "verify", "--data", str(directory)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert verified.returncode == 0, verified.stdout + verified.stderr
 

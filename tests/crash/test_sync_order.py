@@ -73,7 +73,7 @@ def answers_before_sync(calls: list[Call], markers: list[str]) -> list[str]:
 def _trace_publishes(tmp_path: Path, script: Path | None) -> tuple[list[Call], list[str]]:
     trace = tmp_path / "trace"
     prefix = [
-        "strace", "-f", "-y", "-s", "100000", "-o", str(trace),
+        "strace", "-f", "-yy", "-s", "100000", "-o", str(trace),
         "-e", "trace=pwrite64,fdatasync,fsync,sendto,sendmsg,write,writev",
     ]  # fmt: skip
     markers = [f"marker{number:04d}x" for number in range(PUBLISHES)]
