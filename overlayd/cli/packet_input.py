@@ -121,11 +121,11 @@ class PacketInput:
         packet = b'{"data":' + text + b"}" if self._is_bare else text
         if not packet.startswith(b"{"):
             return packet  # not a packet object; the node says so
-        if not self._is_bare and _id_of(packet):
+        if not self._is_bare and _has_id(packet):
             return packet
         packet_id = self._id_for(text, place)
         if packet_id is None:
-            self.without_id += 1
+            self.without_id += _is_value(packet)
             return packet
         rest = packet[1:].lstrip()
         comma = b"" if rest.startswith(b"}") else b","
@@ -137,19 +137,23 @@ class PacketInput:
         return None if self._id_prefix is None else f"{self._id_prefix}{place}"
 
 
-def _id_of(packet: bytes) -> str | None:
+def _has_id(packet: bytes) -> bool:
     try:
-        return _ONLY_ID.decode(packet).id
+        return bool(_ONLY_ID.decode(packet).id)
     except msgspec.DecodeError:
-        return None
+        return False
+
+
+def _is_value(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def _kind_of(line: bytes) -> Literal["line", "array", "part"]:
     """Whether an input's first line is a value of its own, a whole array, or the beginning of something longer."""
-    try:
-        msgspec.json.decode(line, type=msgspec.Raw)
-        if line.startswith(b"["):
-            return "array"
-    except msgspec.DecodeError:
+    if not _is_value(line):
         return "part"
-    return "line"
+    return "array" if line.startswith(b"[") else "line"

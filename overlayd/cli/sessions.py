@@ -10,11 +10,13 @@ from overlayd.model.wire import QueryBody, SessionBody
 
 
 @click.group("sessions", invoke_without_command=True)
+@target_options
+@json_option
 @click.pass_context
-def command(ctx: click.Context) -> None:
+def command(ctx: click.Context, target: Target, as_json: bool) -> None:
     """List and end live connections; without a subcommand they are listed."""
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_sessions)
+        ctx.invoke(list_sessions, target=target, as_json=as_json)
 
 
 @command.command("list")

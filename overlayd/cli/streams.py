@@ -15,11 +15,13 @@ from overlayd.model.wire import StreamBody
 
 
 @click.group("streams", invoke_without_command=True)
+@target_options
+@json_option
 @click.pass_context
-def command(ctx: click.Context) -> None:
+def command(ctx: click.Context, target: Target, as_json: bool) -> None:
     """List, define, pause, resume, stop and delete streams; without a subcommand they are listed."""
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_streams)
+        ctx.invoke(list_streams, target=target, as_json=as_json)
 
 
 @command.command("list")
@@ -86,7 +88,9 @@ def _facts(stream: StreamBody) -> list[tuple[str, object]]:
 @click.option("--description", default=None, help="What it is about")
 @click.option("--tag", "tags", multiple=True, help="A tag; may be repeated")
 @click.option("--topic", "topics", multiple=True, help="A topic stamped into every packet; may be repeated")
-@click.option("--key", "packet_key", metavar="PATH", default=None, help="Where a packet's key is, as data.sensorId")
+@click.option(
+    "--packet-key", "packet_key", metavar="PATH", default=None, help="Where a packet's key is, as data.sensorId"
+)
 @click.option("--schema", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="File with a JSON Schema")
 @click.option("--max-age", default=None, help="How long packets stay, as 30d")
 @target_options

@@ -38,8 +38,9 @@ def target_options(command: F) -> F:
     """Adds --data, --url and --key to a command, which gets them as `target`."""
 
     def combine(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-        values = ctx.meta.setdefault("overlayd.target", {})
-        values[param.name] = value
+        values = ctx.meta.setdefault("overlayd.target", {})  # shared with a group's own options
+        if value is not None:
+            values[param.name] = value
         ctx.params["target"] = resolve(values.get("data"), values.get("url"), values.get("key"), os.environ)
 
     options = (

@@ -1,0 +1,359 @@
+"""A whole log, checked from its first entry to its last, with nothing but the files and the public key.
+
+Every entry's hash, seal and place in its stream; every stored tile; every signed checkpoint against the root
+recomputed from the entries; every missing content against the removal that took it. Blocking.
+"""
+
+import bisect
+import shutil
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import msgspec
+
+from overlayd.model.bodies import Genesis, decode_node_body
+from overlayd.model.cursor import Epoch, epoch_counter, format_epoch
+from overlayd.model.entry import Kind, StoredEntry
+from overlayd.model.errors import DirectoryInUse, VerificationFailed
+from overlayd.model.merkle import TILE_WIDTH, fold_span, root_of
+from overlayd.model.meta import decode_meta
+from overlayd.model.note import VerifierKey, parse_origin
+from overlayd.model.proof import TrustedKeys, verify_checkpoint
+from overlayd.storage import queries
+from overlayd.storage.files import DATABASE_NAME, DirectoryLock, read_high_water
+from overlayd.storage.tail import Page
+
+PAGE_ROWS = 500
+PAGE_BYTES = 4 << 20
+DAMAGED_PAGE_ROWS = 32
+FAULTS_LISTED = 100
+SEQUENCE_BITS = 40
+"""In epoch c sequences start above (c - 1) << 40 (docs/log-format.md)."""
+
+CheckpointRow = tuple[int, int, bytes, str]
+_CHECKPOINTS = """
+SELECT epoch, size, root, note FROM checkpoint WHERE epoch = ? AND size BETWEEN ? AND ? ORDER BY size LIMIT ?"""
+
+
+class LogReport(msgspec.Struct):
+    """What a check found. `faults` lists the first hundred, `fault_count` counts all."""
+
+    directory: str
+    read_as: str
+    log_id: str = ""
+    epoch: str = ""
+    entries: int = 0
+    packets: int = 0
+    reduced: int = 0
+    streams: int = 0
+    checkpoints: int = 0
+    lost_checkpoints: int = 0
+    signed_size: int = 0
+    root: str = ""
+    faults: list[str] = []
+    fault_count: int = 0
+
+    @property
+    def is_intact(self) -> bool:
+        return self.fault_count == 0
+
+    def note(self, fault: str) -> None:
+        """One more thing that doesn't hold."""
+        self.fault_count += 1
+        if len(self.faults) < FAULTS_LISTED:
+            self.faults.append(fault)
+
+    def print(self) -> None:
+        """For a person."""
+        click.echo("The log is intact.\n" if self.is_intact else f"The log is BROKEN: {self.fault_count} faults.\n")
+        for fault in self.faults:
+            click.echo(f"  ! {fault}")
+        if self.fault_count > len(self.faults):
+            click.echo(f"  ! and {self.fault_count - len(self.faults)} more")
+        gone = f", the content of {self.reduced} taken away on record" if self.reduced else ""
+        click.echo(f"log          {self.log_id}, epoch {self.epoch}")
+        click.echo(f"read         {self.directory} ({self.read_as})")
+        click.echo(f"entries      {self.entries}, {self.packets} of them packets of {self.streams} streams{gone}")
+        click.echo(
+            f"checkpoints  {self.checkpoints} signed and fitting the entries, the newest over {self.signed_size}"
+        )
+        if self.lost_checkpoints:
+            click.echo(f"             {self.lost_checkpoints} of histories that a restore lost; not comparable")
+        if self.entries > self.signed_size:
+            click.echo(f"             {self.entries - self.signed_size} entries came after it and aren't signed yet")
+        click.echo(f"root         {self.root}")
+        click.echo(
+            "\nNot proven: that the operator never rewrote the whole log and signed it anew, nor that anybody else was "
+            "shown\nthe same one. That takes a witness, an anchor, or a checkpoint kept elsewhere."
+        )
+
+
+def check_log(directory: Path, trusted: TrustedKeys) -> LogReport:
+    """Checks everything there is. Raises VerificationFailed where there is no log to check."""
+    with _opened(directory) as (connection, read_as):
+        check = _Check(connection, trusted, LogReport(str(directory), read_as))
+        return check.run(directory)
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[tuple[sqlite3.Connection, str]]:
+    """The database to read from, without changing a byte of it.
+
+    A running node's is read beside it, in short transactions. At rest nobody may start a node meanwhile, and what an
+    unclean stop left in the write-ahead log is replayed in a private copy.
+    """
+    database = directory / DATABASE_NAME
+    if not database.exists():
+        raise VerificationFailed(f"there is no log in {directory}", subject=str(directory))
+    lock: DirectoryLock | None = None
+    try:
+        lock = DirectoryLock(directory)
+    except DirectoryInUse:
+        with _connected(f"{database.absolute().as_uri()}?mode=ro") as connection:
+            yield connection, "beside the running node"
+        return
+    try:
+        wal = database.with_name(database.name + "-wal")
+        if wal.exists() and wal.stat().st_size:
+            with tempfile.TemporaryDirectory(prefix="overlayd-verify-") as place:
+                for file in (database, wal):
+                    shutil.copy(file, place)
+                with _connected((Path(place) / database.name).as_uri()) as connection:
+                    yield connection, "a private copy, because a write-ahead log was left"
+        else:
+            with _connected(f"{database.absolute().as_uri()}?immutable=1") as connection:
+                yield connection, "at rest"
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _connected(uri: str) -> Iterator[sqlite3.Connection]:
+    try:
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    except sqlite3.Error as error:
+        raise VerificationFailed(f"the database can't be opened: {error}", subject=DATABASE_NAME) from error
+    try:
+        yield connection
+    except sqlite3.DatabaseError as error:
+        raise VerificationFailed(f"the database can't be read: {error}", subject=DATABASE_NAME) from error
+    finally:
+        connection.close()
+
+
+class _Tree:
+    """An RFC 6962 tree grown leaf by leaf, in tiles: per tile level the hashes since its last full tile."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._rows: list[list[bytes]] = [[]]
+
+    def append(self, leaf: bytes) -> list[tuple[int, int, bytes]]:
+        """Adds a leaf; gives the tiles that are full now: level, index, hashes."""
+        self.size += 1
+        full: list[tuple[int, int, bytes]] = []
+        node = leaf
+        for level, row in enumerate(self._rows):
+            row.append(node)
+            if len(row) < TILE_WIDTH:
+                return full
+            full.append((level, (self.size >> 8 * (level + 1)) - 1, b"".join(row)))
+            node = root_of(row)
+            row.clear()
+        self._rows.append([node])
+        return full
+
+    def root(self) -> bytes:
+        spans: list[bytes] = []
+        for row in reversed(self._rows):
+            at = 0
+            while at < len(row):
+                width = 1 << (len(row) - at).bit_length() - 1
+                spans.append(root_of(row[at : at + width]))
+                at += width
+        return fold_span(spans)
+
+
+class _Check:
+    """One pass over the log."""
+
+    def __init__(self, connection: sqlite3.Connection, trusted: TrustedKeys, report: LogReport) -> None:
+        self._connection = connection
+        self._trusted = trusted
+        self._report = report
+        self._tree: _Tree | None = _Tree()
+        self._streams: dict[bytes, tuple[int, bytes]] = {}
+        self._last_us = 0
+        self._epochs: list[tuple[int, int]] = connection.execute("SELECT epoch, first_offset FROM epoch").fetchall()
+        self._epochs.sort(key=lambda row: row[1])
+        self._removals = _read_removals(connection)
+        self._checkpoints: Iterator[CheckpointRow] = iter(())
+        self._checkpoint: CheckpointRow | None = None
+
+    def run(self, directory: Path) -> LogReport:
+        """The whole pass. Raises VerificationFailed where there is nothing to check."""
+        report, connection = self._report, self._connection
+        mark = read_high_water(directory)  # before the head, which a running node moves on
+        ((head,),) = connection.execute("SELECT coalesce(max(offset), 0) FROM entry").fetchall()
+        ((minimum_index,),) = connection.execute("SELECT value FROM state WHERE key = 'minimum_index'").fetchall()
+        if not head or not self._epochs:
+            raise VerificationFailed("the log has no entries", subject=DATABASE_NAME)
+        if minimum_index:
+            raise VerificationFailed(f"entries up to {minimum_index} were cut; this version can't check such a log")
+        epoch = self._epochs[-1][0]
+        report.epoch = format_epoch(Epoch(epoch))
+        self._checkpoints = self._read_checkpoints(head)
+        self._checkpoint = next(self._checkpoints, None)
+        after = 0
+        with click.progressbar(length=head, label="checking", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+            while after < head:
+                page = self._read_page(after, head)
+                for low, high in page.damaged:
+                    self._note_damage(low, high)
+                for entry in page.entries:
+                    self._take(entry)
+                    if mark is not None and mark.size == entry.offset and mark.epoch == epoch:
+                        self._compare("the high-water mark", mark.root)
+                bar.update(page.after - after)
+                after = page.after
+        if mark is not None and mark.epoch == epoch and mark.size > head:
+            report.note(f"the high-water mark speaks of {mark.size} entries, the log has {head}")
+        ((signed,),) = connection.execute("SELECT max(size) FROM checkpoint WHERE epoch = ?", (epoch,)).fetchall()
+        ((now,),) = connection.execute("SELECT max(offset) FROM entry").fetchall()
+        if (signed or 0) > now:
+            report.note(f"a checkpoint was signed over {signed} entries, the log has {now}")
+        report.entries, report.streams = head, len(self._streams)
+        report.root = "" if self._tree is None else self._tree.root().hex()
+        return report
+
+    def _read_checkpoints(self, head: int) -> Iterator[CheckpointRow]:
+        """Those of each epoch's own entries, by size, a page at a time; the rest were lost by a restore."""
+        for number, (epoch, first) in enumerate(self._epochs):
+            last = self._epochs[number + 1][1] - 1 if number + 1 < len(self._epochs) else head
+            if last < head:
+                rows = self._connection.execute(
+                    "SELECT count(*) FROM checkpoint WHERE epoch = ? AND size > ?", (epoch, last)
+                )
+                self._report.lost_checkpoints += rows.fetchall()[0][0]
+            page: list[CheckpointRow] | None = None
+            while page is None or page:
+                page = self._connection.execute(_CHECKPOINTS, (epoch, first, last, PAGE_ROWS)).fetchall()
+                yield from page
+                first = page[-1][1] + 1 if page else first
+
+    def _read_page(self, after: int, head: int) -> Page:
+        blob = queries.read_page_blob(self._connection, after, head, PAGE_ROWS, PAGE_BYTES)
+        page = queries.open_page(blob, after, head)
+        if page is None:
+            upto = min(after + DAMAGED_PAGE_ROWS, head)
+            page = queries.open_rows(queries.read_rows(self._connection, after, upto), after, upto)
+        return page
+
+    def _note_damage(self, low: int, high: int) -> None:
+        where = f"entry {low}" if low == high else f"entries {low} to {high}"
+        self._report.note(f"{where}: missing, or not what was hashed")
+        if self._tree is not None:
+            self._tree = None
+            self._report.note(f"from entry {low} on no root could be compared")
+
+    def _take(self, entry: StoredEntry) -> None:
+        """One entry whose own hash and seal hold."""
+        if entry.appended_us < self._last_us:
+            self._report.note(f"entry {entry.offset}: appended before the one before it")
+        self._last_us = entry.appended_us
+        if entry.epoch != self._epoch_at(entry.offset):
+            self._report.note(f"entry {entry.offset}: of another epoch than the log says")
+        if entry.offset == 1:
+            self._take_genesis(entry)
+        if entry.kind == Kind.PACKET:
+            self._take_packet(entry)
+        if entry.is_reduced and not self._is_removed(entry):
+            self._report.note(f"entry {entry.offset}: its content is gone and no removal says so")
+        if self._tree is not None:
+            for level, index, hashes in self._tree.append(entry.leaf):
+                self._compare_tile(level, index, hashes)
+            self._take_checkpoints()
+
+    def _take_genesis(self, entry: StoredEntry) -> None:
+        try:
+            body = decode_node_body(entry.body)
+            keys = body.keys if isinstance(body, Genesis) else ()
+            self._report.log_id = parse_origin(VerifierKey.parse(keys[0]).name)[0] if keys else ""
+        except VerificationFailed as error:
+            self._report.note(f"entry 1: {error.detail}")
+        if self._report.log_id == "":
+            self._report.note("entry 1: not a genesis entry that names the log's key")
+
+    def _take_packet(self, entry: StoredEntry) -> None:
+        self._report.packets += 1
+        self._report.reduced += entry.is_reduced
+        last, leaf = self._streams.get(entry.stream_hash, (0, bytes(32)))
+        expected = max(last, epoch_counter(Epoch(entry.epoch)) - 1 << SEQUENCE_BITS) + 1
+        if entry.sequence != expected or entry.prev != leaf:
+            self._report.note(
+                f"entry {entry.offset}: sequence {entry.sequence} doesn't follow sequence {last} of its stream"
+            )
+        self._streams[entry.stream_hash] = (entry.sequence, entry.leaf)
+        if not entry.is_reduced:
+            try:
+                decode_meta(entry.meta)
+            except VerificationFailed as error:
+                self._report.note(f"entry {entry.offset}: {error.detail}")
+
+    def _is_removed(self, entry: StoredEntry) -> bool:
+        if not _is_in_runs(self._removals.get(entry.stream_hash, []), entry.offset):
+            self._removals = _read_removals(self._connection)  # a running node may have taken it just now
+        return _is_in_runs(self._removals.get(entry.stream_hash, []), entry.offset)
+
+    def _epoch_at(self, offset: int) -> int:
+        at = bisect.bisect_right(self._epochs, offset, key=lambda row: row[1])
+        return self._epochs[at - 1][0] if at else 0
+
+    def _compare_tile(self, level: int, index: int, hashes: bytes) -> None:
+        (stored,) = queries.read_tiles(self._connection, [(level, index)])
+        if stored != hashes:
+            self._report.note(f"tile {level}/{index}: {'not what the entries hash to' if stored else 'missing'}")
+
+    def _take_checkpoints(self) -> None:
+        """Those over exactly the entries so far."""
+        assert self._tree is not None
+        while self._checkpoint is not None and self._checkpoint[1] == self._tree.size:
+            epoch, size, root, note = self._checkpoint
+            self._checkpoint = next(self._checkpoints, None)
+            try:
+                signed = verify_checkpoint(note, self._trusted)
+            except VerificationFailed as error:
+                self._report.note(f"the checkpoint over {size} entries: {error.detail}")
+                continue
+            if (signed.epoch, signed.checkpoint.size, signed.checkpoint.root) != (epoch, size, root):
+                self._report.note(f"the checkpoint over {size} entries says something else than its note")
+            self._compare(f"the checkpoint over {size} entries", signed.checkpoint.root)
+            self._report.checkpoints += 1
+            self._report.signed_size = size
+
+    def _compare(self, what: str, root: bytes) -> None:
+        if self._tree is not None and self._tree.root() != root:
+            self._report.note(f"{what}: another root than the entries have")
+
+
+def _is_in_runs(runs: list[tuple[int, int]], offset: int) -> bool:
+    at = bisect.bisect_right(runs, (offset, 1 << 63))
+    return at > 0 and runs[at - 1][0] <= offset <= runs[at - 1][1]
+
+
+def _read_removals(connection: sqlite3.Connection) -> dict[bytes, list[tuple[int, int]]]:
+    """Runs that were taken away, by stream, ascending and joined where they touch or overlap."""
+    found: dict[bytes, list[tuple[int, int]]] = {}
+    rows = connection.execute("SELECT stream_hash, from_offset, to_offset FROM removal ORDER BY from_offset")
+    for stream_hash, low, high in rows:
+        runs = found.setdefault(stream_hash, [])
+        if runs and low <= runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], max(runs[-1][1], high))
+        else:
+            runs.append((low, high))
+    return found

@@ -1,0 +1,68 @@
+"""A real node as a process, shared by the tests of a module."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+START_S = 30.0
+STOP_S = 20.0
+
+
+class Node:
+    """`overlayd run` on a directory and a free loopback port. `output` is all it printed, by line."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.directory = directory
+        self.output: list[str] = []
+        self.url = ""
+        self._is_told = threading.Event()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "overlayd", "run", "--data", str(directory), "--listen", "127.0.0.1:0", *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output.append(line)
+            if found := re.search(r"listening on (http://\S+)", line):
+                self.url = found[1]
+                self._is_told.set()
+        self._is_told.set()
+
+    def wait_ready(self) -> "Node":
+        """Until it takes packets."""
+        self._is_told.wait(START_S)
+        assert self.url, "the node did not come up:\n" + "".join(self.output[-40:])
+        return self
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            code = self.process.wait(STOP_S)
+        finally:
+            self.process.kill()
+            self._reader.join(STOP_S)
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+        return code
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node for all tests of a module, which use streams of their own."""
+    running = Node(tmp_path_factory.mktemp("node") / "data")
+    try:
+        yield running.wait_ready()
+    finally:
+        assert running.stop() == 0, "".join(running.output[-40:])
