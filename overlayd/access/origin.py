@@ -1,4 +1,4 @@
-"""Judges where a request comes from, before anything else looks at it (docs/security.md, Local is not an identity).
+"""Judges where a request comes from, before anything else looks at it (docs/security.md, Who may do what).
 
 Loopback is not an identity: a web page, a proxy or a rebound name can make a browser or a server on this
 machine send requests. So the Host must be ours, an Origin must be ours, and a forwarding header from a peer

@@ -1,4 +1,4 @@
-"""Principals: who a request is from and which rights that gives (docs/security.md, Rights)."""
+"""Principals: who a request is from and which rights that gives (docs/security.md, Who may do what)."""
 
 from typing import Literal
 

@@ -16,7 +16,7 @@ class ListenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unix_mode: Annotated[
         Literal["0600", "0660", "0666"],
         Meta(description="File mode of the Unix sockets: who on this machine may connect"),
-    ] = "0660"
+    ] = "0600"
     hosts: Annotated[
         tuple[str, ...], Meta(description='Names the node goes by besides localhost, "name" or "name:port"')
     ] = ()
