@@ -18,7 +18,7 @@ async def test_readers_cannot_write(rig: Rig) -> None:
     """Only the writer's connection changes the file; two that do can corrupt a WAL in the SQLite of Debian 12."""
     async with rig.open() as log:
         for statement in ("DELETE FROM entry", "CREATE TABLE t (n)", "PRAGMA wal_checkpoint(TRUNCATE)"):
-            with pytest.raises(sqlite3.OperationalError, match="readonly|locked|disk I/O"):
+            with pytest.raises(sqlite3.OperationalError, match=r"readonly|locked|disk I/O"):
                 await log.read(lambda c, statement=statement: c.execute(statement).fetchall())  # type: ignore[misc]
         await append(log, "s")
         assert (await log.read_page(0)).damaged == []
