@@ -6,7 +6,7 @@ from overlayd.access import Peer
 
 PIECE_BYTES = 64 << 10
 LINGER_S = 2.0
-LINGER_BYTES = 4 << 20
+LINGER_BYTES = 64 << 20
 
 
 class Connection:
