@@ -21,7 +21,7 @@ class Node:
         self.directory = directory
         self.output: list[str] = []
         self.url = ""
-        self._is_told = threading.Event()
+        self._changed = threading.Condition()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "overlayd", "run", "--data", str(directory), "--listen", "127.0.0.1:0", *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
@@ -32,16 +32,21 @@ class Node:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.output.append(line)
-            if found := re.search(r"listening on (http://\S+)", line):
-                self.url = found[1]
-                self._is_told.set()
-        self._is_told.set()
+            with self._changed:
+                self.output.append(line)
+                if found := re.search(r"listening on (http://\S+)", line):
+                    self.url = found[1]
+                self._changed.notify_all()
+
+    def wait_for(self, text: str, seconds: float = START_S) -> None:
+        """Until a line holds the text."""
+        with self._changed:
+            self._changed.wait_for(lambda: any(text in line for line in self.output), seconds)
+        assert any(text in line for line in self.output), f"no {text!r} in:\n" + "".join(self.output[-40:])
 
     def wait_ready(self) -> "Node":
         """Until it takes packets."""
-        self._is_told.wait(START_S)
-        assert self.url, "the node did not come up:\n" + "".join(self.output[-40:])
+        self.wait_for("listening on http://")
         return self
 
     def stop(self) -> int:
