@@ -19,6 +19,7 @@ from overlayd.storage.files import HighWater
 
 async def crash(rig: Rig, log: Log) -> Rig:
     """A rig on a copy of an open log's files, as a crash leaves them."""
+    await log.checkpoint(log.head)  # then nothing is written while it is copied
     target = rig.directory.with_name(rig.directory.name + "-copy")
     shutil.copytree(rig.directory, target)
     copy = Rig(target)
