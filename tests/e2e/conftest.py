@@ -22,6 +22,7 @@ class Node:
         self.output: list[str] = []
         self.url = ""
         self._changed = threading.Condition()
+        self._is_over = False
         self.process = subprocess.Popen(
             [sys.executable, "-m", "overlayd", "run", "--data", str(directory), "--listen", "127.0.0.1:0", *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
@@ -37,11 +38,14 @@ class Node:
                 if found := re.search(r"listening on (http://\S+)", line):
                     self.url = found[1]
                 self._changed.notify_all()
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
 
     def wait_for(self, text: str, seconds: float = START_S) -> None:
         """Until a line holds the text."""
         with self._changed:
-            self._changed.wait_for(lambda: any(text in line for line in self.output), seconds)
+            self._changed.wait_for(lambda: self._is_over or any(text in line for line in self.output), seconds)
         assert any(text in line for line in self.output), f"no {text!r} in:\n" + "".join(self.output[-40:])
 
     def wait_ready(self) -> "Node":
