@@ -70,9 +70,9 @@ class Delivery:
             if lease is not None:
                 lease.release()
             raise
-        reader = Reader(
-            self.log, scanner, self._scans, opening, run_entries_max=self.settings.progress_entries
-        )  # fmt: skip
+        # A gap that ends the reading needn't wait for its own end.
+        run_entries_max = 0 if query.on_gap == "error" else self.settings.progress_entries
+        reader = Reader(self.log, scanner, self._scans, opening, run_entries_max=run_entries_max)
         return OpenReader(query, reader, never, proof, lease)
 
     def forget(self) -> None:

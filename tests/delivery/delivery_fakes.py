@@ -102,15 +102,22 @@ class FakeLog:
     def remove(self, name: str, low: int, high: int, cause: str) -> StoredEntry:
         """Reduces the stream's packets in a run of offsets and appends the removal."""
         stream = self._streams[name]
-        count = 0
-        for offset in range(low, high + 1):
-            entry = self._entries[offset - 1]
-            if entry.kind == Kind.PACKET and entry.stream_hash == stream.stream_hash:
-                self._entries[offset - 1] = entry_of_row(entry.raw, entry.leaf, b"", b"", b"", b"", b"", b"", True)
-                self._causes[offset] = cause
-                count += 1
+        count = self.count_kept(name, low, high)
+        for entry in self._entries[low - 1 : high]:
+            if self._is_kept(entry, stream):
+                reduced = entry_of_row(entry.raw, entry.leaf, b"", b"", b"", b"", b"", b"", True)
+                self._entries[entry.offset - 1] = reduced
+                self._causes[entry.offset] = cause
         body = encode_removal_body(cause, count)  # type: ignore[arg-type]
         return self._append(Kind.REMOVAL, body, stream_hash=stream.stream_hash, target=(low, high))
+
+    def count_kept(self, name: str, low: int, high: int) -> int:
+        """The stream's packets in a run of offsets that are still there."""
+        stream = self._streams[name]
+        return sum(self._is_kept(entry, stream) for entry in self._entries[low - 1 : high])
+
+    def _is_kept(self, entry: StoredEntry, stream: Stream) -> bool:
+        return entry.kind == Kind.PACKET and entry.stream_hash == stream.stream_hash and not entry.is_reduced
 
     def delete(self, name: str) -> StoredEntry:
         """Deletes a stream: everything of it reduced, the name free."""
@@ -187,8 +194,7 @@ class FakeLog:
         await trio.lowlevel.checkpoint()
         wanted = b"" if key is None else b"\x05" + len(key).to_bytes(4, "big") + key.encode()
         for entry in reversed(self._entries):
-            is_kept = entry.stream_hash == stream.stream_hash and entry.kind == Kind.PACKET and not entry.is_reduced
-            if is_kept and wanted in entry.meta:
+            if self._is_kept(entry, stream) and wanted in entry.meta:
                 return entry
         return None
 

@@ -1,0 +1,185 @@
+"""Frames: both formats, the payload verbatim, status messages and ranges out of status entries."""
+
+from typing import Any
+
+import msgspec
+from delivery_fakes import FakeLog, make_delivery, octets
+from test_delivery_reader import open_reader, read_all, read_all_after
+
+from overlayd.delivery.delivery import Delivery
+from overlayd.delivery.frames import encode_message, tag_frame
+
+
+async def events(delivery: Delivery, **query: Any) -> list[dict[str, Any]]:
+    """Everything from the beginning as CloudEvents."""
+    found = []
+    with await open_reader(delivery, **{"from": "beginning"} | query) as opened:
+        while True:
+            batch = await opened.reader.read()
+            found += [msgspec.json.decode(encode_message(message, "cloudevents")) for message in batch.messages]
+            if batch.is_at_head:
+                return found
+
+
+async def test_all_members() -> None:
+    """A packet shows all that its producer gave, and leaves out what wasn't given."""
+    log = FakeLog()
+    log.add("s", {"t": 1})
+    log.add(
+        "s", {"t": 2}, id="p", type="t", time="2024-01-15T10:30:00+01:00", source="/x", key="k", metadata=b'{"m":1}',
+        topics=b'["b","a"]', definition_topics=b'["a","c"]', hops=2, traceparent="00-x", txid=bytes(range(32)),
+    )  # fmt: skip
+    bare, full = [m["packet"] for m in await read_all(make_delivery(log))]
+    assert set(bare) == {
+        "stream_id", "packet_sequence", "packet_id", "offset", "appended_at", "topics", "data_payload", "content_hash",
+        "leaf_hash", "confirmation_status",
+    }  # fmt: skip
+    assert bare["packet_id"] == "1aebagbaf-1"
+    assert full | {"content_hash": "", "leaf_hash": ""} == {
+        "stream_id": "s", "packet_sequence": 2, "packet_id": "p", "offset": 2, "type": "t", "key": "k",
+        "timestamp": "2024-01-15T10:30:00+01:00", "appended_at": "2023-11-14T22:13:20.002000Z", "source": "/x",
+        "topics": ["a", "c", "b"], "metadata": {"m": 1}, "data_payload": {"t": 2}, "content_hash": "", "leaf_hash": "",
+        "hops": 2, "traceparent": "00-x", "txid": bytes(range(32)).hex(), "confirmation_status": "none",
+    }  # fmt: skip
+
+
+async def test_octets() -> None:
+    """Octets come as base64 that says so, in the data_base64 of a CloudEvent."""
+    log = FakeLog()
+    log.add("s", body=octets(b"\x00\xff"), is_octets=True)
+    delivery = make_delivery(log)
+    (message,) = await read_all(delivery)
+    assert (message["packet"]["data_payload"], message["packet"]["data_encoding"]) == ("AP8=", "base64")
+    (event,) = await events(delivery)
+    assert (event["data_base64"], event["datacontenttype"]) == ("AP8=", "application/octet-stream")
+    assert "data" not in event
+
+
+async def test_frames_are_pure() -> None:
+    """The same trigger gives the same bytes, live, replayed and to a reader of another selection."""
+    log = FakeLog()
+    log.define("s", commit="packet")
+    log.add("s", 1)
+    first, again = [await read_all(make_delivery(log), stream=stream) for stream in ("s", "*")]
+    assert first == again
+    assert first[0]["packet"]["confirmation_status"] == "pending"
+
+
+async def test_sub_is_added_to_the_shared_text() -> None:
+    """The frame of a named subscription is the shared one with its name in front."""
+    assert msgspec.json.decode(tag_frame(b'{"type":"packet","n":1}', 'a"b')) == {"sub": 'a"b', "type": "packet", "n": 1}
+
+
+async def test_single_status_entries() -> None:
+    """status=true brings every change of a packet; its fields are those of the entry, not of today."""
+    log = FakeLog()
+    log.define("s", commit="packet")
+    log.add("s", 1)
+    log.add("other", 1)
+    log.add_status(1, 1, "mined", stream="s", depth=1, txid="aa" * 32, height=850_000, block="bb" * 32)
+    log.add_status(1, 1, "pending", stream="s", reason="reorg")
+    found = await read_all(make_delivery(log), stream="s", status="true")
+    assert found[1:] == [
+        {
+            "type": "status", "stream_id": "s", "cursor": log.cursor(3), "packet_sequence": 1,
+            "confirmation_status": "mined", "confirmations": 1, "block_height": 850_000, "block_hash": "bb" * 32,
+            "txid": "aa" * 32,
+        },
+        {
+            "type": "status", "stream_id": "s", "cursor": log.cursor(4), "packet_sequence": 1,
+            "confirmation_status": "pending", "reason": "reorg",
+        },
+    ]  # fmt: skip
+    assert len(await read_all(make_delivery(log), stream="s")) == 1
+
+
+async def test_confirmed_delivery_by_ranges() -> None:
+    """deliver=confirmed gives a range entry's packets one by one, each at its own place to resume from."""
+    for size in (1, 2, 200):
+        log = FakeLog(page_entries=size)
+        log.define("a", commit="batch")
+        log.define("b", commit="batch")
+        for number in range(3):
+            log.add("a", number)
+            log.add("b", number)
+            log.add("plain", number)
+        trigger = log.add_status(1, 9, "confirmed", depth=1, txid="aa" * 32, height=7, block="bb" * 32)
+        delivery = make_delivery(log)
+        found = await read_all(delivery, stream=["a", "b"], deliver="confirmed")
+        assert [(m["stream_id"], m["packet"]["packet_sequence"]) for m in found] == [
+            (name, number) for number in (1, 2, 3) for name in ("a", "b")
+        ]
+        assert {m["packet"]["confirmation_status"] for m in found} == {"confirmed"}
+        assert found[0]["packet"]["block_height"] == 7
+        assert found[0]["cursor"] == log.cursor(trigger.offset, 1)
+        for place, message in enumerate(found):
+            rest = await read_all_after(delivery, message["cursor"], stream=["a", "b"], deliver="confirmed")
+            assert rest == found[place + 1 :]
+        assert {e["id"] for e in await events(delivery, stream="a", deliver="confirmed")} == {
+            f"1aebagbaf-{offset}/confirmed-1" for offset in (1, 4, 7)
+        }
+
+
+async def test_both_and_depths() -> None:
+    """deliver=both gives two frames, told apart by their status; the depth that was asked for decides."""
+    log = FakeLog()
+    log.define("s", commit="packet", depths=(1, 6))
+    log.add("s", 1)
+    log.add_status(1, 1, "confirmed", stream="s", depth=1)
+    log.add_status(1, 1, "confirmed", stream="s", depth=6)
+    delivery = make_delivery(log)
+
+    async def found(**query: str) -> list[tuple[str, int]]:
+        messages = await read_all(delivery, stream="s", **query)
+        return [(m["packet"]["confirmation_status"], offset_in(m["cursor"])) for m in messages]
+
+    assert await found(deliver="both") == [("pending", 1), ("confirmed", 2)]
+    assert await found(deliver="confirmed", min_confirmations="6") == [("confirmed", 3)]
+    assert await found(deliver="both", min_confirmations="6") == [("pending", 1), ("confirmed", 3)]
+
+
+def offset_in(text: str) -> int:
+    """The offset in a cursor."""
+    return int(text.rsplit("-", 1)[1].split(".")[0])
+
+
+async def test_runs_of_status() -> None:
+    """A range entry gives one status message per stream and run of its packets."""
+    log = FakeLog()
+    log.define("a", commit="batch")
+    log.define("b", commit="batch")
+    for name in ("a", "a", "b", "a", "b"):
+        log.add(name, 1)
+    log.add("a", 1, type="other")
+    log.add("a", 1)
+    log.add_status(1, 7, "mined", height=5)
+    found = await read_all_after(make_delivery(log), log.cursor(7), status="true", stream=["a", "b"])
+    assert [(m["stream_id"], m["from"], m["to"]) for m in found] == [("a", 1, 5), ("b", 1, 2)]
+    typed = await read_all_after(make_delivery(log), log.cursor(7), status="true", type="other")
+    assert [(m["stream_id"], m["packet_sequence"]) for m in typed] == [("a", 4)]
+
+
+async def test_taken_back_is_told_unasked() -> None:
+    """Readers of confirmed packets hear of what a reorg took back and of what failed, without asking for status."""
+    log = FakeLog()
+    log.define("s", commit="packet")
+    log.add("s", 1)
+    log.add_status(1, 1, "mined", stream="s", depth=1)
+    log.add_status(1, 1, "confirmed", stream="s", depth=1)
+    log.add_status(1, 1, "pending", stream="s", reason="reorg")
+    log.add_status(1, 1, "failed", stream="s")
+    found = await read_all(make_delivery(log), stream="s", deliver="confirmed")
+    assert [m.get("confirmation_status") or m["type"] for m in found] == ["packet", "pending", "failed"]
+
+
+async def test_gap_for_what_would_have_been_confirmed() -> None:
+    """A confirmed packet whose body was taken away is a gap to those who waited for its confirmation."""
+    log = FakeLog()
+    log.define("s", commit="batch")
+    for number in range(4):
+        log.add("s", number)
+    log.remove("s", 2, 3, "erased")
+    log.add_status(1, 4, "confirmed", depth=1)
+    found = await read_all_after(make_delivery(log), log.cursor(5), stream="s", deliver="confirmed")
+    assert [m["type"] for m in found] == ["packet", "gap", "packet"]
+    assert (found[1]["from"], found[1]["to"], found[1]["reason"]) == (log.cursor(2), log.cursor(3), "erased")
