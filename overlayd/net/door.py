@@ -94,8 +94,11 @@ class Door:
             connection.abort()
 
     async def _serve_requests(self, connection: Connection) -> None:
-        for count in range(1, self._limits.requests_per_connection + 1):
-            if not await self._serve_one(connection, is_last=count == self._limits.requests_per_connection):
+        for left in reversed(range(self._limits.requests_per_connection)):
+            goes_on = await self._serve_one(connection, is_last=left == 0)
+            if left == 0:
+                self._metrics.count_limit_hit("requests_per_connection")
+            if not goes_on:
                 return
 
     async def _serve_one(self, connection: Connection, *, is_last: bool) -> bool:
@@ -181,6 +184,8 @@ class Door:
                 connection.unread += await connection.receive()
         finally:
             self._idle.discard(scope)
+        if scope.cancelled_caught and not self._stop.is_set():
+            self._metrics.count_limit_hit("keep_alive_timeout")
         return bool(connection.unread)
 
     async def _read_head(self, connection: Connection) -> Head | None:

@@ -20,6 +20,7 @@ from overlayd.pipeline.intake import PublishAnswer
 from overlayd.pipeline.lines import Line, LineSplitter
 
 GROUP_BYTES = 1 << 20
+TURNS_FROM_SOCKET = 4
 NDJSON = "application/x-ndjson"
 
 
@@ -98,7 +99,7 @@ class LinesRun:
     async def _next_group(self) -> list[Line]:
         """What has arrived, up to a group; waits only while there is nothing. [] at the end."""
         while not self._is_ended and not self._is_group_full():
-            if self._pending and not self._body.is_ready:
+            if self._pending and not await self._is_more_at_hand():
                 break
             piece = await self._body.read_piece()
             self._take_lines(self._splitter.feed(piece) if piece else self._splitter.finish())
@@ -111,6 +112,14 @@ class LinesRun:
             group.append(line)
         self._pending_bytes -= group_bytes
         return group
+
+    async def _is_more_at_hand(self) -> bool:
+        """Whether bytes wait on this side of the network; they need a turn or two from the socket to here."""
+        for _ in range(TURNS_FROM_SOCKET):
+            if self._body.is_ready:
+                return True
+            await trio.lowlevel.checkpoint()
+        return self._body.is_ready
 
     def _is_group_full(self) -> bool:
         return len(self._pending) >= self._limits.ndjson_group_packets or self._pending_bytes >= GROUP_BYTES

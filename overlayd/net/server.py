@@ -98,24 +98,6 @@ async def serve_connections(
     """
     accept_errors = metrics.counter("overlayd_net_accept_errors", "Connections that couldn't be accepted", "errno")
     refusing: set[Connection] = set()
-
-    async def serve(stream: trio.SocketStream, peer: Peer) -> None:
-        try:
-            await door.serve_connection(stream, peer)
-        finally:
-            admission.leave(peer)
-
-    async def refuse(connection: Connection, error: TooManyConnections) -> None:
-        refusing.add(connection)
-        try:
-            await connection.send(plain_answer(error, next_request_id()))
-            await connection.close_politely()
-        except trio.BrokenResourceError:
-            pass
-        finally:
-            refusing.discard(connection)
-            connection.abort()
-
     async with trio.open_nursery() as nursery:
 
         def take(stream: trio.SocketStream) -> None:
@@ -126,11 +108,12 @@ async def serve_connections(
                 stream.socket.close()
             except TooManyConnections as error:
                 if len(refusing) < REFUSALS_AT_ONCE:
-                    nursery.start_soon(refuse, Connection(stream, peer, limits.stall_timeout), error)
+                    connection = Connection(stream, peer, limits.stall_timeout)
+                    nursery.start_soon(_refuse, connection, plain_answer(error, next_request_id()), refusing)
                 else:
                     stream.socket.close()
             else:
-                nursery.start_soon(serve, stream, peer)
+                nursery.start_soon(_serve, door, admission, stream, peer)
 
         try:
             async with trio.open_nursery() as accepting:
@@ -142,11 +125,33 @@ async def serve_connections(
         finally:
             close_listeners(listeners)
         door.end_idle()
-        with trio.move_on_after(limits.drain_timeout):
+        with trio.move_on_after(limits.drain_timeout) as draining:
             await end_sessions()
             await admission.wait_empty()
+        if draining.cancelled_caught:
+            metrics.count_limit_hit("drain_timeout")
         nursery.cancel_scope.cancel()
         door.abort_all()
+
+
+async def _serve(door: Door, admission: Admission, stream: trio.SocketStream, peer: Peer) -> None:
+    try:
+        await door.serve_connection(stream, peer)
+    finally:
+        admission.leave(peer)
+
+
+async def _refuse(connection: Connection, answer: bytes, refusing: set[Connection]) -> None:
+    """Says why before it closes."""
+    refusing.add(connection)
+    try:
+        await connection.send(answer)
+        await connection.close_politely()
+    except trio.BrokenResourceError:
+        pass
+    finally:
+        refusing.discard(connection)
+        connection.abort()
 
 
 def _key_of(peer: Peer) -> str:

@@ -227,6 +227,7 @@ async def test_requests_per_connection(tmp_path: Path) -> None:
         assert "connection" not in (await client.request("GET", "/healthz")).headers
         assert (await client.request("GET", "/healthz")).headers["connection"] == "close"
         assert await client.is_closed_by_peer()
+        assert edge.count("overlayd_limit_hits_total", limit="requests_per_connection") == 1
 
 
 async def test_unread_body_stays_small(tmp_path: Path) -> None:

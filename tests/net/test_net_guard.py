@@ -75,6 +75,7 @@ async def test_silent_connection_is_closed(tmp_path: Path, patient_clock: trio.t
         async with await edge.connect() as client:
             assert (await client.request("GET", "/healthz")).status == 200
             assert await client.is_closed_by_peer()
+        assert edge.count("overlayd_limit_hits_total", limit="keep_alive_timeout") == 2
 
 
 async def test_slow_head_is_408(tmp_path: Path, patient_clock: trio.testing.MockClock) -> None:
@@ -152,6 +153,7 @@ async def test_drain_cuts_what_stays(tmp_path: Path, patient_clock: trio.testing
         started = trio.current_time()
         await edge.wait_connections()
         assert trio.current_time() - started < 8
+        assert edge.count("overlayd_limit_hits_total", limit="drain_timeout") == 1
 
 
 async def test_connection_caps(tmp_path: Path) -> None:
