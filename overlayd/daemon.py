@@ -186,7 +186,7 @@ async def declare_streams(log: Log, settings: Settings, schemas: SchemaCache) ->
         await log.define_stream(stream.name, stream.definition, owner="config", principal="config")
     for found in log.list_streams():
         if found.owner == "config" and found.name not in declared:
-            await log.define_stream(found.name, found.definition, owner="api", principal="config")
+            await log.release_stream(found.name)
 
 
 def _announce(on_ready: Callable[[list[str]], None], notifier: Notifier, log: Log, urls: list[str]) -> None:

@@ -52,7 +52,9 @@ class Parameters:
 
     def choice(self, name: str, choices: Collection[str]) -> str:
         """ "" when it isn't given. Raises BadParameter."""
-        value = self._values.get(name, "")
-        if value and value not in choices:
+        if name not in self._values:
+            return ""
+        value = self._values[name]
+        if value not in choices:
             raise BadParameter(f"{name} must be one of {', '.join(choices)}, not {value[:40]!r}", subject=name)
         return value

@@ -67,3 +67,13 @@ def set_state(group: Group, name: str, state: StreamStateName) -> Stream:
     if pending.state != state:
         group.set_state(pending, state)
     return pending.stream
+
+
+def release(group: Group, name: str) -> Stream:
+    """The stream isn't declared in the config file any more: the API may change it again."""
+    pending = group.find(name)
+    if pending is None:
+        raise UnknownStream(f"no stream {name}", subject=name)
+    if pending.stream.owner != "api":
+        group.set_owner(pending, "api")
+    return pending.stream

@@ -168,6 +168,11 @@ class Log:
         stream: Stream = await self._change(ChangeJob(lambda group: definitions.set_state(group, name, state)))
         return stream
 
+    async def release_stream(self, name: str) -> Stream:
+        """Lets the API change a stream that the config file declares no more. Raises UnknownStream, and as `append`."""
+        stream: Stream = await self._change(ChangeJob(lambda group: definitions.release(group, name)))
+        return stream
+
     async def delete_stream(self, name: str, principal: str = "") -> int:
         """Takes every packet of the stream away and frees its name; gives how many packets they were.
 
