@@ -190,7 +190,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "put", "/v1/streams/{stream}", "Create or change a stream", "streams",
         (Answer(200, "As it is now", {JSON: wire.StreamBody}), Answer(201, "Created", {JSON: wire.StreamBody})),
         (STREAM, Parameter("If-Match", "header", "ETag of the definition to be replaced", TEXT)),
-        {JSON: Definition}, (400, 401, 403, 409, 412, 413, 415, 422, 429, 507), "manage",
+        {JSON: Definition}, (400, 401, 403, 409, 413, 415, 422, 429, 507), "manage",
     ),
     Operation(
         "delete", "/v1/streams/{stream}", "Delete a stream and its packets", "streams",
