@@ -5,7 +5,7 @@ import sqlite3
 import msgspec
 
 from overlayd.model.draft import AppendRequest, Draft
-from overlayd.model.entry import Z32, StoredEntry, commitment_of
+from overlayd.model.entry import Z32, StoredEntry, commitment_of, verify_entry
 from overlayd.model.errors import VerificationFailed
 from overlayd.storage.group import LogState, Prepared, PreparedDraft, id_key
 from overlayd.storage.pace import Pace
@@ -64,6 +64,7 @@ def read_wanted(connection: sqlite3.Connection, state: LogState, wanted: Wanted)
     for offset, raw, leaf, sealed in read_many_rows(connection, offsets) if offsets else ():
         try:
             entries[offset] = decode_row(raw, leaf, sealed)
+            verify_entry(entries[offset], None)
         except VerificationFailed:  # a damaged row still has its E; a repeat of it counts as one, uncompared
             entries[offset] = reduce_entry(decode_row(raw, leaf, None))
     return Lookups(ids, commitments, entries)
