@@ -1,0 +1,99 @@
+"""Reading and live routes over a real log: through Quart's test client, and behind the whole edge on sockets."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+from net_rig import Edge, open_edge
+from quart_trio import QuartTrio
+from route_rig import Node, open_node
+
+from overlayd.delivery.delivery import Delivery, FilterLease
+from overlayd.delivery.session import Ending, Registry
+from overlayd.delivery.settings import DeliverySettings
+from overlayd.model.clock import Entropy, SystemClock
+from overlayd.model.errors import InvalidFilter
+from overlayd.model.limits import Limits
+from overlayd.net.lane import Lane
+from overlayd.net.live_publish import live_publisher
+from overlayd.net.live_routes import add_live_routes
+from overlayd.net.live_socket import LiveSockets
+from overlayd.net.read_routes import add_read_routes
+from overlayd.pipeline.intake import Intake
+from overlayd.pipeline.schema import SchemaCache
+
+
+def no_filters(text: str, principal: str) -> FilterLease:
+    """Refuses every filter."""
+    raise InvalidFilter("no filters in this test")
+
+
+class LiveNode:
+    """A node with its delivery."""
+
+    def __init__(self, node: Node, **settings: Any) -> None:
+        self.node = node
+        self.log = node.log
+        self.ask = node.ask
+        self.append = node.append
+        self.delivery = Delivery(
+            log=node.log, limits=node.limits, settings=DeliverySettings(**settings), clock=SystemClock(),
+            metrics=node.metrics, lease_filter=no_filters,
+        )  # fmt: skip
+        self.registry = Registry(limits=node.limits, clock=SystemClock(), entropy=Entropy(), metrics=node.metrics)
+
+    def add_routes(self, app: QuartTrio, lane: Lane) -> None:
+        """The routes under test."""
+        add_read_routes(app, delivery=self.delivery, registry=self.registry, lane=lane)
+        add_live_routes(app, delivery=self.delivery, registry=self.registry, node="test")
+
+    def count(self, name: str, **labels: str) -> float:
+        """A metric's value."""
+        return self.node.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@asynccontextmanager
+async def open_live(directory: Path, limits: Limits | None = None, **settings: Any) -> AsyncIterator[LiveNode]:
+    """A node whose routes are asked without sockets."""
+    async with open_node(directory, limits) as node:
+        live = LiveNode(node, **settings)
+        live.add_routes(node.app, node.lane)
+        yield live
+
+
+@asynccontextmanager
+async def open_live_edge(
+    directory: Path, limits: Limits | None = None, **settings: Any
+) -> AsyncIterator[tuple[LiveNode, Edge]]:
+    """A node behind the whole edge."""
+    async with open_node(directory, limits) as node:
+        live = LiveNode(node, **settings)
+        intake = Intake(
+            log=node.log, limits=node.limits, schemas=SchemaCache(node.limits, live.delivery.metrics.__class__()),
+            metrics=live.delivery.metrics.__class__(),
+        )  # fmt: skip
+        sockets = LiveSockets(
+            delivery=live.delivery, registry=live.registry, publish=live_publisher(intake, node.log, node.limits),
+            node="test", next_request_id=lambda: "r-1",
+        )  # fmt: skip
+
+        async def end_sessions() -> None:
+            await live.registry.stop(Ending(1001, "shutdown", 2.0))
+
+        async with open_edge(
+            directory,
+            limits=limits,
+            add_routes=live.add_routes,
+            serve_websocket=sockets.serve,
+            end_sessions=end_sessions,
+        ) as edge:
+            yield live, edge
+
+
+async def wait_until(is_so: Any) -> None:
+    """Polls something that another task brings about, in real time."""
+    with trio.fail_after(5):
+        while not is_so():  # noqa: ASYNC110 - real sockets
+            await trio.sleep(0.002)
