@@ -43,20 +43,15 @@ class DiskWatch:
     def look(self) -> None:
         """Blocking, for a thread: measures, and takes the reserve again when there is room."""
         settings = self._settings
-        self.free_bytes = files.free_bytes(self._directory)
-        if self.free_bytes < settings.disk_high_water:
-            if not self.is_full:
-                _log.warning("disk nearly full: publishing stops", free_bytes=self.free_bytes)
-            self.is_full = True
         needed = settings.disk_low_water if settings.disk_high_water else 0
-        if not self.is_full:
-            return
-        if not self._has_reserve:
-            if self.free_bytes < needed + settings.reserve:
-                return
+        self.free_bytes = files.free_bytes(self._directory)
+        if self.free_bytes < settings.disk_high_water and not self.is_full:
+            _log.warning("disk nearly full: publishing stops", free_bytes=self.free_bytes)
+            self.is_full = True
+        if not self._has_reserve and self.free_bytes >= needed + settings.reserve:
             self._has_reserve = files.take_reserve(self._directory, settings.reserve)
             self.free_bytes = files.free_bytes(self._directory)
-        if self._has_reserve and self.free_bytes >= needed:
+        if self.is_full and self._has_reserve and self.free_bytes >= needed:
             _log.info("room on the disk again: publishing goes on", free_bytes=self.free_bytes)
             self.is_full = False
 

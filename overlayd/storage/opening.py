@@ -13,11 +13,13 @@ import trio_asyncio  # type: ignore[import-untyped]
 
 from overlayd.model.clock import Clock, Entropy
 from overlayd.model.definition import Definition
-from overlayd.model.errors import CommitFailed, OverlaydError
+from overlayd.model.errors import CommitFailed, LogInconsistent, OverlaydError, StorageFull
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.storage import files, queries
 from overlayd.storage.checkpoints import CheckpointSigner
+from overlayd.storage.epochs import Loss
+from overlayd.storage.errors import is_fatal, translate_sqlite
 from overlayd.storage.group import LogState
 from overlayd.storage.housekeeping import ClockWatch, DiskWatch, keep_house
 from overlayd.storage.intake import Intake
@@ -57,7 +59,7 @@ async def open_log(
     any more. When the disk fails, the block is cancelled and CommitFailed is raised out of it. `features` register
     the tables of higher floors.
 
-    Raises DirectoryInUse, NewerSchema, LogInconsistent, DamagedEntry, sqlite3.Error.
+    Raises DirectoryInUse, NewerSchema, LogInconsistent, DamagedEntry, StorageFull.
     """
     started_us = clock.now_us()
     opened = await trio.to_thread.run_sync(
@@ -97,6 +99,7 @@ class _Store:
         self.failure: Exception | None = None
         self._clock_watch = ClockWatch(clock, settings.clock_step)
         self._disk = DiskWatch(directory, settings, metrics, has_reserve=opened.has_reserve)
+        self._disk.look()
         self._intake = Intake(limits, metrics)
         self._readers = ReaderPool(loop, directory / files.DATABASE_NAME, limits, metrics)
         self._writer = Writer(
@@ -180,20 +183,47 @@ def _open(
     """In a thread: everything up to the boot entry's commit."""
     files.make_directory(directory)
     lock = files.DirectoryLock(directory)
-    connection: sqlite3.Connection | None = None
     try:
         seed, _ = files.read_or_make_secret(directory / "keys" / "log.ed25519", SEED_BYTES, entropy)
         secret, _ = files.read_or_make_secret(directory / "keys" / "index.key", 32, entropy)
+        mark = files.read_high_water(directory)
         has_reserve = files.take_reserve(directory, settings.reserve)
-        connection = open_database(directory / files.DATABASE_NAME, settings.sync, features)
-        state, loss = load_state(
-            connection, secret=secret, limits=limits, defaults=defaults, entropy=entropy, metrics=metrics,
-            mark=files.read_high_water(directory),
-        )  # fmt: skip
-        identity = append_start(connection, state, loss, seed, now_us)
+        load = partial(
+            load_state, secret=secret, limits=limits, defaults=defaults, entropy=entropy, metrics=metrics, mark=mark
+        )
+        database = directory / files.DATABASE_NAME
+        try:
+            parts = _open_database(database, settings.sync, features, load, seed, now_us)
+        except StorageFull:
+            if not files.release_reserve(directory):
+                raise
+            has_reserve = False
+            parts = _open_database(database, settings.sync, features, load, seed, now_us)
     except BaseException:
-        if connection is not None:
-            connection.close()
         lock.release()
         raise
-    return _Opened(lock, connection, state, identity, has_reserve)
+    return _Opened(lock, *parts, has_reserve)
+
+
+def _open_database(
+    path: Path, sync: str, features: tuple[Feature, ...],
+    load: Callable[[sqlite3.Connection], tuple[LogState, Loss | None]], seed: bytes, now_us: int,
+) -> tuple[sqlite3.Connection, LogState, Identity]:  # fmt: skip
+    """Raises StorageFull, which a start can do something about, and LogInconsistent for SQLite's other errors."""
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = open_database(path, sync, features)
+        state, loss = load(connection)
+        return connection, state, append_start(connection, state, loss, seed, now_us)
+    except BaseException as err:
+        if connection is not None:
+            connection.close()
+        if not isinstance(err, sqlite3.Error):
+            raise
+        refusal = translate_sqlite(err)
+        if not is_fatal(refusal):
+            raise refusal from err
+        raise LogInconsistent(
+            f"{path} can't be opened: {err}", subject=str(path),
+            hint="restore it from a backup, or move it away to begin a new log",
+        ) from err  # fmt: skip

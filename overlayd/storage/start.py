@@ -37,7 +37,8 @@ REPLAY_BYTES = 8 << 20
 CHECKED_TILES = 4
 """Full tiles at the log's end that a start after an unclean stop compares with their entries."""
 JOURNAL_BYTES_MAX = 64 << 20
-BUSY_TIMEOUT_S = 2.0
+BUSY_TIMEOUT_S = 0.2
+"""Also how long cutting the WAL waits for readers, and every publisher with it."""
 KEY_OFFSETS_MAX = 4
 """Newest offsets kept per stream and key, so that taking away the very newest packet leaves one to be found."""
 

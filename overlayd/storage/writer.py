@@ -100,14 +100,21 @@ class Writer:
 
         Raises CommitFailed.
         """
-        if not self._maintenance.is_flushing:
-            self._maintenance.begin_flush()
-        while self._maintenance.is_flushing:
-            if not await self._maintain():
-                return
+        if not await self._finish_flush():
+            return
+        self._maintenance.begin_flush()
+        if not await self._finish_flush():
+            return
         clean = Call(lambda connection: connection.execute(_SET_CLEAN))
         await self._commit(Group(self._state, self._clock.now_us()), [clean], [], trio.current_time())
         await self._checkpoint_wal(truncate=True)
+
+    async def _finish_flush(self) -> bool:
+        """Whether nothing of a flush is left to do."""
+        while self._maintenance.is_flushing:
+            if not await self._maintain():
+                return False
+        return True
 
     async def _wait_for_work(self) -> None:
         """Returns with a job or a closed intake; meanwhile does what waited for an idle moment."""

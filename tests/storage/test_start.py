@@ -11,9 +11,10 @@ from storage_rig import Rig, append, draft, drafts, forget_tail, receipts
 from overlayd.model.bodies import Boot, Restore, decode_node_body
 from overlayd.model.cursor import epoch_counter, format_epoch
 from overlayd.model.entry import Kind
-from overlayd.model.errors import DamagedEntry, DirectoryInUse, LogInconsistent, NewerSchema
+from overlayd.model.errors import DamagedEntry, DirectoryInUse, LogInconsistent, NewerSchema, StorageFull
 from overlayd.model.note import VerifierKey, open_note
-from overlayd.storage import Feature, Log, files
+from overlayd.model.units import Size
+from overlayd.storage import Feature, Log, files, start
 from overlayd.storage.files import HighWater
 
 
@@ -312,13 +313,40 @@ async def test_wrong_key_file_is_refused(rig: Rig) -> None:
 
 
 async def test_foreign_database_is_refused(rig: Rig) -> None:
-    """A file that isn't a database ends the start with SQLite's own word for it, and the directory is free again."""
+    """A file that isn't a database ends the start with a word for it, and the directory is free again."""
     rig.directory.mkdir()
     (rig.directory / "log.sqlite3").write_bytes(b"not a database" * 1000)
     for _ in range(2):
-        with pytest.raises(sqlite3.DatabaseError):
+        with pytest.raises(LogInconsistent, match="not a database"):
             async with rig.open():
                 pass  # pragma: no cover
+
+
+async def test_start_on_a_full_disk(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reserve makes room for the boot entry; readers are served, publishing waits for room."""
+    rig.set_settings(reserve=Size(8192), disk_high_water=Size(1000), disk_low_water=Size(2000))
+    async with rig.open() as log:
+        await append(log, "s")
+    real, free = start.commit_group, 0
+
+    def commit(*arguments: object) -> None:
+        if (rig.directory / "reserve").exists():
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(start, "commit_group", commit)
+    monkeypatch.setattr(files, "free_bytes", lambda directory: free)
+    async with rig.open() as log:
+        assert not (rig.directory / "reserve").exists()
+        assert len((await log.read_page(0)).entries) == log.head
+        with pytest.raises(StorageFull):
+            await append(log, "s")
+        free = 20_000
+        log._disk.look()
+        assert (rig.directory / "reserve").exists()
+        await append(log, "s")
 
 
 async def test_flushes_reach_the_disk_in_slices(rig: Rig) -> None:
