@@ -74,7 +74,7 @@ async def _tail(target: Target, query: dict[str, Any], form: str, *, count: int 
 async def until_signal(work: Callable[[], Awaitable[None]]) -> int:
     """0 when the work ends by itself; 128 and the signal's number when INT or TERM ended it."""
     code = 0
-    failure: OverlaydError | None = None
+    failure: OverlaydError | BrokenPipeError | None = None
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
 
@@ -87,7 +87,7 @@ async def until_signal(work: Callable[[], Awaitable[None]]) -> int:
             nursery.start_soon(watch)
             try:
                 await work()
-            except OverlaydError as error:  # raised below, outside the nursery, which would wrap it
+            except (OverlaydError, BrokenPipeError) as error:  # raised below, outside the nursery, which would wrap it
                 failure = error
             nursery.cancel_scope.cancel()
     if failure is not None:

@@ -106,12 +106,18 @@ class Client:
 
     async def _exchange(self, call: Call[Any]) -> calls.Answer:
         assert self._http is not None, "enter the client with `async with` first"
+        request = self._http.build_request(**transport.request_arguments(self.address, call))
+        if call.content:
+            request.stream = transport.BytesBody(call.content)
         with transport.translated_errors(self.address):
-            async with self._http.stream(**transport.request_arguments(self.address, call)) as response:
+            response = await self._http.send(request, stream=True)
+            try:
                 reading = transport.AnswerReader(response.status_code, response.headers)
                 async for part in response.aiter_bytes():
                     reading.feed(part)
                 return reading.finish()
+            finally:
+                await response.aclose()
 
     async def _drive(self, steps: Generator[Call[Any], Any, T]) -> T:
         try:

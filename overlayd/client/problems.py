@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from overlayd.model.errors import ApiProblem, OverlaydError, UnexpectedAnswer, Violation, error_classes
+from overlayd.model.errors import ApiProblem, OverlaydError, UnexpectedAnswer, error_classes
 from overlayd.model.wire import ErrorMessage, Problem
 
 _SHOWN_CHARS = 200
@@ -48,16 +48,6 @@ def error_of_code(code: str, detail: str, *, status: int, is_retryable: bool, **
     if kind is None:
         return ApiProblem(detail, given_code=code, given_status=status, is_retryable=is_retryable, **rest)
     return kind(detail, **rest)
-
-
-def describe_violation(violation: Violation) -> str:
-    """One line for a person: where, which rule, what."""
-    place = ""
-    if violation.line is not None:
-        place = f"line {violation.line}: "
-    elif violation.index is not None:
-        place = f"packet {violation.index}: "
-    return f"{place}{violation.pointer or '/'}: {violation.detail} ({violation.code})"
 
 
 def _seconds_of(text: str | None) -> float | None:

@@ -74,6 +74,29 @@ def request_arguments(address: Address, call: Call[Any]) -> dict[str, Any]:
     }
 
 
+class BytesBody(httpx.AsyncByteStream):
+    """A request's body. httpx's own is an async generator, which a cancelled request leaves to the collector."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __aiter__(self) -> "_OnePart":
+        return _OnePart(self._content)
+
+
+class _OnePart:
+    def __init__(self, content: bytes) -> None:
+        self._left = [content]
+
+    def __aiter__(self) -> "_OnePart":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
+
+
 @contextmanager
 def translated_errors(address: Address) -> Iterator[None]:
     """httpx's errors as NodeUnreachable, which says whether the request may have arrived."""
@@ -81,19 +104,25 @@ def translated_errors(address: Address) -> Iterator[None]:
         yield
     except _NOT_SENT as err:
         raise NodeUnreachable(
-            f"no connection to {address}: {_words_of(err)}", is_sent=False, subject=str(address),
+            f"no connection to {address}: {words_of(err)}", is_sent=False, subject=str(address),
             hint=_ABSENT_HINT,
         ) from err  # fmt: skip
     except httpx.TransportError as err:
         raise NodeUnreachable(
-            f"the connection to {address} broke: {_words_of(err)}", is_sent=True, subject=str(address)
+            f"the connection to {address} broke: {words_of(err)}", is_sent=True, subject=str(address)
         ) from err
     except httpx.DecodingError as err:
         raise UnexpectedAnswer(f"the answer of {address} can't be decoded: {err}") from err
 
 
-def _words_of(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def words_of(error: BaseException) -> str:
+    """What it says, or what its cause says: Trio and httpx often wrap an error without repeating its words."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if str(cause):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
 
 
 class AnswerReader:

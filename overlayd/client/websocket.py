@@ -24,6 +24,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from overlayd.client.address import Address
 from overlayd.client.problems import error_of_answer
+from overlayd.client.transport import words_of
 from overlayd.model.errors import NodeUnreachable, UnexpectedAnswer
 
 SUBPROTOCOL = "overlayd.v1"
@@ -154,7 +155,9 @@ async def open_websocket(
     try:
         stream = await _open_stream(address, ssl_context)
     except (OSError, trio.BrokenResourceError) as err:
-        raise NodeUnreachable(f"no connection to {address}: {err}", is_sent=False, subject=str(address)) from err
+        raise NodeUnreachable(
+            f"no connection to {address}: {words_of(err)}", is_sent=False, subject=str(address)
+        ) from err
     reader = WebSocketReader(stream)
     try:
         await reader.handshake(address.host_header, address.prefix + target, headers)

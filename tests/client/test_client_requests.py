@@ -1,13 +1,29 @@
 """The Trio client against a scripted node: requests, answers, retries."""
 
+import itertools
 import random
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import trio
-from fake_node import DROP, HOLD, Answer, FakeNode, Request, fake_node, json_answer, packet_of, problem, receipt_of
+from fake_node import (
+    DROP,
+    HOLD,
+    WELCOME,
+    Answer,
+    FakeNode,
+    Request,
+    fake_node,
+    json_answer,
+    packet_message,
+    packet_of,
+    problem,
+    receipt_of,
+)
+from trio_websocket import WebSocketConnection
 
 from overlayd.client import Client, RetryPolicy
 from overlayd.model.errors import (
@@ -21,7 +37,7 @@ from overlayd.model.errors import (
     UnknownStream,
     VerificationFailed,
 )
-from overlayd.model.wire import PacketGap
+from overlayd.model.wire import PacketGap, PacketMessage
 
 QUICK = RetryPolicy(attempts=4, first_s=0.001, max_s=0.002)
 
@@ -249,3 +265,71 @@ async def test_a_cancelled_request_leaves_the_client_usable() -> None:
             nursery.cancel_scope.cancel()
         node.handler = lambda request: Answer(200, b"note")
         assert await client.checkpoint() == "note"
+
+
+class CancelAt(trio.abc.Instrument):
+    """Cancels a scope when a task is about to make its n-th step."""
+
+    def __init__(self, scope: trio.CancelScope, step: int) -> None:
+        self.scope = scope
+        self.left = step
+        self.task = trio.lowlevel.current_task()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self.task:
+            self.left -= 1
+            if self.left == 0:
+                self.scope.cancel()
+
+
+async def cancelled_at_every_step(work: Callable[[], Awaitable[None]]) -> int:
+    """Runs `work`, cancelling it one step later each time, until it gets through; how often it was cancelled."""
+    for step in itertools.count(1):
+        with trio.CancelScope() as scope:
+            instrument = CancelAt(scope, step)
+            trio.lowlevel.add_instrument(instrument)
+            try:
+                await work()
+            finally:
+                trio.lowlevel.remove_instrument(instrument)
+        if not scope.cancelled_caught:
+            return step - 1
+    raise AssertionError
+
+
+async def test_publishing_may_be_cancelled_anywhere() -> None:
+    """Whatever was under way, the next request goes through, and nothing is left behind."""
+    async with fake_node() as node, make_client(node) as client:
+        node.handler = lambda request: json_answer(receipt_of("s", 1, "a"), 201)
+
+        async def publish() -> None:
+            await client.publish("s", 1, id="a")
+
+        assert await cancelled_at_every_step(publish) > 2
+        await publish()
+
+
+async def test_reading_live_may_be_cancelled_anywhere() -> None:
+    """Every packet is handed out once and in order, however often waiting for it was given up."""
+    async with fake_node() as node, Client(node.url) as client:
+
+        async def send(socket: WebSocketConnection, params: dict[str, str]) -> None:
+            after = int(params["after"].rpartition("-")[2]) - 1 if "after" in params else 0
+            await socket.send_message(WELCOME)
+            for sequence in range(after + 1, 40):
+                await socket.send_message(packet_message("s", sequence))
+            await socket.get_message()
+
+        node.live = send
+        live = client.live("s", start="beginning")
+        taken: list[int] = []
+
+        async def receive() -> None:
+            message = await live.receive()
+            assert isinstance(message, PacketMessage)
+            taken.append(message.packet.packet_sequence)
+
+        for _ in range(3):
+            await cancelled_at_every_step(receive)
+        await live.aclose()
+    assert taken == [1, 2, 3]
