@@ -7,7 +7,8 @@ from typing import Any
 
 import trio
 
-from overlayd.delivery.delivery import Delivery, FilterLease
+from overlayd.delivery.delivery import Delivery, LeaseFilter
+from overlayd.delivery.frames import packet_body
 from overlayd.delivery.query import LiveQuery, parse_arguments
 from overlayd.delivery.settings import DeliverySettings
 from overlayd.model.bodies import StatusBody, encode_removal_body, encode_status_body
@@ -24,11 +25,12 @@ from overlayd.model.entry import (
     seal_of,
     stream_hash_of,
 )
-from overlayd.model.errors import DamagedEntry, InvalidFilter, UnknownPacket
+from overlayd.model.errors import DamagedEntry, UnknownPacket
 from overlayd.model.limits import Limits
 from overlayd.model.merkle import consistency_nodes, hash_spans, root_of
 from overlayd.model.meta import Meta, encode_meta
 from overlayd.model.metrics import Metrics
+from overlayd.pipeline.filters import FilterBook
 from overlayd.storage import Checkpoint, Page, Stream
 from overlayd.storage.streams import StreamHead
 
@@ -236,16 +238,16 @@ class FixedClock:
         return self.time_us
 
 
-def no_filters(text: str, principal: str) -> FilterLease:
-    """Refuses every filter."""
-    raise InvalidFilter("no filters in this test")
-
-
-def make_delivery(log: Any, *, limits: Limits | None = None, lease: Any = no_filters, **settings: Any) -> Delivery:
+def make_delivery(
+    log: Any, *, limits: Limits | None = None, lease: LeaseFilter | None = None, **settings: Any
+) -> Delivery:
     """The shared parts over a log."""
+    limits, metrics = limits or Limits(), Metrics()
+    if lease is None:
+        lease = FilterBook(limits=limits, metrics=metrics, describe=packet_body).lease
     return Delivery(
-        log=log, limits=limits or Limits(), settings=DeliverySettings(**settings), clock=FixedClock(),
-        metrics=Metrics(), lease_filter=lease,
+        log=log, limits=limits, settings=DeliverySettings(**settings), clock=FixedClock(), metrics=metrics,
+        lease_filter=lease,
     )  # fmt: skip
 
 

@@ -193,7 +193,7 @@ async def test_ack_of_a_live_subscription(autojump_clock: MockClock) -> None:
         ("after=e1k7f3q2ma-1", "cursor.epoch", 1008),
         ("stream=plain&deliver=confirmed", "parameter.invalid", 1008),
         ("min_confirmations=3", "parameter.invalid", 1008),
-        ("filter=1", "filter.invalid", 1008),
+        ("filter=data..x", "filter.invalid", 1008),
         ("from=beginning&on_gap=error", "cursor.expired", 4010),
     ],
 )

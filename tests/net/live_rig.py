@@ -10,24 +10,20 @@ from net_rig import Edge, open_edge
 from quart_trio import QuartTrio
 from route_rig import Node, open_node
 
-from overlayd.delivery.delivery import Delivery, FilterLease
+from overlayd.delivery.delivery import Delivery
+from overlayd.delivery.frames import packet_body
 from overlayd.delivery.session import Ending, Registry
 from overlayd.delivery.settings import DeliverySettings
 from overlayd.model.clock import Entropy, SystemClock
-from overlayd.model.errors import InvalidFilter
 from overlayd.model.limits import Limits
 from overlayd.net.lane import Lane
 from overlayd.net.live_publish import live_publisher
 from overlayd.net.live_routes import add_live_routes
 from overlayd.net.live_socket import LiveSockets
 from overlayd.net.read_routes import add_read_routes
+from overlayd.pipeline.filters import FilterBook
 from overlayd.pipeline.intake import Intake
 from overlayd.pipeline.schema import SchemaCache
-
-
-def no_filters(text: str, principal: str) -> FilterLease:
-    """Refuses every filter."""
-    raise InvalidFilter("no filters in this test")
 
 
 class LiveNode:
@@ -38,9 +34,10 @@ class LiveNode:
         self.log = node.log
         self.ask = node.ask
         self.append = node.append
+        filters = FilterBook(limits=node.limits, metrics=node.metrics, describe=packet_body)
         self.delivery = Delivery(
             log=node.log, limits=node.limits, settings=DeliverySettings(**settings), clock=SystemClock(),
-            metrics=node.metrics, lease_filter=no_filters,
+            metrics=node.metrics, lease_filter=filters.lease,
         )  # fmt: skip
         self.registry = Registry(limits=node.limits, clock=SystemClock(), entropy=Entropy(), metrics=node.metrics)
 
