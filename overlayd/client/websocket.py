@@ -179,5 +179,9 @@ async def _open_stream(address: Address, ssl_context: ssl.SSLContext | None) -> 
         return plain
     context = ssl_context or ssl.create_default_context()
     secure = trio.SSLStream(plain, context, server_hostname=address.host, https_compatible=True)
-    await secure.do_handshake()
+    try:
+        await secure.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(plain)
+        raise
     return secure
