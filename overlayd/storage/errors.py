@@ -1,4 +1,4 @@
-"""Which SQLite errors are refusals and which end the process. The one table (docs/architecture, Errors of the disk)."""
+"""Which SQLite errors are refusals and which end the process. The one table."""
 
 import sqlite3
 

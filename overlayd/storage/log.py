@@ -237,7 +237,7 @@ class Log:
         Reduced ones are among them. Raises DamagedEntry.
         """
         offsets = await self._read_offsets(stream, after_sequence + 1, min(limit, self._state.limits.read_packets_max))
-        entries = await self._read_many(offsets)
+        entries = await self._read_many(offsets) if offsets else []
         size = 0
         for count, entry in enumerate(entries):
             size += len(entry.body) + len(entry.meta)
@@ -364,13 +364,17 @@ class Log:
         return await job.ticket.wait()
 
     async def _read_many(self, offsets: list[int]) -> list[StoredEntry]:
-        """Entries by ascending offset, from memory where all are there. A checkpoint. Raises DamagedEntry."""
+        """Entries by ascending offset, from memory where all are there, else at most about `page_bytes` of them.
+
+        A checkpoint. Raises DamagedEntry.
+        """
         found = [self._state.tail.find(offset) for offset in offsets]
         entries = [entry for entry in found if entry is not None]
         if len(entries) == len(offsets):
             await trio.lowlevel.checkpoint()
             return entries
-        blob = await self._readers.read(lambda c: queries.read_many_blob(c, offsets))
+        size = int(self._state.limits.page_bytes)
+        blob = await self._readers.read(lambda c: queries.read_many_blob(c, offsets, size))
         try:
             entries = queries.open_many(blob)
         except VerificationFailed as err:
@@ -378,7 +382,7 @@ class Log:
                 f"a stored entry doesn't verify: {err.detail}", subject=err.subject,
                 hint="overlayd verify names every damaged entry",
             ) from err  # fmt: skip
-        if [entry.offset for entry in entries] != offsets:
+        if not entries or [entry.offset for entry in entries] != offsets[: len(entries)]:
             raise DamagedEntry("a stored entry is missing", subject=f"offsets {offsets[0]} to {offsets[-1]}")
         return entries
 

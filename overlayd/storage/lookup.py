@@ -5,12 +5,10 @@ import sqlite3
 import msgspec
 
 from overlayd.model.draft import AppendRequest, Draft
-from overlayd.model.entry import Z32, StoredEntry, commitment_of, verify_entry
-from overlayd.model.errors import VerificationFailed
+from overlayd.model.entry import Z32, StoredEntry, commitment_of
 from overlayd.storage.group import LogState, Prepared, PreparedDraft, id_key
 from overlayd.storage.pace import Pace
-from overlayd.storage.queries import read_many_rows
-from overlayd.storage.record import decode_row, reduce_entry
+from overlayd.storage.queries import read_stubs
 from overlayd.storage.streams import Stream
 
 
@@ -26,7 +24,7 @@ class Wanted(msgspec.Struct):
 
 
 class Lookups(msgspec.Struct):
-    """What the disk said: offsets by hash of an id or commitment, entries by offset."""
+    """What the disk said: offsets by hash of an id or commitment, entries by offset (without their bodies)."""
 
     ids: dict[int, list[int]] = {}
     commitments: dict[int, list[int]] = {}
@@ -56,18 +54,12 @@ def note_wanted(state: LogState, prepared: Prepared, wanted: Wanted) -> None:
 
 
 def read_wanted(connection: sqlite3.Connection, state: LogState, wanted: Wanted) -> Lookups:
-    """For the writer's thread."""
+    """For the writer's thread. Entries come without their bodies: a repeat is told by its fingerprint."""
     ids = state.ids.read_stored(connection, wanted.ids) if wanted.ids else {}
     commitments = state.commitments.read_stored(connection, wanted.commitments) if wanted.commitments else {}
     offsets = sorted(wanted.offsets.union(*ids.values()))
-    entries = {}
-    for offset, raw, leaf, sealed in read_many_rows(connection, offsets) if offsets else ():
-        try:
-            entries[offset] = decode_row(raw, leaf, sealed)
-            verify_entry(entries[offset], None)
-        except VerificationFailed:  # a damaged row still has its E; a repeat of it counts as one, uncompared
-            entries[offset] = reduce_entry(decode_row(raw, leaf, None))
-    return Lookups(ids, commitments, entries)
+    stubs = read_stubs(connection, offsets) if offsets else []
+    return Lookups(ids, commitments, {stub.offset: stub for stub in stubs})
 
 
 def draft_commitment(stream: str, draft: Draft) -> bytes:

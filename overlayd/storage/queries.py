@@ -12,7 +12,7 @@ from overlayd.model.cursor import Epoch
 from overlayd.model.entry import EntryHeader, StoredEntry, verify_entry
 from overlayd.model.errors import VerificationFailed
 from overlayd.storage.checkpoint import Checkpoint
-from overlayd.storage.record import REDUCED, decode_page, decode_row
+from overlayd.storage.record import HEAD_BYTES, REDUCED, decode_page, decode_row, decode_stub, stub_bytes
 from overlayd.storage.tail import Page
 from overlayd.storage.tree import tile_id
 
@@ -33,11 +33,18 @@ SQLite finds them without reading the bodies."""
 
 _MANY = f"""
 SELECT CAST(group_concat({_ROW}, '') AS BLOB) FROM (
-    SELECT e, leaf, sealed FROM entry WHERE offset IN (SELECT value FROM json_each(?1)) ORDER BY offset
+    SELECT e, leaf, sealed FROM entry WHERE offset IN (SELECT value FROM json_each(?1)) AND offset <= (
+        SELECT max(offset) FROM (
+            SELECT offset, sum(bytes) OVER (ORDER BY offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+            FROM (SELECT offset, length(sealed) AS bytes FROM entry
+                  WHERE offset IN (SELECT value FROM json_each(?1)) ORDER BY offset)
+        ) WHERE coalesce(before, 0) < ?2
+    ) ORDER BY offset
 )"""  # noqa: S608 - constants only
 
-_MANY_ROWS = """
-SELECT offset, e, leaf, sealed FROM entry WHERE offset IN (SELECT value FROM json_each(?1)) ORDER BY offset"""
+_STUBS = """
+SELECT offset, e, leaf, sealed IS NULL FROM entry
+WHERE offset IN (SELECT value FROM json_each(?1)) ORDER BY offset"""
 
 _ROWS = "SELECT offset, e, leaf, sealed FROM entry WHERE offset > ? AND offset <= ? ORDER BY offset"
 
@@ -48,9 +55,9 @@ def read_page_blob(connection: sqlite3.Connection, after: int, upto: int, limit:
     return page or b""
 
 
-def read_many_blob(connection: sqlite3.Connection, offsets: Sequence[int]) -> bytes:
-    """The rows of some offsets, ascending."""
-    (page,) = connection.execute(_MANY, (json.dumps(list(offsets)),)).fetchone()
+def read_many_blob(connection: sqlite3.Connection, offsets: Sequence[int], size: int) -> bytes:
+    """The rows of some offsets, ascending: as many as begin within `size` bytes, at least one."""
+    (page,) = connection.execute(_MANY, (json.dumps(list(offsets)), size)).fetchone()
     return page or b""
 
 
@@ -59,11 +66,26 @@ def read_rows(connection: sqlite3.Connection, after: int, upto: int) -> list[tup
     return connection.execute(_ROWS, (after, upto)).fetchall()
 
 
-def read_many_rows(
-    connection: sqlite3.Connection, offsets: Sequence[int]
-) -> list[tuple[int, bytes, bytes, bytes | None]]:
-    """The rows of some offsets, ascending, as `read_rows`."""
-    return connection.execute(_MANY_ROWS, (json.dumps(offsets),)).fetchall()
+def read_stubs(connection: sqlite3.Connection, offsets: Sequence[int]) -> list[StoredEntry]:
+    """Entries without their bodies, however long these are; only E is verified. A row that doesn't come apart is
+    given as reduced. Several reads: inside a transaction, or where rows don't change."""
+    stubs = []
+    for offset, raw, leaf, is_reduced in connection.execute(_STUBS, (json.dumps(list(offsets)),)).fetchall():
+        reduced = decode_row(raw, leaf, None)
+        try:
+            verify_entry(reduced, None)
+            stub = reduced if is_reduced else decode_stub(raw, leaf, _read_stub(connection, offset))
+        except VerificationFailed:
+            stub = reduced
+        stubs.append(stub)
+    return stubs
+
+
+def _read_stub(connection: sqlite3.Connection, offset: int) -> bytes:
+    """The start of a row's sealed part, without touching the pages that hold the body."""
+    with connection.blobopen("entry", "sealed", offset, readonly=True) as blob:
+        head = blob.read(HEAD_BYTES)
+        return head + blob.read(stub_bytes(head) - HEAD_BYTES)
 
 
 def read_tiles(connection: sqlite3.Connection, wanted: Sequence[tuple[int, int]]) -> list[bytes]:

@@ -17,7 +17,8 @@ _VERSION = 1
 _HAS_COMMITMENT = 1
 _HAS_FINGERPRINT = 2
 _HEAD = struct.Struct(">BIB16s32sI")
-_HEAD_BYTES = _HEAD.size
+HEAD_BYTES = _HEAD.size
+"""What comes before everything whose length varies."""
 _pack_head = _HEAD.pack
 _unpack_head = _HEAD.unpack_from
 _ROW_BYTES = ENTRY_BYTES + LEAF_BYTES
@@ -28,7 +29,7 @@ def encode_sealed(
 ) -> bytes:
     """The column `sealed`. A commitment of Z32 and an absent fingerprint (b"") take no room."""
     flags = 0
-    length = _HEAD_BYTES + len(meta) + len(body)
+    length = HEAD_BYTES + len(meta) + len(body)
     if commitment != Z32:
         flags, length = _HAS_COMMITMENT, length + 32
     else:
@@ -67,14 +68,22 @@ def decode_page(page: bytes) -> list[StoredEntry]:
     return entries
 
 
-def meta_in(sealed: bytes) -> bytes | None:
-    """The meta in the column `sealed`, of which only the start need be given; None when it lies beyond."""
-    if len(sealed) < _HEAD_BYTES:
-        return None
-    _version, _length, flags, _salt, _content_hash, meta_bytes = _unpack_head(sealed)
-    at = _HEAD_BYTES + (32 if flags & _HAS_COMMITMENT else 0)
-    at += FINGERPRINT_BYTES if flags & _HAS_FINGERPRINT else 0
-    return sealed[at : at + meta_bytes] if at + meta_bytes <= len(sealed) else None
+def stub_bytes(head: bytes) -> int:
+    """Length of a row's sealed part without its body, from the first HEAD_BYTES. Raises VerificationFailed."""
+    if len(head) < HEAD_BYTES:
+        raise VerificationFailed("the stored row is truncated", subject="row")
+    version, length, flags, _salt, _content_hash, meta_bytes = _unpack_head(head)
+    end = HEAD_BYTES + meta_bytes + (32 if flags & _HAS_COMMITMENT else 0)
+    end += FINGERPRINT_BYTES if flags & _HAS_FINGERPRINT else 0
+    if version != _VERSION or end > length:
+        raise VerificationFailed(f"unknown form {version} of a stored row", subject="row")
+    return int(end)
+
+
+def decode_stub(raw: bytes, leaf: bytes, stub: bytes) -> StoredEntry:
+    """An entry without its body, which therefore can't be verified against its seal. Raises VerificationFailed."""
+    head = stub[:1] + len(stub).to_bytes(4, "big") + stub[5:]
+    return _decode_sealed(raw, leaf, head, 0)[0]
 
 
 def reduce_entry(entry: StoredEntry) -> StoredEntry:
@@ -85,7 +94,7 @@ def reduce_entry(entry: StoredEntry) -> StoredEntry:
 def sealed_bytes(entry: StoredEntry) -> int:
     """Length of the column `sealed` for an entry that isn't reduced."""
     extra = (32 if entry.commitment != Z32 else 0) + (FINGERPRINT_BYTES if entry.fingerprint else 0)
-    return _HEAD_BYTES + extra + len(entry.meta) + len(entry.body)
+    return HEAD_BYTES + extra + len(entry.meta) + len(entry.body)
 
 
 def entry_cost(entry: StoredEntry) -> int:
@@ -98,7 +107,7 @@ def _reduced(raw: bytes, leaf: bytes) -> StoredEntry:
 
 
 def _decode_sealed(raw: bytes, leaf: bytes, page: bytes, start: int) -> tuple[StoredEntry, int]:
-    at = start + _HEAD_BYTES
+    at = start + HEAD_BYTES
     if at > len(page):
         raise VerificationFailed("the stored row is truncated", subject="page")
     version, length, flags, salt, content_hash, meta_bytes = _unpack_head(page, start)

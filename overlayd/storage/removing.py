@@ -11,6 +11,7 @@ import trio
 from overlayd.model.bodies import RemovalCause
 from overlayd.model.errors import OwnedByConfig, UnknownStream, VerificationFailed
 from overlayd.model.meta import Meta, decode_meta
+from overlayd.storage import queries
 from overlayd.storage.definitions import set_state
 from overlayd.storage.group import Group, LogState, id_key
 from overlayd.storage.intake import Intake
@@ -18,17 +19,12 @@ from overlayd.storage.jobs import ChangeJob
 from overlayd.storage.maintenance import head_row, store_heads
 from overlayd.storage.positions import join_positions, read_stored
 from overlayd.storage.readers import ReaderPool
-from overlayd.storage.record import meta_in
 from overlayd.storage.removals import Removal
 from overlayd.storage.streams import Stream
 
 SLICE_ROWS = 5000
-_META_BYTES = 24 << 10
-"""Enough of a row to hold its meta, but for extreme ones."""
 
-_KEPT = """
-SELECT offset, length(sealed), substr(sealed, 1, ?2) FROM entry
-WHERE offset IN (SELECT value FROM json_each(?1)) AND sealed IS NOT NULL ORDER BY offset"""
+_SIZES = "SELECT offset, length(sealed) FROM entry WHERE offset IN (SELECT value FROM json_each(?))"
 _REDUCE = "UPDATE entry SET sealed = NULL WHERE offset IN (SELECT value FROM json_each(?))"
 
 
@@ -137,17 +133,17 @@ class Remover:
 
 
 def _read_kept(connection: sqlite3.Connection, offsets: Sequence[int]) -> list[_Kept]:
+    sizes = dict(connection.execute(_SIZES, (json.dumps(offsets),)))
     kept = []
-    for offset, size, start in connection.execute(_KEPT, (json.dumps(offsets), _META_BYTES)):
-        raw = meta_in(start)
-        if raw is None:
-            (sealed,) = connection.execute("SELECT sealed FROM entry WHERE offset = ?", (offset,)).fetchone()
-            raw = meta_in(sealed)
+    for stub in queries.read_stubs(connection, offsets):
+        size = sizes[stub.offset]
+        if size is None:
+            continue
         try:
-            meta = decode_meta(raw or b"")
+            meta = decode_meta(stub.meta)
         except VerificationFailed:  # a damaged row goes like any other; its names can't be found any more
             meta = Meta()
-        kept.append(_Kept(offset, size, meta.id, meta.key))
+        kept.append(_Kept(stub.offset, size, meta.id, meta.key))
     return kept
 
 

@@ -184,6 +184,25 @@ async def test_finds_packets_by_sequence_id_and_key(rig: Rig) -> None:
             assert await log.find_last(stream, "k9") is None
 
 
+async def test_packets_of_a_stream_are_bounded_in_bytes(rig: Rig) -> None:
+    """A read of large packets gives some of them, at least one, from memory and from disk alike."""
+    rig.set_limits(page_bytes=10_000, tail_bytes=1 << 20)
+    async with rig.open() as log:
+        await append(log, "s", [draft('"' + "x" * size + '"') for size in (4000, 4000, 4000, 30_000, 10)])
+        stream = log.find_stream("s")
+        assert stream is not None
+        for is_cold in (False, True):
+            if is_cold:
+                forget_tail(log)
+            after, counts = 0, []
+            while packets := await log.read_packets(stream, after, 100):
+                assert packets[0].sequence == after + 1
+                after = packets[-1].sequence
+                counts.append(len(packets))
+            assert after == 5
+            assert len(counts) >= 3
+
+
 async def test_unknown_offsets(rig: Rig) -> None:
     """Offsets outside the log name no entry."""
     async with rig.open() as log:

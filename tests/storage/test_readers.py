@@ -123,7 +123,7 @@ def test_packed_rows_are_exact() -> None:
     connection.executemany("INSERT INTO entry VALUES (?, ?, ?, ?)", rows)
     expected = b"".join(e + leaf + (sealed or b"\x00") for _, e, leaf, sealed in rows)
     assert queries.read_page_blob(connection, 0, 300, 1000, 1 << 20) == expected
-    assert queries.read_many_blob(connection, range(1, 301)) == expected
+    assert queries.read_many_blob(connection, range(1, 301), 1 << 20) == expected
     assert queries.read_page_blob(connection, 300, 300, 10, 1 << 20) == b""
 
 
@@ -143,3 +143,5 @@ def test_page_query_is_bounded() -> None:
     assert count(48, 50, 7, 1 << 20) == 2
     assert count(0, 50, 100, 250) == 3
     assert count(0, 50, 100, 1) == 1
+    for size, rows in ((1 << 20, 3), (150, 2), (1, 1)):
+        assert len(queries.read_many_blob(connection, [3, 9, 40], size)) == rows * 102
