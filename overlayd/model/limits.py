@@ -115,9 +115,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     filter_mean_us: Annotated[
         int, Meta(ge=1, description="Mean microseconds above which a filter runs in a thread")
     ] = 200
-    filter_timeout: Annotated[Duration, Meta(description="One evaluation in a thread; longer counts as an overrun")] = (
-        Duration(0.5)
-    )
+    filter_timeout: Annotated[
+        Duration, Meta(description="Processor time of one evaluation; longer counts as an overrun")
+    ] = Duration(0.05)
     filter_overruns: Annotated[int, Meta(ge=1, description="Overruns after which a filter is disabled")] = 3
     filters_per_principal: Annotated[int, Meta(ge=1, description="Distinct filters of one principal")] = 20
     filters_max: Annotated[int, Meta(ge=1, description="Distinct filters on the node")] = 1000
