@@ -15,7 +15,7 @@ from overlayd.cli.target import SOCKET_NAME
 from overlayd.client import Client, Live, LogView
 from overlayd.config import Settings
 from overlayd.model.clock import Clock, SystemClock, format_time_us
-from overlayd.model.errors import OverlaydError
+from overlayd.model.errors import NodeUnreachable, OverlaydError, ShuttingDown
 from overlayd.model.wire import LogMessage, PacketMessage
 
 HOST_PERIOD_S = 1.0
@@ -58,6 +58,8 @@ class Demo:
                 await owner.define(HOST_STREAM, HOST_DEFINITION)
             async with Client(url, verify=True) as client, client.live([WEATHER_STREAM, HOST_STREAM]) as live:
                 await self._show(client, live, url)
+        except (NodeUnreachable, ShuttingDown):
+            return  # the node in this very process is stopping
         except OverlaydError as error:
             click.echo("overlayd: the demo ended, the node goes on", err=True)
             tell(error)

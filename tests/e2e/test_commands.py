@@ -281,3 +281,18 @@ def test_run_listens_where_it_is_told(tmp_path: Path) -> None:
     assert command("node", "--url", f"unix:{path}").returncode == OK
     assert running.stop() == OK
     assert sum(line.startswith("listening on http://127.0.0.1:") for line in running.output) == 2
+
+
+@pytest.mark.slow  # starts a process
+def test_tail_into_a_closed_pipe_ends_quietly(node: Node) -> None:
+    """`overlayd tail … | head -1`: no traceback, and the cursor is told."""
+    on(node, "publish", "cli.pipe", "--bare", "-q", stdin="1\n2\n3\n")
+    tailing = started("tail", "cli.pipe", "--from", "beginning", "--data", node.directory)
+    assert tailing.stdout is not None
+    tailing.stdout.close()
+    assert tailing.stderr is not None
+    said = tailing.stderr.read()
+    tailing.stderr.close()
+    assert tailing.wait(WAIT_S) == FAILED
+    assert said.startswith("cursor ")
+    assert "Traceback" not in said
