@@ -162,12 +162,14 @@ class Demo:
             await trio.sleep(CHECK_PERIOD_S)
             if not self._is_shown:
                 return
+            seen = view.known.size
             newest = await client.read_last(WEATHER_STREAM)
             verdict = await client.verify_proof(WEATHER_STREAM, newest.packet_sequence, view, subject=newest)
             tree = await client.check_log(view)
+            extends = f", extends the one over {seen}" if seen else ""
             click.echo(
-                f"-- checkpoint signed: {tree.checkpoint.size} entries, root {tree.checkpoint.root.hex()[:16]}…, extends "
-                f"the one before; {WEATHER_STREAM} {verdict.sequence} proven to be entry {verdict.offset} --"
+                f"-- checkpoint signed: {tree.checkpoint.size} entries, root {tree.checkpoint.root.hex()[:16]}…{extends}; "
+                f"{WEATHER_STREAM} {verdict.sequence} proven to be entry {verdict.offset} --"
             )
 
     def _say_what_next(self, url: str) -> None:
