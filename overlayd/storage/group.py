@@ -28,7 +28,7 @@ from overlayd.model.meta import COMMITMENT_CLOSED, COMMITMENT_NONE, COMMITMENT_O
 from overlayd.model.metrics import Metrics
 from overlayd.storage.fingerprint import fingerprint_of
 from overlayd.storage.hashindex import HashIndex
-from overlayd.storage.pace import Pace
+from overlayd.storage.pace import PACKETS_PER_SLICE, Pace, slices_of
 from overlayd.storage.positions import Positions
 from overlayd.storage.record import encode_sealed, reduce_entry
 from overlayd.storage.removals import Removal, Removals
@@ -279,13 +279,15 @@ class Group:
     async def adopt_indexes(self, pace: Pace) -> None:
         """After the COMMIT: positions, ids and keys, which nobody looks at above the head. Yields now and then."""
         state = self.state
-        for stream_id, sequence, offset in self.positions:
-            state.positions.add(stream_id, sequence, offset)
-            await pace.spend(0.25)
-        for key, entries in self.ids.items():
-            for entry in entries:
-                state.ids.add(key, entry.offset)
-                await pace.spend(0.25)
+        for part in slices_of(self.positions, PACKETS_PER_SLICE):
+            for stream_id, sequence, offset in part:
+                state.positions.add(stream_id, sequence, offset)
+            await pace.spend(len(part) / 8)
+        for pairs in slices_of(list(self.ids.items()), PACKETS_PER_SLICE):
+            for key, entries in pairs:
+                for entry in entries:
+                    state.ids.add(key, entry.offset)
+            await pace.spend(len(pairs) / 8)
         for key, offset in self.keys.items():
             state.keys.add(key, offset)
         for key, offset in self.commitments.items():

@@ -7,7 +7,7 @@ import msgspec
 from overlayd.model.draft import AppendRequest, Draft
 from overlayd.model.entry import Z32, StoredEntry, commitment_of
 from overlayd.storage.group import LogState, Prepared, PreparedDraft, id_key
-from overlayd.storage.pace import Pace
+from overlayd.storage.pace import PACKETS_PER_SLICE, Pace, slices_of
 from overlayd.storage.queries import read_stubs
 from overlayd.storage.streams import Stream
 
@@ -34,11 +34,13 @@ class Lookups(msgspec.Struct):
 async def prepare(state: LogState, request: AppendRequest, stream: Stream | None, pace: Pace) -> Prepared:
     """Hashes the names in a request. Without a stream its ids wait until there is one."""
     drafts = []
-    for draft in request.drafts:
-        key = id_key(state.ids, stream.stream_hash, draft.id) if draft.id and stream is not None else 0
-        commitment = draft_commitment(request.stream, draft) if draft.csalt else Z32
-        drafts.append(PreparedDraft(draft, key, commitment, state.commitments.key(commitment) if draft.csalt else 0))
-        await pace.spend(0.5)
+    for part in slices_of(request.drafts, PACKETS_PER_SLICE):
+        for draft in part:
+            key = id_key(state.ids, stream.stream_hash, draft.id) if draft.id and stream is not None else 0
+            commitment = draft_commitment(request.stream, draft) if draft.csalt else Z32
+            hashed = state.commitments.key(commitment) if draft.csalt else 0
+            drafts.append(PreparedDraft(draft, key, commitment, hashed))
+        await pace.spend(len(part) / 2)
     return Prepared(stream, drafts)
 
 
