@@ -5,7 +5,6 @@ them. A member that wasn't measured, or that the producer didn't give, is left o
 JSON that a producer sent (`data_payload`, `metadata`) is carried as text and never re-encoded.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -16,11 +15,11 @@ from overlayd.model.cursor import Cursor, Epoch
 from overlayd.model.definition import Definition
 from overlayd.model.draft import Receipt, StreamStateName
 from overlayd.model.errors import Violation
+from overlayd.model.hash_text import format_blake3 as format_blake3
+from overlayd.model.hash_text import format_sha256 as format_sha256
+from overlayd.model.hash_text import parse_blake3 as parse_blake3
+from overlayd.model.hash_text import parse_sha256 as parse_sha256
 from overlayd.model.units import Duration, Size
-
-_DIGITS = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_BLAKE3 = "blake3:"
-_SHA256 = "sha256:"
 
 ConfirmationStatus = Literal["none", "pending", "seen", "mined", "confirmed", "failed", "dropped"]
 GapReason = Literal["retention", "erased", "damaged", "restored", "deleted", "filter_disabled"]
@@ -464,32 +463,6 @@ class PacketIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     topics: list[Annotated[str, Meta(max_length=128)]] | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
     salt: Annotated[str, Meta(description="16 bytes, canonical base64: asks for a commitment")] | UnsetType = UNSET
-
-
-def format_blake3(digest: bytes) -> str:
-    """`blake3:` and 64 hex digits."""
-    return _BLAKE3 + digest.hex()
-
-
-def format_sha256(digest: bytes) -> str:
-    """`sha256:` and 64 hex digits."""
-    return _SHA256 + digest.hex()
-
-
-def parse_blake3(text: str) -> bytes:
-    """32 bytes. Raises ValueError."""
-    return _parse_hash(text, _BLAKE3)
-
-
-def parse_sha256(text: str) -> bytes:
-    """32 bytes. Raises ValueError."""
-    return _parse_hash(text, _SHA256)
-
-
-def _parse_hash(text: str, prefix: str) -> bytes:
-    if not text.startswith(prefix) or _DIGITS.fullmatch(text, len(prefix)) is None:
-        raise ValueError(f"not a hash of the form {prefix}<64 hex digits>: {text[:90]!r}")
-    return bytes.fromhex(text[len(prefix) :])
 
 
 def receipt_body(receipt: Receipt, epoch: Epoch) -> ReceiptBody:

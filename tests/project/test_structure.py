@@ -15,6 +15,8 @@ FILE_LINES_MAX = 500
 TEST_FILE_LINES_MAX = 650
 """A model or a second implementation is best read as one."""
 FUNCTION_LINES_MAX = 70
+LONG_ON_PURPOSE = {"must_fail_vectors"}
+"""A table of broken inputs, which is nothing but long."""
 ROLE_NAMES = {"utils", "util", "helpers", "helper", "handlers", "handler", "manager", "managers", "common", "misc", "base", "core", "lib"}  # fmt: skip
 """A file is named after the thing in it. A name such as these never stops growing."""
 
@@ -39,7 +41,7 @@ def test_a_file_can_be_read_in_one_go(file: Path) -> None:
     bound = FILE_LINES_MAX if file.is_relative_to(ROOT / "overlayd") else TEST_FILE_LINES_MAX
     assert len(file.read_text("utf-8").splitlines()) <= bound
     long = {one.name for one in functions_of(file) if (one.end_lineno or 0) - one.lineno >= FUNCTION_LINES_MAX}
-    assert not long
+    assert not long - LONG_ON_PURPOSE
 
 
 def test_no_file_is_named_after_a_role() -> None:
