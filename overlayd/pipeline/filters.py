@@ -57,7 +57,7 @@ class Filter:
 
     def __init__(
         self, judged: JudgedFilter, program: cel.Program, keys: tuple[str, ...],
-        functions: tuple[tuple[str, Callable[[Any], bool]], ...],
+        functions: tuple[tuple[str, Callable[[Any], bool | None]], ...],
     ) -> None:  # fmt: skip
         self.judged = judged
         self.program = program
@@ -127,7 +127,7 @@ class FilterBook(Generic[V, S]):
         self._filters: dict[str, Filter] = {}
         self._count_of: dict[str, int] = {}
         self._keys: dict[Path, str] = {}
-        self._functions: dict[str, tuple[str, Callable[[Any], bool]]] = {}
+        self._functions: dict[str, tuple[str, Callable[[Any], bool | None]]] = {}
         self._generation = 0
         self._subjects: OrderedDict[Hashable, _Subject] = OrderedDict()
         self._cached_bytes = 0
@@ -208,7 +208,7 @@ class FilterBook(Generic[V, S]):
                 self._keys[path] = self._next_name("p")
                 self._generation += 1
             keys.append(self._keys[path])
-        functions: list[tuple[str, Callable[[Any], bool]]] = []
+        functions: list[tuple[str, Callable[[Any], bool | None]]] = []
         for pattern in judged.patterns:
             if pattern.text not in self._functions:
                 self._functions[pattern.text] = (self._next_name("rx"), _matcher_of(pattern))
@@ -376,14 +376,13 @@ def _cut(value: Any, items_max: int) -> Any:
     return value
 
 
-def _matcher_of(pattern: CompiledPattern) -> Callable[[Any], bool]:
+def _matcher_of(pattern: CompiledPattern) -> Callable[[Any], bool | None]:
     steps = 0.2 if pattern.cost.places <= 12 else 0.6 * pattern.cost.places
 
-    def match(text: Any) -> bool:
-        if type(text) is not str:
-            raise TypeError("matches needs a string")
-        if len(text) * steps > MATCH_STEPS_MAX:
-            raise ValueError("the text is too long for the pattern")
+    def match(text: Any) -> bool | None:
+        """None, which is no boolean, for what can't be matched: the engine logs what a function raises."""
+        if type(text) is not str or len(text) * steps > MATCH_STEPS_MAX:
+            return None
         return pattern.is_match(text)
 
     return match
