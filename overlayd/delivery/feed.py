@@ -43,6 +43,7 @@ class Feed:
         self._heartbeat_s = opened.query.heartbeat_s
         self._sent_at = trio.current_time()
         self._scanned = 0
+        self._told = opened.start
         self._is_live = False
         self._refusal: CursorExpired | None = None
 
@@ -53,7 +54,7 @@ class Feed:
     async def wait(self) -> None:
         """Until there is something to take: entries, a heartbeat that is due, or the end. Checkpoint."""
         if self._refusal is None and self._reader.is_at_head:
-            with self._session.waiting(self._sent_at + self._heartbeat_s):
+            with self._session.waiting(self._sent_at + self._pause_s):
                 await self._reader.wait()
             self._is_live = True
         else:
@@ -74,16 +75,23 @@ class Feed:
             return self._parcel(batch)
         if batch.is_at_head and self._is_stopped():
             return Ending(CLOSE_POLICY, "stream.stopped")
-        idle_s = trio.current_time() - self._sent_at
-        settings = self._delivery.settings
-        if idle_s >= min(self._heartbeat_s, settings.progress_interval) or self._scanned >= settings.progress_entries:
+        is_due = trio.current_time() - self._sent_at >= self._pause_s
+        if is_due or self._scanned >= self._delivery.settings.progress_entries:
             self._rest()
             return Tick(batch.cursor)
         return None
 
+    @property
+    def _pause_s(self) -> float:
+        """How long nothing may be sent: a heartbeat, or less while a cursor that moved isn't told yet."""
+        if self._reader.cursor == self._told:
+            return self._heartbeat_s
+        return min(self._heartbeat_s, self._delivery.settings.progress_interval)
+
     def _rest(self) -> None:
         self._sent_at = trio.current_time()
         self._scanned = 0
+        self._told = self._reader.cursor
 
     def _parcel(self, batch: Batch) -> Parcel:
         if not self._is_strict:

@@ -4,20 +4,22 @@ from overlayd.delivery.frames import Message
 from overlayd.model.clock import Clock
 from overlayd.model.metrics import Metrics
 
+TRANSPORTS = ("websocket", "sse", "ndjson")
+
 
 class Meters:
     """Counts messages and measures how long live ones took."""
 
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
-        self._sent = metrics.counter(
-            "overlayd_messages_sent", "Messages out of the log sent to live sessions", "transport"
-        )
-        self._seconds = metrics.histogram(
+        sent = metrics.counter("overlayd_messages_sent", "Messages out of the log sent to live sessions", "transport")
+        seconds = metrics.histogram(
             "overlayd_delivery_seconds",
             "From an entry's appended_at until it was written to a live session that waited at the head",
             "transport",
         )
+        self._sent = {name: sent.labels(name) for name in TRANSPORTS}
+        self._seconds = {name: seconds.labels(name) for name in TRANSPORTS}
         self.slow_closed = metrics.counter(
             "overlayd_slow_sessions_closed", "Live sessions closed because no byte moved or no pong came", "transport"
         )
@@ -25,7 +27,7 @@ class Meters:
 
     def count_sent(self, transport: str, messages: list[Message], *, is_live: bool) -> None:
         """Messages were written. A whole page is measured once, by its oldest message that has a time."""
-        self._sent.labels(transport).inc(len(messages))
+        self._sent[transport].inc(len(messages))
         if is_live and messages and messages[0].trigger_us:
             took_us = self._clock.now_us() - messages[0].trigger_us
-            self._seconds.labels(transport).observe(max(0, took_us) / 1e6)
+            self._seconds[transport].observe(max(0, took_us) / 1e6)

@@ -100,7 +100,7 @@ def walk_removal(walk: RangeWalk, page: Page, scanner: Scanner, announced: list[
     if decode_removal_body(trigger.body).cause == "deleted":
         if not any(low <= trigger.target_to <= high for low, high in announced):
             gap = Gap(walk.cursor.epoch, trigger.target_from, trigger.target_to, "deleted")
-            messages.append(Message("gap", Cursor(gap.epoch, trigger.offset), trigger.appended_us, gap))
+            add_gap(messages, gap, trigger.appended_us, Cursor(gap.epoch, trigger.offset))
         return messages
     for entry in page.entries:
         if entry.kind != Kind.PACKET or entry.stream_hash != trigger.stream_hash:
@@ -140,9 +140,8 @@ def _view(scanner: Scanner, entry: StoredEntry, stream: Stream) -> PacketView | 
 
 
 def _add_gap(messages: list[Message], walk: RangeWalk, entry: StoredEntry, reason: GapReason) -> None:
-    add_gap(messages, Gap(walk.cursor.epoch, entry.offset, entry.offset, reason), walk.trigger.appended_us)
-    last = messages[-1]
-    messages[-1] = Message(last.kind, walk.cursor_behind(entry.offset), last.trigger_us, last.subject)
+    gap = Gap(walk.cursor.epoch, entry.offset, entry.offset, reason)
+    add_gap(messages, gap, walk.trigger.appended_us, walk.cursor_behind(entry.offset))
 
 
 def _add_status(runs: list[StatusRun], stream: str, sequence: int, state: PacketState, reason: str) -> None:

@@ -4,7 +4,6 @@ Live and replay are the same: a reader that has caught up waits for the head to 
 Nothing is queued for it; between two reads it holds its position and nothing else.
 """
 
-from collections import deque
 from collections.abc import Sequence
 
 import msgspec
@@ -64,7 +63,7 @@ class Reader:
         self._run_entries_max = run_entries_max
         self._pending: Message | None = None
         self._pending_scanned = 0
-        self._announced: deque[tuple[int, int]] = deque(maxlen=_ANNOUNCED_MAX)
+        self._announced: list[tuple[int, int]] = []
         self._cursor = opening.cursor(log.epoch)
 
     def __repr__(self) -> str:
@@ -160,12 +159,18 @@ class Reader:
         if walk.trigger.kind == Kind.STATUS:
             messages = await walk_status(walk, page, self._scanner, self._log)
         else:
-            messages = walk_removal(walk, page, self._scanner, list(self._announced))
+            messages = walk_removal(walk, page, self._scanner, self._told_gaps())
         walk.advance(page)
         if walk.is_done:
             self._walk = None
             self._position = walk.trigger.offset
         return messages
+
+    def _told_gaps(self) -> list[tuple[int, int]]:
+        """Runs that the reader knows it won't get, the one that is kept back included."""
+        if self._pending is None or not isinstance(self._pending.subject, Gap):
+            return self._announced
+        return [*self._announced, (self._pending.subject.from_offset, self._pending.subject.to_offset)]
 
     def _pass_cut(self) -> list[Message]:
         """The prefix of the log that isn't there any more."""
@@ -187,14 +192,15 @@ class Reader:
                 self._flush(out)
                 out.append(message)
                 continue
-            joined = None if self._pending is None else join_gaps(self._pending, message.subject, message.trigger_us)
+            joined = None if self._pending is None else join_gaps(self._pending, message)
             if joined is None:
                 self._flush(out)
                 self._pending_scanned = 0
             self._pending = joined or message
         self._pending_scanned += scanned
         is_over = self._position >= self._log.head or self._pending_scanned >= self._run_entries_max
-        if self._pending is not None and (is_over or self._walk is not None or self._last):
+        is_inside = self._walk is not None and self._walk.trigger.kind == Kind.STATUS
+        if is_over or is_inside or self._last:
             self._flush(out)
         if self._pending is None:
             self._cursor = self._cursor_here(out)
@@ -214,6 +220,7 @@ class Reader:
         gap = self._pending.subject
         assert isinstance(gap, Gap)
         if gap.reason in ("erased", "deleted"):
+            del self._announced[: len(self._announced) - _ANNOUNCED_MAX + 1]
             self._announced.append((gap.from_offset, gap.to_offset))
         out.append(self._pending)
         self._pending = None

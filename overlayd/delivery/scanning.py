@@ -152,23 +152,33 @@ class Scanner:
         add_gap(messages, Gap(self._epoch, run[0], run[1], "damaged"), 0)
 
 
-def add_gap(messages: list[Message], gap: Gap, trigger_us: int) -> None:
-    """One gap per run: it joins the gap before it when nothing else came between them."""
-    if messages:
-        joined = join_gaps(messages[-1], gap, trigger_us)
-        if joined is not None:
-            messages[-1] = joined
-            return
-    messages.append(Message("gap", Cursor(gap.epoch, gap.to_offset), trigger_us, gap))
+def add_gap(messages: list[Message], gap: Gap, trigger_us: int, cursor: Cursor | None = None) -> None:
+    """One gap per run: it joins the gap before it when nothing else came between them.
+
+    `cursor`: where to resume behind it, when its trigger isn't the last of the missing entries themselves.
+    """
+    message = Message("gap", cursor or Cursor(gap.epoch, gap.to_offset), trigger_us, gap)
+    joined = join_gaps(messages[-1], message) if messages else None
+    if joined is None:
+        messages.append(message)
+    else:
+        messages[-1] = joined
 
 
-def join_gaps(before: Message, gap: Gap, trigger_us: int) -> Message | None:
-    """The message with the gap added to it, or None when it is none, or has another reason."""
-    run = before.subject
-    if not isinstance(run, Gap) or run.reason != gap.reason or run.epoch != gap.epoch:
+def join_gaps(before: Message, after: Message) -> Message | None:
+    """Both as one, or None when they can't be: another reason, or the one tells of what lies ahead of the reader
+    and the other of what it passed long ago."""
+    old, new = before.subject, after.subject
+    if not isinstance(old, Gap) or not isinstance(new, Gap) or (old.reason, old.epoch) != (new.reason, new.epoch):
         return None
-    whole = Gap(run.epoch, run.from_offset, gap.to_offset, run.reason)
-    return Message("gap", Cursor(gap.epoch, gap.to_offset), trigger_us or before.trigger_us, whole)
+    if _is_ahead(before, old) != _is_ahead(after, new):
+        return None
+    low, high = min(old.from_offset, new.from_offset), max(old.to_offset, new.to_offset)
+    return Message("gap", after.cursor, after.trigger_us or before.trigger_us, Gap(new.epoch, low, high, new.reason))
+
+
+def _is_ahead(message: Message, gap: Gap) -> bool:
+    return message.cursor.offset == gap.to_offset
 
 
 def _body_bytes(message: Message) -> int:

@@ -344,6 +344,25 @@ async def test_deleted_stream() -> None:
     assert gaps(await read_all(delivery, stream="b")) == []
 
 
+async def test_deletion_in_slices_is_one_gap() -> None:
+    """A large stream is deleted in several transactions; its readers hear of it once."""
+    log = FakeLog()
+    for number in range(10):
+        log.add("a", number)
+        log.add("b", number)
+    delivery = make_delivery(log)
+    with await open_reader(delivery, stream="a", **{"from": "beginning"}) as opened:
+        await drain(opened)
+        for low in (1, 7, 13):
+            log.remove("a", low, low + 5, "deleted")
+        last = log.remove("a", 19, 19, "deleted")
+        (gap,) = await drain(opened)
+    assert gaps([gap]) == [(1, 19, "deleted")]
+    assert gap["cursor"] == log.cursor(last.offset)
+    found = await read_all(delivery, stream="a")
+    assert gaps(found) == [(1, 19, "deleted")]
+
+
 async def test_equal_readers_share_the_work() -> None:
     """Many readers of one selection at one place read a page once and encode a frame once."""
     log = FakeLog()
