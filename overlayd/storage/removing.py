@@ -49,7 +49,7 @@ class Remover:
     async def reduce(self, stream: Stream, low: int, high: int, cause: RemovalCause) -> int:
         """Packets taken away in the range of offsets, inclusive."""
         async with self._lock:
-            return await self._reduce(stream, low, high, cause)
+            return await self._reduce(stream, low, high, cause, [])
 
     async def delete_stream(self, name: str) -> int:
         """Packets taken away. Raises UnknownStream, OwnedByConfig."""
@@ -62,23 +62,32 @@ class Remover:
                     f"{name} is declared in the config file", subject=name, hint="remove it there first"
                 )
             await self._send(lambda group: set_state(group, name, "stopped"))
-            count = await self._reduce(stream, 1, self._state.head.offset, "deleted")
-            offsets = await self._readers.read(lambda c: _read_definition_offsets(c, stream.id))
-            await self._send(lambda group: self._free(group, stream, offsets))
+            definitions = await self._readers.read(lambda c: _read_definition_offsets(c, stream.id))
+            count = await self._reduce(stream, 1, self._state.head.offset, "deleted", definitions)
+            await self._send(lambda group: self._free(group, stream, definitions))
             return count
 
-    async def _reduce(self, stream: Stream, low: int, high: int, cause: RemovalCause) -> int:
+    async def _reduce(
+        self, stream: Stream, low: int, high: int, cause: RemovalCause, definitions: list[int]
+    ) -> int:  # fmt: skip
+        """`definitions`: entries that go along with the packets around them; those that are left stay in the list."""
         removed, sequence = 0, stream.oldest_sequence
         while sequence:
             positions = await self._read_positions(stream, sequence, SLICE_ROWS)
             chosen = [position for position in positions if low <= position[1] <= high]
             is_last = len(positions) < SLICE_ROWS or positions[-1][1] >= high
             if chosen:
-                removed += await self._reduce_slice(stream, chosen, cause)
+                along = [offset for offset in definitions if is_last or offset <= chosen[-1][1]]
+                count = await self._reduce_slice(stream, chosen, cause, along)
+                if count:
+                    definitions[:] = definitions[len(along) :]
+                removed += count
             sequence = 0 if is_last else positions[-1][0] + 1
         return removed
 
-    async def _reduce_slice(self, stream: Stream, chosen: list[tuple[int, int]], cause: RemovalCause) -> int:
+    async def _reduce_slice(
+        self, stream: Stream, chosen: list[tuple[int, int]], cause: RemovalCause, along: list[int]
+    ) -> int:  # fmt: skip
         offsets = [offset for _, offset in chosen]
         kept = await self._readers.read(lambda c: _read_kept(c, offsets))
         if not kept:
@@ -87,16 +96,19 @@ class Remover:
         if chosen[0][0] <= oldest:
             following = await self._read_positions(stream, chosen[-1][0] + 1, 1)
             oldest = following[0][0] if following else 0
-        await self._send(lambda group: self._take_away(group, stream, kept, oldest, cause), len(kept))
+        await self._send(lambda group: self._take_away(group, stream, kept, oldest, cause, along), len(kept))
         return len(kept)
 
-    def _take_away(self, group: Group, stream: Stream, kept: list[_Kept], oldest: int, cause: RemovalCause) -> None:
+    def _take_away(
+        self, group: Group, stream: Stream, kept: list[_Kept], oldest: int, cause: RemovalCause, along: list[int]
+    ) -> None:
         head = group.touch(stream).head
         head.packets -= len(kept)
         head.bytes -= sum(packet.size for packet in kept)
         head.oldest_sequence = oldest if head.packets else 0
-        group.add_removal(Removal(stream.stream_hash, kept[0].offset, kept[-1].offset, cause), len(kept))
-        self._clear_rows(group, [packet.offset for packet in kept])
+        offsets = sorted([*(packet.offset for packet in kept), *along])
+        group.add_removal(Removal(stream.stream_hash, offsets[0], offsets[-1], cause), len(kept))
+        self._clear_rows(group, offsets)
         row = head_row(group, stream)
         group.actions.append(lambda connection: store_heads(connection, [row]))
         if cause != "retention":
@@ -106,10 +118,12 @@ class Remover:
             group.actions.append(lambda connection: state.ids.discard_all(connection, ids))
             group.actions.append(lambda connection: state.keys.discard_all(connection, keys))
 
-    def _free(self, group: Group, stream: Stream, offsets: list[int]) -> None:
-        """The last slice: the definitions' entries go, and the name is free."""
-        group.add_removal(Removal(stream.stream_hash, offsets[0], offsets[-1], "deleted"), len(offsets))
-        self._clear_rows(group, offsets)
+    def _free(self, group: Group, stream: Stream, definitions: list[int]) -> None:
+        """After the last slice: the name is free, and what definitions no packet took along go too."""
+        if definitions:
+            removal = Removal(stream.stream_hash, definitions[0], definitions[-1], "deleted")
+            group.add_removal(removal, len(definitions))
+            self._clear_rows(group, definitions)
         group.free_name(group.touch(stream))
         group.statements += (
             ("DELETE FROM definition WHERE stream_id = ?", (stream.id,)),
