@@ -74,7 +74,6 @@ async def test_the_curl_lines_work_as_typed(node: Node) -> None:
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.slow  # replays the whole record
 def test_run_demo_as_a_process(tmp_path: Path) -> None:
     """As `make run` starts it: the record passes, the node stays, Ctrl-C ends it with 0; so does a second run."""
     for first in (1, 1462):

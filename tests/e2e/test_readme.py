@@ -73,7 +73,6 @@ def run(block: Block, directory: Path, node: Node) -> subprocess.CompletedProces
     return subprocess.CompletedProcess(arguments, 0 if block.until in said else 1, said, "")
 
 
-@pytest.mark.slow  # each line is a process, as a person would start it
 @pytest.mark.skipif(shutil.which("curl") is None or shutil.which("bash") is None, reason="there is no curl or bash")
 def test_the_readmes_commands_work_as_typed(home: tuple[Path, Node]) -> None:
     """Every one, from top to bottom."""
@@ -101,7 +100,6 @@ def test_links_lead_somewhere() -> None:
             assert (file.parent / target).exists(), f"{file.name}: {target}"
 
 
-@pytest.mark.slow  # starts processes
 def test_the_clients_page_and_the_examples_run(home: tuple[Path, Node]) -> None:
     """The page's verifying block as it stands; the examples with a count, the second resuming where it stopped."""
     directory, node = home
