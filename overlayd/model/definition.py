@@ -123,5 +123,19 @@ def decode_definition(text: bytes) -> Definition:
     return _DECODER.decode(text)
 
 
+def complete_definition(text: bytes, defaults: Definition) -> Definition:
+    """As `decode_definition`; members that the text leaves out, at either level, are those of `defaults`."""
+    said = decode_definition(text)
+    named: dict[str, Any] = msgspec.json.decode(text)
+    members = {}
+    for name, value in named.items():
+        member = getattr(said, name)
+        if isinstance(member, msgspec.Struct):
+            parts = {part: getattr(member, part) for part in value}
+            member = msgspec.structs.replace(getattr(defaults, name), **parts)
+        members[name] = member
+    return msgspec.structs.replace(defaults, **members)
+
+
 _ENCODER = msgspec.json.Encoder(enc_hook=_encode_unit, order="deterministic")
 _DECODER = msgspec.json.Decoder(Definition, dec_hook=decode_unit)

@@ -12,7 +12,7 @@ from quart_trio import QuartTrio
 
 from overlayd.access import require
 from overlayd.model.clock import format_time_us
-from overlayd.model.definition import Definition, decode_definition
+from overlayd.model.definition import Definition, complete_definition
 from overlayd.model.errors import (
     BadParameter,
     DefinitionConflict,
@@ -103,7 +103,7 @@ class _StreamRoutes:
         name = parse_stream_name(stream)
         if_version = _wanted_version(request, self._log.find_stream(name), name)
         raw = await self._read_json(int(self._limits.definition_bytes), "definition_bytes", f"/v1/streams/{name}")
-        definition = read_definition(raw, self._limits)
+        definition = read_definition(raw, self._limits, self._log.defaults)
         async with self._lane.step_out():
             await check_definition(definition, self._schemas, self._limits)
             defined, is_new = await self._log.define_stream(
@@ -158,11 +158,11 @@ def known_stream(log: Log, text: str) -> Stream:
     return stream
 
 
-def read_definition(raw: bytes, limits: Limits) -> Definition:
-    """The definition, its shape checked. Raises MalformedJson, UnusableJson, InvalidDefinition."""
+def read_definition(raw: bytes, limits: Limits, defaults: Definition) -> Definition:
+    """The definition, its shape checked; what it doesn't say is as in `defaults`. Raises MalformedJson, UnusableJson, InvalidDefinition."""
     parse_json(raw, limits.json_depth_max)
     try:
-        return decode_definition(raw)
+        return complete_definition(raw, defaults)
     except msgspec.ValidationError as err:
         raise _invalid(err, "the definition can't be used") from err
 

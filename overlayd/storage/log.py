@@ -91,6 +91,11 @@ class Log:
         return self._state.minimum_index
 
     @property
+    def defaults(self) -> Definition:
+        """The definition of a stream that doesn't say otherwise."""
+        return self._state.defaults
+
+    @property
     def streams_generation(self) -> int:
         """Grows whenever a stream comes, goes, or is defined anew."""
         return self._state.book.generation

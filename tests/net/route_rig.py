@@ -93,13 +93,15 @@ class Node:
 
 
 @asynccontextmanager
-async def open_node(directory: Path, limits: Limits | None = None) -> AsyncIterator[Node]:
+async def open_node(
+    directory: Path, limits: Limits | None = None, defaults: Definition | None = None
+) -> AsyncIterator[Node]:
     """A node without listeners."""
     limits, metrics = limits or Limits(), Metrics()
     lane = Lane(limits.other_lane_concurrency, limits.other_lane_queue, metrics)
     settings = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
     async with open_log(
-        directory, settings=settings, limits=limits, defaults=Definition(), clock=SystemClock(),
+        directory, settings=settings, limits=limits, defaults=defaults or Definition(), clock=SystemClock(),
         entropy=Entropy(), metrics=metrics,
     ) as log:  # fmt: skip
         app = create_app(lane=lane, request_log=RequestLog(metrics))

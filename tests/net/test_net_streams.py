@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from route_rig import LOOPBACK, Node, open_node
 
+from overlayd.model.definition import Definition, RetentionRule
+from overlayd.model.units import Duration
+
 JSON = "application/json"
 
 
@@ -37,6 +40,18 @@ async def test_create_change_show(node: Node) -> None:
     assert (shown["head_sequence"], shown["oldest_sequence"], shown["packets"]) == (2, 1, 2)
     assert (shown["state"], shown["owner"], shown["subscribers"]) == ("active", "api", 0)
     assert shown["last_packet_at"].endswith("Z")
+
+
+async def test_defaults(tmp_path: Path) -> None:
+    """What a definition leaves out, also inside one of its groups, is as the node's defaults have it."""
+    rule = RetentionRule(max_age=Duration(3600), max_packets=9)
+    async with open_node(tmp_path, defaults=Definition(tags=("plant",), retention=rule)) as node:
+        plain = (await node.ask("PUT", "/v1/streams/a", "{}", Content_Type=JSON)).json
+        assert (plain["tags"], plain["retention"]["max_age"]) == (["plant"], "1h")
+        body = '{"tags":[],"title":"T","retention":{"max_age":"2h"}}'
+        said = (await node.ask("PUT", "/v1/streams/b", body, Content_Type=JSON)).json
+        assert (said["tags"], said["title"]) == ([], "T")
+        assert (said["retention"]["max_age"], said["retention"]["max_packets"]) == ("2h", 9)
 
 
 async def test_if_match(node: Node) -> None:
