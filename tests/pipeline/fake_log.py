@@ -88,14 +88,14 @@ class FakeLog:
         return AppendResult(outcomes, self.head, stream.head_sequence)
 
     def _judge(self, stream: FakeStream, draft: Draft, taken: list[Draft]) -> Receipt | Refusal:
-        known = stream.drafts + taken
-        for at, earlier in enumerate(known):
-            if draft.id and earlier.id == draft.id:
+        known = stream.drafts + taken if draft.id else []
+        for at, earlier in enumerate(known if draft.id else ()):
+            if earlier.id == draft.id:
                 if (earlier.sent, earlier.type, earlier.key_sent) != (draft.sent, draft.type, draft.key_sent):
                     return Refusal(draft.index, _reused(draft))
                 return self._receipt(stream, draft, at + 1, is_duplicate=True)
         taken.append(draft)
-        return self._receipt(stream, draft, len(known) + 1, is_duplicate=False)
+        return self._receipt(stream, draft, len(stream.drafts) + len(taken), is_duplicate=False)
 
     def _receipt(self, stream: FakeStream, draft: Draft, sequence: int, *, is_duplicate: bool) -> Receipt:
         return Receipt(
@@ -105,4 +105,6 @@ class FakeLog:
 
 
 def _reused(draft: Draft) -> OverlaydError:
-    return IdReused("other content", violations=[Violation("/id", "id.reused", "other content", index=draft.index)])
+    return IdReused(
+        "other content", violations=[Violation("/id", "packet.id_reused", "other content", index=draft.index)]
+    )
