@@ -51,6 +51,7 @@ fuse: $(VENV)/.dev-installed ## Build the optional file system that loses power 
 	@pkg-config --exists fuse3 2>/dev/null || { \
 	  echo "The power-loss tests need libfuse 3. On Debian:" >&2; \
 	  echo "  apt-get install -y fuse3 libfuse3-dev pkg-config gcc python3-dev" >&2; exit 2; }
+	@$(INSTALL) -r requirements/fuse-build.lock
 	$(PIP) install --quiet --no-deps --require-hashes --no-build-isolation -r requirements/fuse.lock
 
 clean: ## Remove .venv, caches and build products (not ./overlayd-data)
@@ -100,6 +101,7 @@ lock: build/lock-tools/.installed ## Resolve the requirements anew; UPGRADE=1 ta
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/build.in -o requirements/build.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements/base.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/dev.in -o requirements/dev.lock
+	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/fuse-build.in -o requirements/fuse-build.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/fuse.in -o requirements/fuse.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/tools.in -o requirements/tools.lock
 	cp requirements/demo.lock build/demo-with-dependencies.lock
