@@ -18,7 +18,7 @@ import msgspec
 from overlayd.model.errors import InvalidFilter, Violation
 from overlayd.model.limits import Limits
 from overlayd.model.wire import Packet
-from overlayd.pipeline.patterns import CompiledPattern, judge_pattern
+from overlayd.pipeline.patterns import CompiledPattern, PatternRefused, judge_pattern
 
 NESTING_MAX = 24
 TOKENS_MAX = 600
@@ -114,16 +114,17 @@ def judge_filter(text: str, limits: Limits) -> JudgedFilter:
     """The expression, if the node may take it on. Raises InvalidFilter, which says where and why not."""
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > limits.filter_bytes:
-        refuse(f"the filter has {size} bytes; {int(limits.filter_bytes)} are taken")
+        refuse(f"the filter has {size} bytes; {int(limits.filter_bytes)} are taken", limit="filter_bytes")
     return _Judge(text, _tokens_of(text), limits).run()
 
 
-def refuse(detail: str, at: int | None = None) -> NoReturn:
-    """Raises InvalidFilter. `at`: the character, from 0."""
+def refuse(detail: str, at: int | None = None, *, limit: str = "") -> NoReturn:
+    """Raises InvalidFilter. `at`: the character, from 0. `limit`: the setting that it hits, if it is one."""
     where = "" if at is None else f" (character {at + 1})"
     raise InvalidFilter(
-        f"{detail}{where}", subject="filter", violations=[Violation("/filter", "filter.expression", detail + where)]
-    )
+        f"{detail}{where}", subject="filter", violations=[Violation("/filter", "filter.expression", detail + where)],
+        extra={"limit": limit} if limit else None,
+    )  # fmt: skip
 
 
 def _tokens_of(text: str) -> list[_Token]:
@@ -289,8 +290,8 @@ class _Judge:
             if sum(one.cost.places for one in self.patterns) + cost.places > PLACES_MAX:
                 refuse(f"the patterns together have over {PLACES_MAX} characters and classes", literal.start)
             compiled = CompiledPattern(pattern, cost)
-        except ValueError as err:
-            refuse(str(err), literal.start)
+        except PatternRefused as err:
+            refuse(str(err), literal.start, limit=err.limit and f"filter_pattern_{err.limit}")
         self.changes.append((token.start, self.tokens[self.at + 3].end, "pattern", len(self.patterns)))
         self.patterns.append(compiled)
         self.at += 4

@@ -16,7 +16,7 @@ import trio
 from msgspec import UNSET
 
 from overlayd.model.entry import StoredEntry
-from overlayd.model.errors import LimitReached
+from overlayd.model.errors import InvalidFilter, LimitReached
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.wire import Packet
@@ -151,7 +151,7 @@ class FilterBook(Generic[V, S]):
         if found is None:
             if len(self._filters) >= self._limits.filters_max:
                 raise self._limit("filters_max", self._limits.filters_max)
-            found = self._filters[text] = self._compile(judge_filter(text, self._limits))
+            found = self._filters[text] = self._compile(self._judged(text))
         if is_new_user:
             self._count_of[principal] = self._count_of.get(principal, 0) + 1
         found.users[principal] = found.users.get(principal, 0) + 1
@@ -200,6 +200,14 @@ class FilterBook(Generic[V, S]):
         """Forgets what was kept of entries. For erasure, which promises that nothing of them is left."""
         self._subjects.clear()
         self._cached_bytes = 0
+
+    def _judged(self, text: str) -> JudgedFilter:
+        try:
+            return judge_filter(text, self._limits)
+        except InvalidFilter as err:
+            if limit := err.extra.get("limit"):
+                self._metrics.count_limit_hit(limit)
+            raise
 
     def _compile(self, judged: JudgedFilter) -> Filter:
         keys = []

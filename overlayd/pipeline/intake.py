@@ -39,7 +39,20 @@ THREAD_BYTES = 128 << 10
 """A packet above it is decoded and judged in a thread."""
 
 _NO_STREAM = bytes(32)
-_LIMIT_OF_CODE = {"json.depth": "json_depth_max", "schema.cost": "schema_steps"}
+_LIMITS_HIT = {
+    ("json.depth", ""): "json_depth_max",
+    ("schema.cost", "/data"): "schema_steps",
+    ("schema.cost", "/data_base64"): "schema_steps",
+    ("member.length", "/id"): "id_chars",
+    ("member.length", "/type"): "id_chars",
+    ("member.length", "/key"): "id_chars",
+    ("member.length", "/partitionkey"): "id_chars",
+    ("member.length", "/source"): "source_chars",
+    ("member.length", "/topics"): "topics_max",
+    ("member.length", "/metadata"): "metadata_bytes",
+    ("member.length", ""): "metadata_bytes",
+}
+"""Which setting a mistake hits: by its code and place."""
 
 
 class AppendingLog(Protocol):
@@ -213,7 +226,7 @@ class Intake:
         for attempt in range(REJUDGED_MAX + 1):
             judged = await self._judge(name, decoded, refused)
             if judged.rejections and terms.atomic:
-                self._count_rejections(judged.rejections.values())
+                self.count_rejections(judged.rejections.values())
                 raise combine_errors(judged.rejections, self._limits.errors_max)
             if not judged.passed:
                 break
@@ -228,7 +241,7 @@ class Intake:
                     raise
                 continue
             except InvalidPacket as err:
-                self._count_rejections([err] * (len({found.index for found in err.violations}) or 1))
+                self.count_rejections([err] * (len({found.index for found in err.violations}) or 1))
                 raise
             return self._answer(judged, result, started)
         await trio.lowlevel.checkpoint()
@@ -309,18 +322,20 @@ class Intake:
         duplicates = sum(receipt.duplicate for receipt in receipts)
         self._published.inc(len(receipts) - duplicates)
         self._repeated.inc(duplicates)
-        self._count_rejections(rejections.values())
+        self.count_rejections(rejections.values())
         self._seconds.observe(trio.current_time() - started)
         placed = [(index, _placed(rejections[index], index)) for index in sorted(rejections)]
         return PublishAnswer(receipts, placed, len(receipts) - duplicates, duplicates, result.head_sequence)
 
-    def _count_rejections(self, errors: Iterable[OverlaydError]) -> None:
+    def count_rejections(self, errors: Iterable[OverlaydError]) -> None:
+        """Counts packets that were refused before they came here, such as CloudEvents that couldn't be decoded."""
         for err in errors:
             self._rejected.labels(err.code).inc()
             if isinstance(err, PacketTooLarge):
                 self._metrics.count_limit_hit("packet_bytes")
-            elif err.violations and (limit := _LIMIT_OF_CODE.get(err.violations[0].code)):
-                self._metrics.count_limit_hit(limit)
+            for found in err.violations:
+                if limit := _LIMITS_HIT.get((found.code, found.pointer)):
+                    self._metrics.count_limit_hit(limit)
 
 
 def combine_errors(rejections: Mapping[int, OverlaydError], errors_max: int) -> OverlaydError:

@@ -26,6 +26,14 @@ _GROUP_HEAD = re.compile(r"\?(?:P?<[A-Za-z_]\w*>|:|=|!|<=|<!|>|([A-Za-z]*(?:-[A-
 _CLASS_PLACES = 20  # \p{…}: Unicode classes compile into byte automata of some size
 
 
+class PatternRefused(ValueError):
+    """Why a pattern isn't taken. `limit`: "chars" or "repeats" where it hits one of these."""
+
+    def __init__(self, detail: str, limit: str = "") -> None:
+        super().__init__(detail)
+        self.limit = limit
+
+
 class PatternCost(msgspec.Struct, frozen=True, gc=False):
     """What a pattern weighs. `places`: characters and classes once counted repetitions are written out.
 
@@ -69,7 +77,7 @@ class _Judge:
         while self.at < len(self.text):
             self.step(self.text[self.at])
         if len(self.frames) > 1:
-            raise ValueError("a group isn't closed")
+            raise PatternRefused("a group isn't closed")
         frame = self.frames[0]
         frame.close_atom()
         return PatternCost(frame.places, self.is_backtracking)
@@ -96,7 +104,7 @@ class _Judge:
     def take_escape(self) -> None:
         after = self.text[self.at + 1 : self.at + 2]
         if not after:
-            raise ValueError("ends with a backslash")
+            raise PatternRefused("ends with a backslash")
         places = 1
         self.at += 2
         if after in "123456789k":
@@ -107,14 +115,14 @@ class _Judge:
         if after in "pPuxk" and self.text.startswith("{", self.at):
             self.at = self.text.find("}", self.at) + 1
             if not self.at:
-                raise ValueError(f"\\{after}{{ isn't closed")
+                raise PatternRefused(f"\\{after}{{ isn't closed")
         self.frames[-1].open_atom(places)
 
     def take_class(self) -> None:
         start = self.at
         self.at += 2 if self.text.startswith("[^", self.at) else 1
         if self.text.startswith("]", self.at):
-            raise ValueError("dialects disagree on ] right after [: escape it")
+            raise PatternRefused("dialects disagree on ] right after [: escape it")
         places = 1
         while self.at < len(self.text) and self.text[self.at] != "]":
             if self.text[self.at] == "\\":
@@ -122,18 +130,18 @@ class _Judge:
                 self.at += 1
             self.at += 1
         if self.at >= len(self.text):
-            raise ValueError(f"the class at character {start + 1} isn't closed")
+            raise PatternRefused(f"the class at character {start + 1} isn't closed")
         self.at += 1
         self.frames[-1].open_atom(places)
 
     def open_group(self) -> None:
         if len(self.frames) > GROUPS_DEEP:
-            raise ValueError(f"groups nest over {GROUPS_DEEP} deep")
+            raise PatternRefused(f"groups nest over {GROUPS_DEEP} deep")
         self.at += 1
         if self.text.startswith("?", self.at):
             head = _GROUP_HEAD.match(self.text, self.at)
             if head is None or "x" in (head[1] or ""):
-                raise ValueError(f"the group at character {self.at} is of a kind that isn't taken")
+                raise PatternRefused(f"the group at character {self.at} is of a kind that isn't taken")
             self.at = head.end()
             if head[0] in ("?=", "?!", "?<=", "?<!", "?>"):
                 self.is_backtracking = True
@@ -143,7 +151,7 @@ class _Judge:
 
     def close_group(self) -> None:
         if len(self.frames) == 1:
-            raise ValueError("a ) closes nothing")
+            raise PatternRefused("a ) closes nothing")
         self.at += 1
         inner = self.frames.pop()
         inner.close_atom()
@@ -165,16 +173,18 @@ class _Judge:
         frame.atom_places *= times
         frame.atom_repeats *= times
         if frame.atom_repeats > self.repeats_max:
-            raise ValueError(f"counted repetitions multiply to {frame.atom_repeats}; {self.repeats_max} are taken")
+            raise PatternRefused(
+                f"counted repetitions multiply to {frame.atom_repeats}; {self.repeats_max} are taken", "repeats"
+            )
 
 
 def judge_pattern(text: str, *, chars_max: int, repeats_max: int) -> PatternCost:
-    """What a pattern costs. Raises ValueError, in words, for one that may not be compiled.
+    """What a pattern costs. Raises PatternRefused, in words, for one that may not be compiled.
 
     It says nothing about whether the pattern is well formed in every other way: the engine does.
     """
     if len(text) > chars_max:
-        raise ValueError(f"the pattern has {len(text)} characters; {chars_max} are taken")
+        raise PatternRefused(f"the pattern has {len(text)} characters; {chars_max} are taken", "chars")
     return _Judge(text, repeats_max).run()
 
 
@@ -184,15 +194,15 @@ class CompiledPattern:
     __slots__ = ("_is_valid", "cost", "text")
 
     def __init__(self, text: str, cost: PatternCost) -> None:
-        """Raises ValueError."""
+        """Raises PatternRefused."""
         if cost.is_backtracking:
-            raise ValueError("lookaround and back references aren't taken here")
+            raise PatternRefused("lookaround and back references aren't taken here")
         try:
             validator = jsonschema_rs.Draft202012Validator(
                 {"type": "string", "pattern": text}, pattern_options=LINEAR_OPTIONS
             )
         except ValueError as err:  # jsonschema_rs.ValidationError is one
-            raise ValueError("not a regular expression that can be used, or too large once compiled") from err
+            raise PatternRefused("not a regular expression that can be used, or too large once compiled") from err
         self.text = text
         self.cost = cost
         self._is_valid = validator.is_valid

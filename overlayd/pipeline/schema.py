@@ -17,7 +17,7 @@ from overlayd.model.errors import InvalidDefinition, SchemaViolation, Violation
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.pipeline.json_text import pointer_of
-from overlayd.pipeline.patterns import OPTIONS, PatternCost, judge_pattern
+from overlayd.pipeline.patterns import OPTIONS, PatternCost, PatternRefused, judge_pattern
 from overlayd.pipeline.schema_cost import DATA_KEYWORDS, Path, SchemaCost, SchemaTooCostly, describe_path, foresee_cost
 
 DEFAULT_DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -96,7 +96,7 @@ def compile_schema(schema: Schema, limits: Limits) -> CompiledSchema:
     try:
         cost = foresee_cost(schema, limits.json_depth_max, partial(_judge_pattern, limits))
     except SchemaTooCostly as err:
-        _refuse(str(err), err.path, err)
+        _refuse(str(err), err.path, err, limit=err.limit)
     _check_steps(cost, limits)
     try:
         validator = validator_cls(
@@ -113,7 +113,7 @@ def compile_schema(schema: Schema, limits: Limits) -> CompiledSchema:
 def _check_steps(cost: SchemaCost, limits: Limits) -> None:
     steps = cost.steps_for(b"0")
     if steps > limits.schema_steps:
-        _refuse(f"even the smallest packet may take {steps:.1e} steps to judge", ())
+        _refuse(f"even the smallest packet may take {steps:.1e} steps to judge", (), limit="schema_steps")
 
 
 def _draft_of(schema: Schema) -> type[jsonschema_rs.Validator]:
@@ -146,8 +146,8 @@ def _check_embedded_drafts(schema: Any) -> None:
 def _judge_pattern(limits: Limits, pattern: str, path: Path) -> PatternCost:
     try:
         return judge_pattern(pattern, chars_max=limits.schema_pattern_chars, repeats_max=limits.schema_pattern_repeats)
-    except ValueError as err:
-        raise SchemaTooCostly(str(err), path) from err
+    except PatternRefused as err:
+        raise SchemaTooCostly(str(err), path, err.limit and f"schema_pattern_{err.limit}") from err
 
 
 def _is_regex(text: str) -> bool:
@@ -159,11 +159,12 @@ def _refuse_retrieval(uri: str) -> NoReturn:
     raise ValueError(f"nothing is fetched, so {uri[:200]} can't be referred to")
 
 
-def _refuse(detail: str, path: Path, cause: BaseException | None = None) -> NoReturn:
+def _refuse(detail: str, path: Path, cause: BaseException | None = None, *, limit: str = "") -> NoReturn:
     pointer = describe_path(path)
     raise InvalidDefinition(
-        f"{pointer}: {detail}", subject=pointer, violations=[Violation(pointer, "definition.schema", detail)]
-    ) from cause
+        f"{pointer}: {detail}", subject=pointer, violations=[Violation(pointer, "definition.schema", detail)],
+        extra={"limit": limit} if limit else None,
+    ) from cause  # fmt: skip
 
 
 _REGEX_FORMAT = jsonschema_rs.Draft202012Validator({"format": "regex"}, validate_formats=True)
@@ -177,6 +178,7 @@ class SchemaCache:
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self._limits = limits
+        self._metrics = metrics
         self._kept: OrderedDict[tuple[bytes, int], CompiledSchema] = OrderedDict()
         self._turn = trio.Lock()
         self._threads = trio.CapacityLimiter(1)
@@ -198,11 +200,17 @@ class SchemaCache:
             self._kept[stream_hash, version] = compiled
             if len(self._kept) > self._limits.schemas_compiled:
                 self._kept.popitem(last=False)
+                self._metrics.count_limit_hit("schemas_compiled")
             return compiled
 
     async def _compile(self, schema: Schema) -> CompiledSchema:
         started = trio.current_time()
-        compiled = await trio.to_thread.run_sync(compile_schema, schema, self._limits, limiter=self._threads)
+        try:
+            compiled = await trio.to_thread.run_sync(compile_schema, schema, self._limits, limiter=self._threads)
+        except InvalidDefinition as err:
+            if limit := err.extra.get("limit"):
+                self._metrics.count_limit_hit(limit)
+            raise
         self._seconds.observe(trio.current_time() - started)
         return compiled
 

@@ -42,11 +42,12 @@ _ZERO: Vector = (0.0, 0.0, 0.0)
 
 
 class SchemaTooCostly(ValueError):
-    """The schema can't be bounded; `path` says where."""
+    """The schema can't be bounded; `path` says where, `limit` which setting it hits, if it is one."""
 
-    def __init__(self, detail: str, path: Path = ()) -> None:
+    def __init__(self, detail: str, path: Path = (), limit: str = "") -> None:
         super().__init__(detail)
         self.path = path
+        self.limit = limit
 
 
 class SchemaCost(msgspec.Struct, frozen=True):

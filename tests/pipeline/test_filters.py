@@ -294,3 +294,32 @@ def test_paths_that_break_off_are_left_out() -> None:
         ("data", "a", 0): "p9",
     }  # fmt: skip
     assert look_up(paths, view.packet, 1000) == {"p1": None, "p5": "t", "p7": 1}
+
+
+@pytest.mark.parametrize(
+    ("limit", "text"),
+    [
+        ("filter_bytes", "data == '" + "x" * 3000 + "'"), ("filter_pattern_chars", "data.matches('" + "a" * 513 + "')"),
+        ("filter_pattern_repeats", "data.matches('(a{11}){10}')"),
+    ],
+)  # fmt: skip
+def test_each_limit_that_a_filter_hits_is_counted(limit: str, text: str) -> None:
+    """A filter over a bound is refused, names the setting, and the bound's own counter goes up."""
+    desk = Desk()
+    with pytest.raises(InvalidFilter) as caught:
+        desk.book.lease(text, "p")
+    assert caught.value.extra == {"limit": limit}
+    assert desk.count("overlayd_limit_hits_total", limit=limit) == 1
+
+
+async def test_a_cancelled_evaluation_leaves_the_entry_usable() -> None:
+    """When the reader goes while a thread judges, the entry is judged again for the next one."""
+    desk = Desk()
+    dear = desk.book.lease("data.exists(x, x == 1)", "p")
+    view = View([1])
+    assert await desk.book.lease("size(data) == 1", "p").judge(view, "none")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await dear.judge(view, "none")
+    assert await dear.judge(view, "none")
+    assert await desk.book.lease("size(data) == 2", "p").judge(view, "none") is False

@@ -329,3 +329,25 @@ async def test_drafts_carry_who_and_how() -> None:
         ("k", ""), ("7", ""), ("own", "own"), ("", ""), ("", ""), ("", ""),
     ]  # fmt: skip
     assert {(draft.principal, draft.traceparent) for draft in drafts} == {("p", "00-t")}
+
+
+@pytest.mark.parametrize(
+    ("limit", "packet"),
+    [
+        ("json_depth_max", b'{"data":' + b"[" * 70 + b"]" * 70 + b"}"),
+        ("id_chars", {"data": 1, "id": "x" * 129}),
+        ("source_chars", {"data": 1, "source": "x" * 1025}),
+        ("topics_max", {"data": 1, "topics": ["t"] * 33}),
+        ("metadata_bytes", {"data": 1, "metadata": {"m": "x" * 20_000}}),
+        ("packet_bytes", {"data": "x" * (1 << 20)}),
+        ("schema_steps", {"data": {"a": [[]] * 5000}}),
+    ],
+)
+async def test_each_limit_that_a_packet_hits_is_counted(limit: str, packet: Any) -> None:
+    """A packet over a bound is rejected and the bound's own counter goes up."""
+    log = FakeLog()
+    desk = Desk(log, Limits(schema_steps=5000), Metrics(), Definition())
+    await log.define_stream("s", Definition(schema={"properties": {"a": {"items": {"type": "array"}}}}))
+    answer = await desk.publish(packet)
+    assert len(answer.rejections) == 1
+    assert desk.count("overlayd_limit_hits_total", limit=limit) == 1

@@ -273,3 +273,19 @@ async def test_schemas_are_compiled_once_and_forgotten_in_turn() -> None:
     with pytest.raises(InvalidDefinition):
         await cache.check({"type": "no"})
     await cache.check({"type": "object"})
+
+
+@pytest.mark.parametrize(
+    ("limit", "schema"),
+    [
+        ("schema_pattern_chars", {"pattern": "a" * 513}), ("schema_pattern_repeats", {"pattern": "(a{40}){40}"}),
+        ("schema_steps", doubling(40)),
+    ],
+)  # fmt: skip
+async def test_each_limit_that_a_schema_hits_is_counted(limit: str, schema: Any) -> None:
+    """A schema over a bound is refused, names the setting, and the bound's own counter goes up."""
+    metrics = Metrics()
+    with pytest.raises(InvalidDefinition) as caught:
+        await SchemaCache(LIMITS, metrics).check(schema)
+    assert caught.value.extra == {"limit": limit}
+    assert metrics.registry.get_sample_value("overlayd_limit_hits_total", {"limit": limit}) == 1
