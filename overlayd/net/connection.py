@@ -1,5 +1,7 @@
 """One accepted connection: bytes read ahead, writes with a deadline, and a close that lets the last answer through."""
 
+import os
+
 import trio
 
 from overlayd.access import Peer
@@ -48,6 +50,20 @@ class Connection:
         async with self._send_lock:
             for at in range(0, len(view), PIECE_BYTES):
                 await self._send_piece(view[at : at + PIECE_BYTES])
+
+    async def send_soon(self, data: bytes) -> None:
+        """Writes all of it. A checkpoint only when the socket doesn't take it at once. Raises as `send`."""
+        sent = 0
+        if not self._send_lock.locked():
+            try:
+                sent = os.write(self._stream.socket.fileno(), data)
+            except BlockingIOError:
+                pass
+            except OSError as err:
+                raise trio.BrokenResourceError("the peer is gone, or the connection was cut on this side") from err
+            self.sent_bytes += sent
+        if sent < len(data):
+            await self.send(memoryview(data)[sent:])
 
     async def wait_writable(self) -> None:
         """Until a write might be taken at once. Checkpoint. Raises BrokenResourceError."""

@@ -6,6 +6,7 @@ Counting what arrives is the only limit that holds for chunked and compressed bo
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from typing import Protocol
 
 import trio
@@ -13,7 +14,7 @@ import trio
 from overlayd.model.errors import BadRequest, BodyTooLarge, IntakeBusy, RequestTimeout, WrongContentEncoding
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
-from overlayd.net.lane import Lane
+from overlayd.net.lane import NO_LANE, AnyLane
 
 INFLATE_PIECE_BYTES = 64 << 10
 EMPTY_MEMBERS_MAX = 16
@@ -133,7 +134,7 @@ class BodyReader:
         bytes_max: int,
         limit: str,
         limits: Limits,
-        lane: Lane,
+        lane: AnyLane,
         metrics: Metrics,
     ) -> None:
         """Raises WrongContentEncoding."""
@@ -226,11 +227,17 @@ def _inflater_of(encoding: str) -> Inflater | None:
 class Bodies:
     """What reading a body needs, put together once."""
 
-    def __init__(self, limits: Limits, lane: Lane, metrics: Metrics) -> None:
+    def __init__(self, limits: Limits, lane: AnyLane, metrics: Metrics) -> None:
         self._limits = limits
         self._lane = lane
         self._metrics = metrics
         self._budget = BodyBudget(limits, metrics)
+
+    def without_lane(self) -> "Bodies":
+        """The same, on the same budget, for requests that hold no place in the lane."""
+        bodies = copy(self)
+        bodies._lane = NO_LANE
+        return bodies
 
     def hold(self) -> AbstractContextManager[Hold]:
         """A share of the budget for one request."""

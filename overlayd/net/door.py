@@ -1,7 +1,8 @@
 """The door: one port for everything. Finds each request's head, judges it, and sends it the right way.
 
-A WebSocket upgrade on the live path goes to the live session with its exact bytes; everything else goes
-through the guard to the Quart application. The connection stays the door's: it comes back after each request.
+A WebSocket upgrade on the live path goes to the live session with its exact bytes, packets go to the publish
+lane, everything else goes through the guard to the Quart application. The connection stays the door's: it comes
+back after each request.
 """
 
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,7 @@ from overlayd.net.connection import Connection
 from overlayd.net.guard import Exchange, hypercorn_config
 from overlayd.net.head import METHODS, Head, find_head, parse_head
 from overlayd.net.problem import complete_headers, plain_answer
+from overlayd.net.publish_lane import PublishLane, Visit, find_target
 from overlayd.net.replay import ReplayingStream
 
 LIVE_PATH = "/v1/live"
@@ -47,8 +49,11 @@ class Door:
         request_log: RequestLog,
         next_request_id: Callable[[], str],
         stop: trio.Event,
+        publish_lane: PublishLane | None = None,
     ) -> None:
+        """Without `publish_lane`, packets are taken through the application like everything else."""
         self._app = app
+        self._publish_lane = publish_lane
         self._serve_websocket = serve_websocket
         self._rules = rules
         self._limits = limits
@@ -132,10 +137,23 @@ class Door:
         if is_websocket:
             await self._serve_live(connection, head, principal, request_id, started)
             return False
+        return await self._serve_request(connection, head, principal, request_id, started, is_last=is_last)
+
+    async def _serve_request(
+        self, connection: Connection, head: Head, principal: Principal, request_id: str, started: float, *,
+        is_last: bool,
+    ) -> bool:  # fmt: skip
+        """Packets through the publish lane, everything else through the application."""
+
+        def is_over() -> bool:
+            return is_last or self._stop.is_set()
+
+        target = None if self._publish_lane is None else find_target(head)
+        if self._publish_lane is not None and target is not None:
+            visit = Visit(connection, head, target, principal, request_id, started, is_over)
+            return await self._publish_lane.serve(visit)
         state: dict[str, Any] = {"principal": principal, "request_id": request_id, "started": started}
-        exchange = Exchange(
-            self._app, self._config, self._context, connection, state, is_last=lambda: is_last or self._stop.is_set()
-        )
+        exchange = Exchange(self._app, self._config, self._context, connection, state, is_last=is_over)
         return await exchange.run(head)
 
     async def _serve_live(

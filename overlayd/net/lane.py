@@ -6,13 +6,40 @@ a body, for a commit, for the head to move) steps out and gives its place to ano
 
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
+from types import TracebackType
+from typing import Protocol
 
 import trio
 
 from overlayd.model.errors import IntakeBusy
 from overlayd.model.metrics import Metrics
+
+
+class AnyLane(Protocol):
+    """What a request that may hold a place needs to know."""
+
+    def step_out(self) -> AbstractAsyncContextManager[None]: ...
+
+
+class NoLane:
+    """For requests that run beside the lane: they hold no place, so there is none to step out of."""
+
+    def step_out(self) -> AbstractAsyncContextManager[None]:
+        """A block around which nothing happens. No checkpoint."""
+        return self
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+NO_LANE = NoLane()
 
 
 class Place:

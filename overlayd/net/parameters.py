@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from difflib import get_close_matches
+from urllib.parse import parse_qsl
 
 from quart import Request
 
@@ -13,10 +14,13 @@ _WORDS = {"true": True, "1": True, "false": False, "0": False}
 class Parameters:
     """A request's query. A parameter that isn't known is refused: a typing error would change what is done."""
 
-    def __init__(self, request: Request, known: Collection[str]) -> None:
-        """Raises BadParameter."""
+    def __init__(self, query: Request | str, known: Collection[str]) -> None:
+        """`query`: a request, or its query as it was sent. Raises BadParameter."""
         self._values: dict[str, str] = {}
-        for name, value in request.args.items(multi=True):
+        if not query:
+            return
+        text = query if isinstance(query, str) else query.query_string.decode("ascii", "replace")
+        for name, value in parse_qsl(text, keep_blank_values=True, errors="werkzeug.url_quote"):
             if name not in known:
                 near = get_close_matches(name, known, 1)
                 raise BadParameter(

@@ -4,6 +4,7 @@ Every lane that takes packets calls these functions; what differs is only where 
 """
 
 from collections.abc import Sequence
+from copy import copy
 from typing import TypeVar
 
 import msgspec
@@ -14,7 +15,7 @@ from overlayd.model.errors import BadParameter, InvalidPacket, OverlaydError, Pa
 from overlayd.model.limits import Limits
 from overlayd.model.names import StreamName
 from overlayd.net.content import Bodies, BodyReader, Hold
-from overlayd.net.lane import Lane
+from overlayd.net.lane import NO_LANE, AnyLane
 from overlayd.net.publish_answers import Published, Rejected, answer_many, answer_one, receipt_bodies
 from overlayd.pipeline.cloudevents import decode_binary, decode_event
 from overlayd.pipeline.data_form import decode_data, media_type_of
@@ -35,12 +36,16 @@ OverlaydErrorT = TypeVar("OverlaydErrorT", bound=OverlaydError)
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """A publish request without its body. `headers` in any case; `url` is only for words of advice."""
+    """A publish request without its body.
+
+    `event_headers`: the headers of a CloudEvent in binary mode, in any case; empty for everything else.
+    `url` is only for words of advice.
+    """
 
     stream: StreamName
     principal: Principal
     content_type: str
-    headers: Sequence[tuple[str, str]]
+    event_headers: Sequence[tuple[str, str]]
     url: str
     atomic: bool | None = None
     expected_sequence: int | None = None
@@ -56,7 +61,7 @@ class Ask(msgspec.Struct, frozen=True):
 
     @property
     def is_binary_event(self) -> bool:
-        return any(name.lower() == "ce-specversion" for name, _ in self.headers)
+        return bool(self.event_headers)
 
 
 class DataAsk(msgspec.Struct, frozen=True):
@@ -70,13 +75,19 @@ class DataAsk(msgspec.Struct, frozen=True):
 class Publisher:
     """Publishes request bodies. One for the node."""
 
-    def __init__(self, *, intake: Intake, log: Log, limits: Limits, lane: Lane, bodies: Bodies) -> None:
+    def __init__(self, *, intake: Intake, log: Log, limits: Limits, lane: AnyLane, bodies: Bodies) -> None:
         self.intake = intake
         self.log = log
         self.limits = limits
         self.lane = lane
         self.bodies = bodies
         self._split_limiter = trio.CapacityLimiter(1)
+
+    def without_lane(self) -> "Publisher":
+        """The same for requests that hold no place in the lane."""
+        publisher = copy(self)
+        publisher.lane, publisher.bodies = NO_LANE, self.bodies.without_lane()
+        return publisher
 
     async def publish(self, ask: Ask, body: BodyReader, hold: Hold) -> Published:
         """Everything but NDJSON: packet objects, arrays, CloudEvents. `body` is bounded by `body_bytes`. Checkpoint."""
@@ -85,7 +96,7 @@ class Publisher:
             raise BadParameter(f"{name} is for NDJSON bodies", subject=name)
         media = media_type_of(ask.content_type)
         if ask.is_binary_event:
-            decoded = decode_binary(ask.headers, await body.read_all(hold), self.limits)
+            decoded = decode_binary(ask.event_headers, await body.read_all(hold), self.limits)
             return await self._publish_one(ask, decoded)
         if media == EVENT:
             return await self._publish_one(ask, await self._decode_event(await body.read_all(hold)))

@@ -2,7 +2,7 @@
 the end. A body of any length takes one group's bytes."""
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import msgspec
@@ -28,7 +28,7 @@ class PublishedLines(msgspec.Struct, frozen=True):
     """A long answer: receipts as NDJSON and, as its last line, what `PublishBody` says without them."""
 
     status: int
-    lines: AsyncIterator[bytes]
+    lines: AsyncGenerator[bytes, None]
     content_type: str = NDJSON
 
 

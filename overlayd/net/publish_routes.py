@@ -5,19 +5,13 @@ from pathlib import Path
 from quart import Request, Response, request
 from quart_trio import QuartTrio
 
-from overlayd.access import Principal, require
-from overlayd.model.errors import BadParameter
-from overlayd.model.names import parse_stream_name
+from overlayd.access import require
 from overlayd.net.app import answer, body_reader, principal_of
-from overlayd.net.parameters import Parameters
-from overlayd.net.publish import Ask, DataAsk, Publisher
+from overlayd.net.publish import Publisher
 from overlayd.net.publish_answers import Published
+from overlayd.net.publish_ask import data_ask, packets_ask
 from overlayd.net.publish_lines import LinesRun, PublishedLines
 from overlayd.net.spool import Spool
-from overlayd.pipeline.members import is_traceparent
-
-PACKETS_QUERY = ("atomic", "expected_sequence", "stop_on_error", "proof", "receipts")
-DATA_QUERY = ("id", "type", "key", "expected_sequence", "proof")
 
 
 def add_publish_routes(app: QuartTrio, *, publisher: Publisher, spool_directory: Path) -> None:
@@ -38,7 +32,9 @@ class _PublishRoutes:
         """Packet objects, NDJSON or CloudEvents."""
         principal = principal_of(request)
         require(principal, "publish")
-        ask = _packets_ask(request, stream, principal)
+        ask = packets_ask(
+            stream, principal, _headers_of(request), request.query_string.decode("ascii", "replace"), request.base_url
+        )
         limits, bodies = self._publisher.limits, self._publisher.bodies
         with bodies.hold() as hold:
             if ask.is_lines:
@@ -52,39 +48,17 @@ class _PublishRoutes:
         """Whatever body, as the data of one packet."""
         principal = principal_of(request)
         require(principal, "publish")
-        parameters = Parameters(request, DATA_QUERY)
-        data = DataAsk(parameters.text("id"), parameters.text("type"), parameters.text("key"))
-        ask = _ask(request, stream, principal, parameters)
+        ask, data = data_ask(
+            stream, principal, _headers_of(request), request.query_string.decode("ascii", "replace"), request.base_url
+        )
         limits, bodies = self._publisher.limits, self._publisher.bodies
         with bodies.hold() as hold:
             reader = body_reader(request, bodies, int(limits.packet_bytes), "packet_bytes")
             return _answer(await self._publisher.publish_data(ask, data, reader, hold))
 
 
-def _packets_ask(asked: Request, stream: str, principal: Principal) -> Ask:
-    return _ask(asked, stream, principal, Parameters(asked, PACKETS_QUERY))
-
-
-def _ask(asked: Request, stream: str, principal: Principal, parameters: Parameters) -> Ask:
-    """The request without its body. Raises BadParameter."""
-    keys = asked.headers.getlist("Idempotency-Key")
-    if len(keys) > 1 or keys == [""]:
-        raise BadParameter("Idempotency-Key must be one value that isn't empty", subject="Idempotency-Key")
-    traceparent = asked.headers.get("traceparent", "")
-    return Ask(
-        stream=parse_stream_name(stream),
-        principal=principal,
-        content_type=asked.headers.get("Content-Type", ""),
-        headers=list(asked.headers.items()),
-        url=asked.base_url,
-        atomic=parameters.flag("atomic"),
-        expected_sequence=parameters.number("expected_sequence"),
-        stop_on_error=bool(parameters.flag("stop_on_error")),
-        with_proof=bool(parameters.flag("proof")),
-        all_receipts=parameters.choice("receipts", ("all",)) == "all",
-        idempotency_key=keys[0] if keys else "",
-        traceparent=traceparent if is_traceparent(traceparent) else "",
-    )
+def _headers_of(asked: Request) -> list[tuple[bytes, bytes]]:
+    return [(name.lower(), value) for name, value in asked.scope["headers"]]
 
 
 def _answer(published: Published | PublishedLines) -> Response:

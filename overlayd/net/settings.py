@@ -28,3 +28,6 @@ class ListenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description='Networks of proxies whose forwarding headers count; "unix" for the Unix sockets\' peers'),
     ] = ()
     backlog: Annotated[int, Meta(ge=1, le=65535, description="Connections that may wait to be accepted")] = 1024
+    fast_lanes: Annotated[
+        bool, Meta(description="Take packets without the web framework; false: the same through it, slower")
+    ] = True

@@ -1,7 +1,7 @@
 """Answers that grow while a request is read: in memory while they are small, then in a file without a name."""
 
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import IO
 
@@ -29,7 +29,7 @@ class Spool:
             full, self._buffer = self._buffer, bytearray()
             await trio.to_thread.run_sync(self._write_file, full)
 
-    async def read(self) -> AsyncIterator[bytes]:
+    async def read(self) -> AsyncGenerator[bytes, None]:
         """Everything that was written. Closes the file at the end."""
         try:
             if self._file is not None:

@@ -198,7 +198,7 @@ class FakePublisher:
 def ask_for(**more: Any) -> Ask:
     """A request for stream `a`."""
     return Ask(
-        stream=StreamName("a"), principal=LOOPBACK, content_type=NDJSON, headers=[], url="http://localhost", **more
+        stream=StreamName("a"), principal=LOOPBACK, content_type=NDJSON, event_headers=(), url="http://localhost", **more
     )
 
 

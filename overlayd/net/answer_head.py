@@ -1,0 +1,40 @@
+"""Heads of answers that no framework writes."""
+
+from collections.abc import Iterable
+from email.utils import formatdate
+from http import HTTPStatus
+
+import trio
+
+from overlayd.net.problem import complete_headers
+
+_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_COMMON = b"".join(name + b": " + value + b"\r\n" for name, value in complete_headers([], "")[1:])
+
+
+class AnswerHeads:
+    """Writes heads. Keeps the date for a second."""
+
+    def __init__(self) -> None:
+        self._date = b""
+        self._date_until = 0.0
+
+    def encode(
+        self, status: int, headers: Iterable[tuple[str, str]], length: int | None, request_id: str, *, is_closing: bool
+    ) -> bytes:
+        """The head with the headers that every answer carries. `length` None: the body comes in chunks, or ends
+        with the connection. `headers` set none of the common ones."""
+        named = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        if length is not None:
+            named += f"content-length: {length}\r\n"
+        return b"".join((
+            _LINES[status], named.encode("latin-1"), b"x-request-id: ", request_id.encode("ascii"), b"\r\n", _COMMON,
+            self._date_line(), b"connection: close\r\n\r\n" if is_closing else b"\r\n",
+        ))  # fmt: skip
+
+    def _date_line(self) -> bytes:
+        now = trio.current_time()
+        if now >= self._date_until:
+            self._date = f"date: {formatdate(usegmt=True)}\r\n".encode("ascii")
+            self._date_until = now + 1.0
+        return self._date
