@@ -19,7 +19,7 @@ from overlayd.net.lane import NO_LANE, AnyLane
 from overlayd.net.publish_answers import Published, Rejected, answer_many, answer_one, receipt_bodies
 from overlayd.pipeline.cloudevents import decode_binary, decode_event
 from overlayd.pipeline.data_form import decode_data, media_type_of
-from overlayd.pipeline.decode import Decoded, is_array, split_array
+from overlayd.pipeline.decode import Decoded, ValueBudget, is_array, split_array
 from overlayd.pipeline.intake import Intake, PublishAnswer
 from overlayd.storage import Log
 
@@ -169,11 +169,12 @@ class Publisher:
     async def _publish_batch(self, ask: Ask, texts: list[bytes]) -> Published:
         atomic = ask.atomic is not False
         decoded, rejected = [], []
+        values = ValueBudget()
         for index, text in enumerate(texts):
             if index % EVENTS_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
             try:
-                decoded.append(self._bounded_event(text, index))
+                decoded.append(values.trim(self._bounded_event(text, index)))
             except OverlaydError as error:
                 rejected.append(Rejected(error, index=index))
         if atomic and rejected:

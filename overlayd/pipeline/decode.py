@@ -44,11 +44,42 @@ _CHAIN_MEMBERS = ("tx", "txid", "signature")
 _ELEMENTS_TAIL = re.compile(rb"[ \t\r\n]*\[")
 
 
+VALUES_BYTES = 64 << 10
+"""Text of one request whose decoded values are kept until they are judged."""
+
+
 class Decoded(msgspec.Struct, gc=False):
-    """A draft and the decoded value of its data, so that schema and rules don't decode again."""
+    """A draft and the decoded value of its data, so that schema and rules don't decode small ones again.
+
+    `value` is UNSET once it was forgotten: decoded data can take thirty times the room of its text.
+    """
 
     draft: Draft
     value: Any
+
+    def data(self) -> Any:
+        """The value, decoded again where it was forgotten."""
+        return _decode_data(self.draft.sent) if self.value is UNSET else self.value
+
+    def forget(self) -> None:
+        """Keeps the text only."""
+        self.value = UNSET
+
+
+class ValueBudget:
+    """Forgets the values of a request's packets beyond the first few."""
+
+    __slots__ = ("_left_bytes",)
+
+    def __init__(self) -> None:
+        self._left_bytes = VALUES_BYTES
+
+    def trim(self, decoded: Decoded) -> Decoded:
+        """The same packet, without its value once there are too many of them."""
+        self._left_bytes -= len(decoded.draft.sent)
+        if self._left_bytes < 0:
+            decoded.forget()
+        return decoded
 
 
 class _Cuts(msgspec.Struct, gc=False):
@@ -61,6 +92,7 @@ class _Cuts(msgspec.Struct, gc=False):
 
 
 _cut = msgspec.json.Decoder(_Cuts).decode
+_decode_data = msgspec.json.Decoder().decode
 _split = msgspec.json.Decoder(list[Raw]).decode
 
 

@@ -22,7 +22,7 @@ from overlayd.model.errors import (
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.names import StreamName, parse_stream_name
-from overlayd.pipeline.decode import Decoded, decode_packet
+from overlayd.pipeline.decode import Decoded, ValueBudget, decode_packet
 from overlayd.pipeline.definitions import KeyPath
 from overlayd.pipeline.schema import CompiledSchema, SchemaCache
 from overlayd.storage import Stream
@@ -191,15 +191,15 @@ class Intake:
         decoded: list[Decoded] = []
         rejections: dict[int, OverlaydError] = {}
         bytes_max = int(self._limits.packet_bytes)
-        slices = _Slices()
+        slices, values = _Slices(), ValueBudget()
         for index, raw in enumerate(objects, first_index):
             try:
                 if len(raw) > bytes_max:
                     raise _too_large(len(raw), bytes_max)
                 if len(raw) > THREAD_BYTES:
-                    decoded.append(await self._in_thread(partial(decode_packet, raw, index, self._limits)))
+                    decoded.append(await self._in_thread(partial(_decode_large, raw, index, self._limits)))
                 else:
-                    decoded.append(decode_packet(raw, index, self._limits))
+                    decoded.append(values.trim(decode_packet(raw, index, self._limits)))
             except OverlaydError as err:
                 rejections[index] = err
             await slices.pause()
@@ -256,13 +256,16 @@ class Intake:
         slices = _Slices()
         for one in decoded:
             try:
-                if rule.schema is not None and len(one.draft.sent) > THREAD_BYTES:
+                asks_for_value = rule.schema is not None or rule.key is not None
+                if asks_for_value and len(one.draft.sent) > THREAD_BYTES:
                     await self._in_thread(partial(self._judge_one, one, rule))
                 else:
                     self._judge_one(one, rule)
                 judged.passed.append(one)
             except OverlaydError as err:
                 judged.rejections[one.draft.index] = err
+            finally:
+                one.forget()
             await slices.pause()
         return judged
 
@@ -275,14 +278,14 @@ class Intake:
             detail = "the stream requires an id for each packet"
             raise InvalidPacket(detail, subject="/id", violations=[Violation("/id", "member.missing", detail)])
         if rule.schema is not None:
-            rule.schema.check(decoded.value, draft.sent, "data_base64" if draft.is_octets else "data")
+            rule.schema.check(decoded.data(), draft.sent, "data_base64" if draft.is_octets else "data")
         if draft.is_key_derived:  # by a definition that is no longer the present one
             draft.key, draft.is_key_derived = "", False
         if rule.key is not None and not draft.key:
             self._derive_key(decoded, rule.key)
 
     def _derive_key(self, decoded: Decoded, path: KeyPath) -> None:
-        key = path.find(decoded.value)
+        key = path.find(decoded.data())
         if len(key) > self._limits.id_chars:
             detail = f"is the packet's key and has {len(key)} characters; {self._limits.id_chars} are taken"
             raise InvalidPacket(
@@ -358,6 +361,13 @@ def combine_errors(rejections: Mapping[int, OverlaydError], errors_max: int) -> 
         f"{len(rejections)} packets were rejected, so none was appended; the first: {first.detail}",
         subject=first.subject, hint=first.hint, violations=violations[:errors_max],
     )  # fmt: skip
+
+
+def _decode_large(raw: bytes, index: int, limits: Limits) -> Decoded:
+    """For a thread, which also takes the value down: that takes as long as building it up."""
+    decoded = decode_packet(raw, index, limits)
+    decoded.forget()
+    return decoded
 
 
 def _placed(err: OverlaydError, index: int) -> OverlaydError:
