@@ -70,8 +70,10 @@ class Delivery:
             if lease is not None:
                 lease.release()
             raise
-        # A gap that ends the reading needn't wait for its own end.
-        run_entries_max = 0 if query.on_gap == "error" else self.settings.progress_entries
+        # A gap that ends the reading needn't wait for its own end, and no request may end before one is told.
+        run_entries_max = min(self.settings.progress_entries, self.limits.scan_max // 2)
+        if query.on_gap == "error":
+            run_entries_max = 0
         reader = Reader(self.log, scanner, self._scans, opening, run_entries_max=run_entries_max)
         return OpenReader(query, reader, never, proof, lease)
 

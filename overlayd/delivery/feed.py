@@ -53,8 +53,8 @@ class Feed:
 
     async def wait(self) -> None:
         """Until there is something to take: entries, a heartbeat that is due, or the end. Checkpoint."""
-        if self._refusal is None and self._reader.is_at_head:
-            with self._session.waiting(self._sent_at + self._pause_s):
+        if self._refusal is None and self._reader.is_at_head and not self._is_stopped():
+            with self._session.waiting(self._sent_at + self._pause_s, for_log=True):
                 await self._reader.wait()
             self._is_live = True
         else:

@@ -55,9 +55,11 @@ class RangeWalk:
             [(low, min(high, last)) for low, high in page.damaged if low <= last],
         )
 
-    def advance(self, page: Page) -> None:
-        """The page was looked at."""
-        self._next = max(page.after, self._next) + 1
+    def advance(self, page: Page) -> int:
+        """The page was looked at; gives how many offsets that were."""
+        before = self._next
+        self._next = max(page.after, before) + 1
+        return self._next - before
 
 
 async def walk_status(walk: RangeWalk, page: Page, scanner: Scanner, log: Log) -> list[Message]:
@@ -97,18 +99,17 @@ def walk_removal(walk: RangeWalk, page: Page, scanner: Scanner, announced: list[
     stream = scanner.matcher.find_stream(trigger.stream_hash)
     assert stream is not None
     messages: list[Message] = []
-    if decode_removal_body(trigger.body).cause == "deleted":
-        if not any(low <= trigger.target_to <= high for low, high in announced):
-            gap = Gap(walk.cursor.epoch, trigger.target_from, trigger.target_to, "deleted")
-            add_gap(messages, gap, trigger.appended_us, Cursor(gap.epoch, trigger.offset))
-        return messages
+    is_deleted = decode_removal_body(trigger.body).cause == "deleted"
     for entry in page.entries:
         if entry.kind != Kind.PACKET or entry.stream_hash != trigger.stream_hash:
             continue
         if any(low <= entry.offset <= high for low, high in announced):
             continue
-        cursor = walk.cursor_behind(entry.offset)
-        messages.append(Message("erased", cursor, trigger.appended_us, Erased(stream.name, entry.sequence)))
+        if is_deleted:
+            _add_gap(messages, walk, entry, "deleted")
+        else:
+            notice = Erased(stream.name, entry.sequence)
+            messages.append(Message("erased", walk.cursor_behind(entry.offset), trigger.appended_us, notice))
     return messages
 
 

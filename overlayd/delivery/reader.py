@@ -105,12 +105,13 @@ class Reader:
         await trio.lowlevel.checkpoint()
         before = self._position
         wire: dict[str, bytes] = {}
+        walked = 0
         if self._prelude:
             messages, self._prelude = self._prelude, []
         elif self._last:
             messages = await self._read_last()
         elif self._walk is not None:
-            messages = await self._read_walk(self._walk)
+            messages, walked = await self._read_walk(self._walk)
         elif self._position < self._log.minimum_index:
             messages = self._pass_cut()
         elif self._position >= self._log.head:
@@ -118,11 +119,15 @@ class Reader:
         else:
             scan = await self._scan()
             self._position = scan.after
+            messages, wire = scan.messages, scan.wire
             if scan.trigger is not None:
                 self._walk = RangeWalk(scan.trigger, self._log.epoch)
-            messages, wire = scan.messages, scan.wire
-        messages, wire = self._hold_gap(messages, wire, self._position - before)
-        return Batch(messages, self._cursor, self.is_at_head, self._position - before, wire)
+                if scan.after == before:  # a read gets somewhere, or who resumes after each would stand still
+                    messages, walked = await self._read_walk(self._walk)
+                    wire = {}
+        scanned = self._position - before + walked
+        messages, wire = self._hold_gap(messages, wire, scanned)
+        return Batch(messages, self._cursor, self.is_at_head, scanned, wire)
 
     async def _scan(self) -> Scan:
         selection = self._scanner.matcher.selection
@@ -153,18 +158,18 @@ class Reader:
         self._last = self._last[len(offsets) :]
         return messages
 
-    async def _read_walk(self, walk: RangeWalk) -> list[Message]:
-        """A step through the range of a status or removal entry."""
+    async def _read_walk(self, walk: RangeWalk) -> tuple[list[Message], int]:
+        """A step through the range of a status or removal entry, and how many entries it looked at."""
         page = await walk.read(self._log)
         if walk.trigger.kind == Kind.STATUS:
             messages = await walk_status(walk, page, self._scanner, self._log)
         else:
             messages = walk_removal(walk, page, self._scanner, self._told_gaps())
-        walk.advance(page)
+        walked = walk.advance(page)
         if walk.is_done:
             self._walk = None
             self._position = walk.trigger.offset
-        return messages
+        return messages, walked
 
     def _told_gaps(self) -> list[tuple[int, int]]:
         """Runs that the reader knows it won't get, the one that is kept back included."""

@@ -53,6 +53,7 @@ class Session:
         self.ending: Ending | None = None
         self.readers: dict[str, OpenReader] = {}
         self._waits: set[trio.CancelScope] = set()
+        self._waits_for_log: set[trio.CancelScope] = set()
 
     def __repr__(self) -> str:
         return f"Session({self.id}, {self.transport}, {self.address}, subscriptions={len(self.readers)})"
@@ -65,17 +66,26 @@ class Session:
         for scope in self._waits:
             scope.cancel()
 
+    def look_again(self) -> None:
+        """Wakes what waits for the log to grow: something else changed that it looks at."""
+        for scope in self._waits_for_log:
+            scope.cancel()
+
     @contextmanager
-    def waiting(self, deadline: float = float("inf")) -> Iterator[trio.CancelScope]:
-        """A scope that ends when the session is asked to, or at the deadline. For waits only, not for writes."""
+    def waiting(self, deadline: float = float("inf"), *, for_log: bool = False) -> Iterator[trio.CancelScope]:
+        """A scope that ends when the session is asked to, or at the deadline; `for_log`: also when it is to look
+        again. For waits only, not for writes."""
         with trio.CancelScope(deadline=deadline) as scope:
             if self.ending is not None:
                 scope.cancel()
             self._waits.add(scope)
+            if for_log:
+                self._waits_for_log.add(scope)
             try:
                 yield scope
             finally:
                 self._waits.discard(scope)
+                self._waits_for_log.discard(scope)
 
     def body(self, head: int) -> SessionBody:
         """As `GET /v1/sessions` shows it."""
@@ -207,6 +217,11 @@ class Registry:
             if Pattern(text).is_match(stream):
                 found.update(sessions)
         return len(found)
+
+    def look_again(self, stream: str) -> None:
+        """Wakes the sessions that name the stream: its state changed, which no entry tells."""
+        for id in self._by_pattern.get(stream, ()):
+            self._sessions[id].look_again()
 
     def bodies(self, head: int) -> list[SessionBody]:
         """All sessions, oldest first."""

@@ -316,6 +316,24 @@ async def test_erased_notice_for_those_who_had_it() -> None:
     assert await read_all_after(delivery, log.cursor(10), stream="b") == []
 
 
+async def test_notices_are_never_shared() -> None:
+    """What one reader hears of a removal depends on what it had, so its frames aren't those of another at its place."""
+    log = FakeLog(page_entries=1)
+    log.add("a", 1)
+    delivery = make_delivery(log)
+    log.remove("a", 1, 1, "erased")
+    with (
+        await open_reader(delivery, after=log.cursor(1)) as had,
+        await open_reader(delivery, after=log.cursor(0)) as new,
+    ):
+        (gap,) = (await new.reader.read()).messages or (await new.reader.read()).messages
+        first, second = await had.reader.read(), await new.reader.read()
+        assert gap.kind == "gap"
+        assert [message.kind for message in first.messages] == ["erased"]
+        assert second.messages == []
+        assert first.wire is not second.wire
+
+
 async def test_retention_tells_nobody() -> None:
     """Retention's removal entry is no message to those who had the packets."""
     log = FakeLog()

@@ -307,7 +307,7 @@ async def test_admin_ends_one_session(autojump_clock: MockClock) -> None:
 
 
 async def test_stopped_stream_ends_its_sessions(autojump_clock: MockClock) -> None:
-    """A session that reads nothing but a stopped stream gets what is there, then bye."""
+    """A session that reads nothing but a stopped stream gets what is there, then bye, without waiting for anything."""
     node = Node()
     node.log.add("a", 1)
     stream = node.log.define("a")
@@ -316,9 +316,12 @@ async def test_stopped_stream_ends_its_sessions(autojump_clock: MockClock) -> No
         await other.expect("welcome")
         await other.send(type="subscribe", id="x", stream="a")
         await other.expect("subscribed")
+        await wait_all_tasks_blocked()
+        before = trio.current_time()
         stream.state = "stopped"
-        node.log.add_other()
+        node.registry.look_again("a")
         assert (await client.expect("bye"))["reason"] == "stream.stopped"
+        assert trio.current_time() == before
         assert await client.close_code() == 1008
         error = await other.expect("error")
         assert (error["code"], error["sub"]) == ("stream.paused", "x")
