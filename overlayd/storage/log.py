@@ -221,12 +221,15 @@ class Log:
             await trio.lowlevel.checkpoint()
             return page
         size = int(limits.page_bytes)
-        blob = await self._readers.read(lambda c: queries.read_page_blob(c, after, head, count, size))
-        opened = queries.open_page(blob, after, head)
+        try:
+            blob = await self._readers.read(lambda c: queries.read_page_blob(c, after, head, count, size))
+            opened = queries.open_page(blob, after, head)
+        except DamagedEntry:
+            opened = None
         if opened is not None:
             return opened
         upto = min(head, after + min(count, DAMAGED_PAGE_ROWS))
-        rows = await self._readers.read(lambda c: queries.read_rows(c, after, upto))
+        rows = await self._readers.read(lambda c: queries.read_rows_singly(c, after, upto))
         return queries.open_rows(rows, after, upto)
 
     async def read_entry(self, offset: int) -> StoredEntry:

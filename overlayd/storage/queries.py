@@ -66,6 +66,19 @@ def read_rows(connection: sqlite3.Connection, after: int, upto: int) -> list[tup
     return connection.execute(_ROWS, (after, upto)).fetchall()
 
 
+def read_rows_singly(
+    connection: sqlite3.Connection, after: int, upto: int
+) -> list[tuple[int, bytes, bytes, bytes | None]]:
+    """Those rows of a run that can be read at all, where a page of the file is broken; as `read_rows`."""
+    rows = []
+    for offset in range(after + 1, upto + 1):
+        try:
+            rows += read_rows(connection, offset - 1, offset)
+        except sqlite3.DatabaseError:
+            continue
+    return rows
+
+
 def read_stubs(connection: sqlite3.Connection, offsets: Sequence[int]) -> list[StoredEntry]:
     """Entries without their bodies, however long these are; only E is verified. A row that doesn't come apart is
     given as reduced. Several reads: inside a transaction, or where rows don't change."""

@@ -16,7 +16,7 @@ import aiosqlite
 import trio
 from trio_asyncio import TrioEventLoop  # type: ignore[import-untyped]
 
-from overlayd.model.errors import IntakeBusy
+from overlayd.model.errors import DamagedEntry, IntakeBusy, ShuttingDown
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 
@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 INTERRUPT_PAUSE_S = 0.005
 """An interrupt that comes before its statement began has no effect, so it is repeated."""
+_UNREADABLE = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN}
 IDLE_GRACE_S = 10.0
 """How long a cancelled read may take to stop before its connection is given up."""
 
@@ -49,18 +50,19 @@ class ReaderPool:
         self._places = trio.CapacityLimiter(limits.readers)
         self._seconds = metrics.histogram("overlayd_read_seconds", "One read of the database, waiting included")
         self._metrics = metrics
+        self._busy: set[_Reader] = set()
         self._is_closed = False
 
     async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """What the function gives, run in a connection's thread. It may run several statements.
 
-        Checkpoint. On cancellation the read is interrupted. Raises sqlite3.Error, and IntakeBusy when it took
-        longer than `read_timeout`.
+        Checkpoint. On cancellation the read is interrupted. Raises IntakeBusy when it took longer than
+        `read_timeout`, DamagedEntry when the file can't be read, ShuttingDown, and else the function's own error.
         """
         started = trio.current_time()
         with trio.move_on_after(self._limits.read_timeout):
             async with self._places:
-                result = await self._read_alone(function)
+                result = await self._translate(function)
             self._seconds.observe(trio.current_time() - started)
             return result
         self._metrics.count_limit_hit("read_timeout")
@@ -70,17 +72,40 @@ class ReaderPool:
         )  # fmt: skip
 
     async def close(self) -> None:
-        """Closes every connection. All reads must have ended."""
+        """Interrupts what still reads and closes every connection. Takes no longer than IDLE_GRACE_S twice."""
         self._is_closed = True
-        while self._idle:
-            await self._shut(self._idle.popleft())
+        with trio.move_on_after(IDLE_GRACE_S, shield=True):
+            while self._busy:
+                for reader in self._busy:
+                    reader.raw.interrupt()
+                await trio.sleep(INTERRUPT_PAUSE_S)
+        with trio.move_on_after(IDLE_GRACE_S, shield=True):
+            while self._idle:
+                await self._loop.run_aio_coroutine(self._idle.popleft().connection.close())
 
     def __repr__(self) -> str:
         return f"ReaderPool(idle={len(self._idle)}, busy={self._places.borrowed_tokens})"
 
+    async def _translate(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """SQLite's errors about the file itself in our own words."""
+        try:
+            return await self._read_alone(function)
+        except sqlite3.Error as err:
+            code = (err.sqlite_errorcode or 0) & 0xFF if hasattr(err, "sqlite_errorcode") else 0
+            if self._is_closed:
+                raise ShuttingDown("the node is stopping", retry_after_s=5.0) from err
+            if code in _UNREADABLE:
+                raise DamagedEntry(
+                    f"the database can't be read: {err}", subject="log.sqlite3",
+                    hint="overlayd verify says what else is wrong",
+                ) from err  # fmt: skip
+            raise
+
     async def _read_alone(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        assert not self._is_closed
+        if self._is_closed:
+            raise ShuttingDown("the node is stopping", retry_after_s=5.0)
         reader = self._idle.pop() if self._idle else await self._open()
+        self._busy.add(reader)
         is_abandoned = False
 
         def run() -> T:
@@ -103,6 +128,7 @@ class ReaderPool:
                         await done.wait()
             raise
         finally:
+            self._busy.discard(reader)
             if done.is_set():
                 if not task.cancelled():
                     task.exception()  # so that nobody warns of an error that its reader didn't wait for
@@ -130,10 +156,6 @@ class ReaderPool:
         with trio.fail_after(IDLE_GRACE_S, shield=True):
             connection = await self._loop.run_aio_coroutine(start())
         return _Reader(connection, opened[0])
-
-    async def _shut(self, reader: _Reader) -> None:
-        with trio.move_on_after(IDLE_GRACE_S, shield=True):
-            await self._loop.run_aio_coroutine(reader.connection.close())
 
 
 def _quote(path: Path) -> str:

@@ -1,13 +1,15 @@
 """Read connections: they can't write, an impatient reader leaves them usable, and a slow read ends in time."""
 
 import sqlite3
+import threading
 import time
 
 import pytest
 import trio
+import trio.testing
 from storage_rig import Rig, append, draft, forget_tail
 
-from overlayd.model.errors import IntakeBusy
+from overlayd.model.errors import DamagedEntry, IntakeBusy, ShuttingDown
 from overlayd.model.units import Duration
 from overlayd.storage import Log, queries
 
@@ -18,7 +20,7 @@ async def test_readers_cannot_write(rig: Rig) -> None:
     """Only the writer's connection changes the file; two that do can corrupt a WAL in the SQLite of Debian 12."""
     async with rig.open() as log:
         for statement in ("DELETE FROM entry", "CREATE TABLE t (n)", "PRAGMA wal_checkpoint(TRUNCATE)"):
-            with pytest.raises(sqlite3.OperationalError, match=r"readonly|locked|disk I/O"):
+            with pytest.raises((sqlite3.OperationalError, DamagedEntry), match=r"readonly|locked|disk I/O"):
                 await log.read(lambda c, statement=statement: c.execute(statement).fetchall())  # type: ignore[misc]
         await append(log, "s")
         assert (await log.read_page(0)).damaged == []
@@ -110,6 +112,53 @@ async def test_works_from_tasks_that_never_saw_the_loop(rig: Rig) -> None:
         async with rig.open() as log:
             await send.send(log)
             await done.wait()
+
+
+async def test_closing_ends_what_still_reads(rig: Rig) -> None:
+    """A read that outlives the block is interrupted and told so; one that comes later is refused."""
+    told = []
+
+    async def read(log: Log) -> None:
+        try:
+            await log.read(lambda c: c.execute(ENDLESS).fetchall())
+        except ShuttingDown as err:
+            told.append(err)
+
+    threads = threading.active_count()
+    async with trio.open_nursery() as nursery, rig.open() as log:
+        for _ in range(3):
+            nursery.start_soon(read, log)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    await read(log)
+    assert len(told) == 4
+    assert threading.active_count() <= threads + 4  # Trio keeps a few of its own
+
+
+async def test_broken_page_of_the_file(rig: Rig) -> None:
+    """Entries on a page that SQLite can't read are damage; the others are served, and a single one is refused."""
+    async with rig.open() as log:
+        await append(log, "s", [draft('"' + "x" * 900 + '"') for _ in range(500)])
+    path = rig.directory / "log.sqlite3"
+    with rig.connect() as connection:
+        rows = connection.execute(
+            "SELECT pageno FROM dbstat WHERE name = 'entry' AND pagetype = 'leaf' ORDER BY pageno"
+        ).fetchall()
+        (page,) = rows[len(rows) // 5]
+    content = bytearray(path.read_bytes())
+    content[(page - 1) * 4096 : page * 4096] = b"\xff" * 4096
+    path.write_bytes(content)
+    async with rig.open() as log:
+        forget_tail(log)
+        damaged, served, after = set(), set(), 0
+        while after < log.head:
+            found = await log.read_page(after)
+            served |= {entry.offset for entry in found.entries}
+            damaged |= {offset for low, high in found.damaged for offset in range(low, high + 1)}
+            after = found.after
+        assert 1 <= len(damaged) <= 8
+        assert served | damaged == set(range(1, log.head + 1))
+        with pytest.raises(DamagedEntry):
+            await log.read_entry(min(damaged))
 
 
 def test_packed_rows_are_exact() -> None:
