@@ -46,6 +46,7 @@ _STUBS = """
 SELECT offset, e, leaf, sealed IS NULL FROM entry
 WHERE offset IN (SELECT value FROM json_each(?1)) ORDER BY offset"""
 
+_ROW_AT = "SELECT offset, e, leaf, sealed FROM entry WHERE offset = ?"
 _ROWS = "SELECT offset, e, leaf, sealed FROM entry WHERE offset > ? AND offset <= ? ORDER BY offset"
 
 
@@ -73,7 +74,7 @@ def read_rows_singly(
     rows = []
     for offset in range(after + 1, upto + 1):
         try:
-            rows += read_rows(connection, offset - 1, offset)
+            rows += connection.execute(_ROW_AT, (offset,)).fetchall()
         except sqlite3.DatabaseError:
             continue
     return rows
