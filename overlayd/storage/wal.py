@@ -24,6 +24,10 @@ class WalMeter:
         self.written_bytes += sealed + sealed // 16 + (2 * tiles + _COMMIT_FRAMES) * FRAME_BYTES
         self.is_truncated = False
 
+    def note_pages(self, pages: int) -> None:
+        self.written_bytes += pages * FRAME_BYTES
+        self.is_truncated = False
+
     @property
     def is_due(self) -> bool:
         return self.written_bytes >= self._bytes_max

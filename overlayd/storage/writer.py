@@ -22,6 +22,7 @@ from overlayd.storage.lookup import Lookups, Wanted, note_wanted, prepare, read_
 from overlayd.storage.maintenance import Maintenance
 from overlayd.storage.pace import Pace
 from overlayd.storage.settings import StorageSettings
+from overlayd.storage.space import PAGES_PER_SLICE, give_back_pages
 from overlayd.storage.wal import WalMeter, checkpoint_passive, checkpoint_truncate
 
 T = TypeVar("T")
@@ -125,6 +126,8 @@ class Writer:
             if self._maintenance.is_due:
                 await self._maintain()
             elif not self._wal.is_truncated:
+                while not len(self._intake) and await self._give_back():
+                    pass
                 await self._checkpoint_wal(truncate=True)
             else:
                 await self._intake.wait_arrival()
@@ -133,6 +136,19 @@ class Writer:
     async def _maintain(self) -> bool:
         """A transaction of nothing but maintenance; whether it was committed."""
         return await self._commit(Group(self._state, self._clock.now_us()), [], [], trio.current_time(), is_idle=True)
+
+    async def _give_back(self) -> bool:
+        """Whether a slice of free pages went back to the disk; there may be more."""
+        try:
+            is_more = await self.in_thread(give_back_pages)
+        except sqlite3.Error as err:
+            self._fail([], translate_sqlite(err))
+            return False
+        if is_more:
+            self._wal.note_pages(PAGES_PER_SLICE)
+            if self._wal.is_due:
+                await self._checkpoint_wal(truncate=False)
+        return is_more
 
     async def _checkpoint_wal(self, *, truncate: bool) -> None:
         started = trio.current_time()

@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+import trio.testing
 from storage_rig import Rig, append, draft, drafts, forget_tail, receipts
 
 from overlayd.model.bodies import decode_removal_body
@@ -9,7 +10,7 @@ from overlayd.model.definition import Definition
 from overlayd.model.entry import Kind, StoredEntry, verify_entry
 from overlayd.model.errors import CommitFailed, StreamPaused, UnknownStream
 from overlayd.model.merkle import root_of
-from overlayd.storage import Log, Stream, removing
+from overlayd.storage import Log, Stream, removing, space, writer
 
 
 async def fill(log: Log, count: int = 12) -> Stream:
@@ -229,6 +230,29 @@ async def test_nothing_of_what_was_taken_stays_in_the_file(rig: Rig) -> None:
     raw = (rig.directory / "log.sqlite3").read_bytes()
     assert raw.count(b"classified") == raw.count(b"private-") == raw.count(b"zzzz") == 0
     assert raw.count(b'"kept ') >= 60
+
+
+async def test_room_goes_back_to_the_disk(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In idle moments the file gives back what a removal freed, but for what is soon needed again."""
+    monkeypatch.setattr(space, "PAGES_KEPT", 16)
+    monkeypatch.setattr(writer, "IDLE_S", 0.01)
+    async with rig.open() as log:
+        await append(log, "s", [draft('"' + "x" * 50_000 + '"') for _ in range(60)])
+        await append(log, "kept")
+        await trio.testing.wait_all_tasks_blocked(0.03)
+        before = log.stats().database_bytes
+        assert before > 3_000_000
+        await log.delete_stream("s")
+        with trio.fail_after(5):
+            while log.stats().database_bytes > 400_000 or await count_free_pages(log) > 16:
+                await trio.testing.wait_all_tasks_blocked(0.005)
+        assert [entry for entry in await read_all(log, cold=True) if entry.kind == Kind.PACKET and not entry.is_reduced]
+
+
+async def count_free_pages(log: Log) -> int:
+    """Pages in the file that hold nothing."""
+    ((free,),) = await log.read(lambda c: c.execute("PRAGMA freelist_count").fetchall())
+    return int(free)
 
 
 async def test_large_metadata(rig: Rig) -> None:
