@@ -149,7 +149,7 @@ class Resume:
             if not error.retryable or not self._is_proven:
                 raise error
         elif isinstance(message, GapMessage):
-            self._take_cursor(message.to)
+            self._take_cursor(message.cursor or message.to)
             return message
         elif isinstance(message, PacketMessage | StatusMessage | ErasedMessage):
             self._take_cursor(message.cursor)
