@@ -104,14 +104,14 @@ class SocketSession:
         try:
             ending = await self._serve(query)
             close = ending or Ending(CLOSE_NORMAL, "")
-            if self._connection.paced.is_stalled:
-                close = Ending(CLOSE_STALLED, "stalled")
         except ConnectionClosed:
             close = Ending(CLOSE_NORMAL, "")  # it is closed; nothing is sent any more
         except trio.Cancelled:
             close = Ending(CLOSE_GOING_AWAY, "the node is shutting down")
             raise
         finally:
+            if self._connection.paced.is_stalled:
+                close = Ending(CLOSE_STALLED, "stalled")
             if close.code == CLOSE_STALLED:
                 self._delivery.meters.slow_closed.labels(TRANSPORT).inc()
             await self._connection.close(close.code, close.reason, self._delivery.settings.close_timeout)
@@ -220,12 +220,13 @@ class SocketSession:
         first of a stream may have to wait until its schema is compiled.
         """
         found = self._delivery.log.find_stream(stream)
-        version = 0 if found is None else found.definition_version
-        is_known = self._published.get(stream) == version
+        if found is None:
+            return True
+        is_known = self._published.get(stream) == found.definition_version
         if len(self._published) >= _STREAMS_KNOWN_MAX:
             self._published.clear()
-        self._published[stream] = version
-        return not is_known or version == 0 or size > _PIPELINED_BYTES
+        self._published[stream] = found.definition_version
+        return not is_known or size > _PIPELINED_BYTES
 
     async def _take_subscription(self, kind: str, message: str, tasks: trio.Nursery) -> None:
         """Raises OverlaydErrors and ConnectionClosed."""

@@ -197,7 +197,9 @@ class LiveSocket(WebSocketConnection):
         }
         while True:
             for event in self._wsproto.events():
-                await handlers[type(event)](event)  # type: ignore[operator]  # each takes its own kind
+                handler = handlers.get(type(event))
+                if handler is not None:  # a server gets no others
+                    await handler(event)  # type: ignore[operator]  # each takes its own kind
                 if not self._reader_running:
                     return
             try:
