@@ -1,5 +1,6 @@
 """The real log against a list per stream, through random requests, flushes, failed commits, deletions and restarts."""
 
+import shutil
 import sqlite3
 import tempfile
 from contextlib import AsyncExitStack
@@ -29,7 +30,7 @@ _operations = st.one_of(
     ),
     st.tuples(st.just("fail"), st.sampled_from(STREAMS), _items),
     st.tuples(st.just("delete"), st.sampled_from(STREAMS)),
-    st.tuples(st.just("reopen")),
+    st.tuples(st.sampled_from(["reopen", "crash"])),
     st.tuples(st.just("go cold")),
 )
 
@@ -90,11 +91,11 @@ class Model:
 
 
 @given(st.lists(_operations, min_size=1, max_size=12))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 async def test_log_behaves_like_a_list_per_stream(operations: list[tuple[Any, ...]]) -> None:
     """Whatever is asked, the answers and all that can be read are those of the model."""
     with tempfile.TemporaryDirectory() as directory:
-        await run_scenario(Rig(Path(directory)), operations)
+        await run_scenario(Rig(Path(directory) / "data"), operations)
 
 
 @pytest.mark.slow
@@ -103,7 +104,7 @@ async def test_log_behaves_like_a_list_per_stream(operations: list[tuple[Any, ..
 async def test_log_behaves_like_a_list_per_stream_for_long(operations: list[tuple[Any, ...]]) -> None:
     """The same, longer and more often."""
     with tempfile.TemporaryDirectory() as directory:
-        await run_scenario(Rig(Path(directory)), operations)
+        await run_scenario(Rig(Path(directory) / "data"), operations)
 
 
 async def run_scenario(rig: Rig, operations: list[tuple[Any, ...]]) -> None:
@@ -122,6 +123,13 @@ async def run_scenario(rig: Rig, operations: list[tuple[Any, ...]]) -> None:
                     await run_delete(log, model, stream)
                 case ("reopen",):
                     await stack.aclose()
+                    log = await stack.enter_async_context(rig.open())
+                case ("crash",):
+                    await log.checkpoint(log.head)  # then nothing is written while it is copied
+                    copy = rig.directory.with_name(rig.directory.name + "x")
+                    shutil.copytree(rig.directory, copy)
+                    await stack.aclose()
+                    rig.directory = copy
                     log = await stack.enter_async_context(rig.open())
                 case ("go cold",):
                     forget_tail(log)
