@@ -252,6 +252,33 @@ async def test_websocket_on_sockets(tmp_path: Path) -> None:
             await socket._stream.aclose()  # which trio-websocket leaves open when the server closed first
 
 
+async def test_publishes_of_one_socket_keep_their_order(tmp_path: Path) -> None:
+    """Small messages, large ones that take the way through a thread, and several streams: each keeps its order."""
+    async with open_live_edge(tmp_path) as (_, edge):
+        url = f"ws://127.0.0.1:{edge.port}/v1/live"
+        async with trio_websocket.open_websocket_url(url, subprotocols=["overlayd.v1"]) as socket:
+            await socket.get_message()
+            for number in range(90):
+                pad = "x" * (200_000 if number % 30 == 7 else 20_000 if number % 10 == 3 else 10)
+                await socket.send_message(
+                    json.dumps({
+                        "type": "publish", "ref": number, "stream": f"s{number % 3}",
+                        "packets": [{"data": {"n": number, "pad": pad}}],
+                    })
+                )  # fmt: skip
+            with trio.fail_after(10):
+                refs = {json.loads(await socket.get_message())["ref"] for _ in range(90)}
+        assert refs == set(range(90))
+        for stream in range(3):
+            packets: list[int] = []
+            while len(packets) < 30:
+                after = len(packets)
+                async with await edge.connect() as reader:
+                    page = (await reader.request("GET", f"/v1/streams/s{stream}/packets?after={after}")).json
+                packets += [packet["data_payload"]["n"] for packet in page["packets"]]
+            assert packets == list(range(stream, 90, 3))
+
+
 async def test_seen_is_proven_on_sockets(tmp_path: Path) -> None:
     """A client that tells what it saw gets a consistency path to a signed checkpoint in welcome."""
     async with open_live_edge(tmp_path) as (live, edge):
