@@ -90,7 +90,7 @@ class Parts:
         add_publish_routes(app, publisher=publisher, spool_directory=Path(self.settings.storage.dir))
         add_stream_routes(
             app, log=log, limits=limits, lane=self.lane, bodies=self.bodies, schemas=self.schemas,
-            count_subscribers=self.registry.count_subscribers,
+            count_subscribers=self.registry.count_subscribers, on_stopped=self.registry.look_again,
         )  # fmt: skip
         add_read_routes(app, delivery=self.delivery, registry=self.registry, lane=self.lane)
         add_live_routes(app, delivery=self.delivery, registry=self.registry, node=node)

@@ -52,9 +52,10 @@ def add_stream_routes(
     bodies: Bodies,
     schemas: SchemaCache,
     count_subscribers: Callable[[str], int],
+    on_stopped: Callable[[str], None],
 ) -> None:
-    """Adds `/v1/streams`, `/v1/streams/{stream}` and its state."""
-    routes = _StreamRoutes(log, limits, lane, bodies, schemas, count_subscribers)
+    """Adds `/v1/streams`, `/v1/streams/{stream}` and its state. `on_stopped`: tells the stream's live sessions."""
+    routes = _StreamRoutes(log, limits, lane, bodies, schemas, count_subscribers, on_stopped)
     one = "/v1/streams/<stream>"
     app.add_url_rule("/v1/streams", "streams.list", routes.list_streams, methods=["GET"])
     app.add_url_rule(one, "streams.show", routes.show, methods=["GET"])
@@ -68,7 +69,7 @@ class _StreamRoutes:
 
     def __init__(
         self, log: Log, limits: Limits, lane: Lane, bodies: Bodies, schemas: SchemaCache,
-        count_subscribers: Callable[[str], int],
+        count_subscribers: Callable[[str], int], on_stopped: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._log = log
         self._limits = limits
@@ -76,6 +77,7 @@ class _StreamRoutes:
         self._bodies = bodies
         self._schemas = schemas
         self._count_subscribers = count_subscribers
+        self._on_stopped = on_stopped
 
     async def list_streams(self) -> Response:
         """Streams by name, a page at a time."""
@@ -137,6 +139,8 @@ class _StreamRoutes:
             raise _invalid(err, "the state can't be set") from err
         async with self._lane.step_out():
             changed = await self._log.set_stream_state(name, body.state, principal.name)
+        if changed.state == "stopped":
+            self._on_stopped(name)
         return self._answer(changed)
 
     async def _read_json(self, bytes_max: int, limit: str, path: str) -> bytes:

@@ -67,6 +67,7 @@ class Node:
         self.limits = limits
         self.metrics = metrics
         self.troubles: dict[str, str] = {"storage": ""}
+        self.stopped: list[str] = []
 
     async def ask(
         self, method: str, path: str, body: bytes | str = b"", *, who: Principal = ADMIN, **headers: str
@@ -110,7 +111,7 @@ async def open_node(
         schemas = SchemaCache(limits, metrics)
         add_stream_routes(
             app, log=log, limits=limits, lane=lane, bodies=bodies, schemas=schemas,
-            count_subscribers=lambda stream: 0,
+            count_subscribers=lambda stream: 0, on_stopped=node.stopped.append,
         )  # fmt: skip
         intake = Intake(log=log, limits=limits, schemas=schemas, metrics=metrics)
         publisher = Publisher(intake=intake, log=log, limits=limits, lane=lane, bodies=bodies)

@@ -159,6 +159,7 @@ async def test_state(node: Node) -> None:
     for state in ("paused", "stopped", "active", "active"):
         reply = await node.ask("PUT", "/v1/streams/a/state", f'{{"state":"{state}"}}', Content_Type=JSON)
         assert (reply.status, reply.json["state"]) == (200, state)
+    assert node.stopped == ["a"]
     for body in ('{"state":"asleep"}', '{"state":1}', "{}", '{"state":"active","x":1}', "7"):
         assert (await node.ask("PUT", "/v1/streams/a/state", body, Content_Type=JSON)).status == 422
     assert (await node.ask("PUT", "/v1/streams/a/state", "nonsense", Content_Type=JSON)).status == 400
