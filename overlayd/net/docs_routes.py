@@ -1,4 +1,4 @@
-"""The served documents: OpenAPI, AsyncAPI, and a page made from both that needs no script and no internet."""
+"""The served documents: OpenAPI, AsyncAPI, and pages made from them and from the errors, without scripts or internet."""
 
 from html import escape
 from typing import Any
@@ -7,10 +7,14 @@ import msgspec
 from quart import Response
 from quart_trio import QuartTrio
 
+from overlayd.model.errors import error_classes
 from overlayd.net.asyncapi import build_asyncapi
 from overlayd.net.openapi import build_openapi
+from overlayd.net.problem import DOCS_PATH
 
 CACHE = {"Cache-Control": "public, max-age=300"}
+CLIENT_CODES = "client."
+"""Errors that the client library raises by itself; no node answers with one."""
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1d2330; }
 h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #d5dae3; }
@@ -24,12 +28,14 @@ table { border-collapse: collapse; width: 100%; } td, th { text-align: left; pad
 
 
 def add_docs_routes(app: QuartTrio) -> None:
-    """Adds /openapi.json, /asyncapi.json, /docs and its style sheet. All are built once, here."""
+    """Adds /openapi.json, /asyncapi.json, /docs, its style sheet and the page that problems point to. All are built
+    once, here."""
     openapi, asyncapi = build_openapi(), build_asyncapi()
     served = {
         "/openapi.json": (msgspec.json.encode(openapi), "application/json"),
         "/asyncapi.json": (msgspec.json.encode(asyncapi), "application/json"),
         "/docs": (render_page(openapi, asyncapi).encode(), "text/html; charset=utf-8"),
+        DOCS_PATH: (render_errors().encode(), "text/html; charset=utf-8"),
         "/docs/style.css": (STYLE.encode(), "text/css; charset=utf-8"),
     }
     for path, (body, content_type) in served.items():
@@ -46,10 +52,10 @@ def _serving(body: bytes, content_type: str) -> Any:
 def render_page(openapi: dict[str, Any], asyncapi: dict[str, Any]) -> str:
     """One page of HTML: every operation, every live message, every schema."""
     parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        "<title>overlayd API</title><link rel=stylesheet href=/docs/style.css>",
+        _head("overlayd API"),
         f"<h1>overlayd {escape(openapi['info']['version'])}</h1><p>{escape(openapi['info']['description'])} ",
-        "Machine-readable: <a href=/openapi.json>OpenAPI 3.1</a>, <a href=/asyncapi.json>AsyncAPI 3.0</a>.</p>",
+        "Machine-readable: <a href=/openapi.json>OpenAPI 3.1</a>, <a href=/asyncapi.json>AsyncAPI 3.0</a>. ",
+        f"<a href={DOCS_PATH}>Errors by their codes</a>.</p>",
         "<pre>curl -d '{\"t\":21}' http://127.0.0.1:7878/v1/streams/weather-001/data</pre>",
     ]
     for tag in openapi["tags"]:
@@ -68,6 +74,29 @@ def render_page(openapi: dict[str, Any], asyncapi: dict[str, Any]) -> str:
             f"<details id='{escape(name)}'><summary><code>{escape(name)}</code></summary><pre>{_pretty(schema)}</pre></details>"
         )
     return "".join(parts)
+
+
+def render_errors() -> str:
+    """One page of HTML: every error of the node under its code, where the `type` of a problem leads."""
+    rows = [
+        f"<tr id='{error.code}'><td><code>{error.code}</code><td>{error.status}<td>{'yes' if error.retryable else 'no'}"
+        f"<td>{escape(error.title)}"
+        for error in sorted(error_classes(), key=lambda error: (error.status, error.code))
+        if not error.code.startswith(CLIENT_CODES)
+    ]
+    return "".join((
+        _head("overlayd errors"),
+        "<h1>Errors</h1><p>A problem's <code>detail</code> says what happened, <code>hint</code> what to do. Retryable: ",
+        "the same request may succeed later.</p>",
+        "<table><tr><th>code<th>status<th>retryable<th>meaning", *rows, "</table>",
+    ))  # fmt: skip
+
+
+def _head(title: str) -> str:
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{escape(title)}</title><link rel=stylesheet href=/docs/style.css>"
+    )
 
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
