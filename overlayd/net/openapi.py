@@ -239,6 +239,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("get", "/openapi.json", "This document", "node", (Answer(200, "OpenAPI 3.1", {JSON: {"type": "object"}}),)),
     Operation("get", "/asyncapi.json", "The live protocol", "node", (Answer(200, "AsyncAPI 3.0", {JSON: {"type": "object"}}),)),
     Operation("get", "/docs", "These documents for people", "node", (Answer(200, "A page", {"text/html": TEXT}),)),
+    Operation("get", "/docs/errors", "What each error code means", "node", (Answer(200, "A page", {"text/html": TEXT}),)),
 )  # fmt: skip
 
 
