@@ -102,19 +102,21 @@ class Reader:
         It never waits for new entries. Cancelled, it has read nothing: everything that changes the reader comes
         after the last await.
         """
-        await trio.lowlevel.checkpoint()
         before = self._position
         wire: dict[str, bytes] = {}
         walked = 0
         if self._prelude:
+            await trio.lowlevel.checkpoint()
             messages, self._prelude = self._prelude, []
         elif self._last:
             messages = await self._read_last()
         elif self._walk is not None:
             messages, walked = await self._read_walk(self._walk)
         elif self._position < self._log.minimum_index:
+            await trio.lowlevel.checkpoint()
             messages = self._pass_cut()
         elif self._position >= self._log.head:
+            await trio.lowlevel.checkpoint()
             messages = []
         else:
             scan = await self._scan()
@@ -130,9 +132,11 @@ class Reader:
         return Batch(messages, self._cursor, self.is_at_head, scanned, wire)
 
     async def _scan(self) -> Scan:
+        """What the page behind the position holds. Checkpoint."""
         selection = self._scanner.matcher.selection
         found = self._scans.find(selection, self._position)
         if found is not None:
+            await trio.lowlevel.checkpoint()
             return found
         after, head = self._position, self._log.head
         page = await self._log.read_page(after)

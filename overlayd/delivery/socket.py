@@ -294,19 +294,28 @@ class SocketSession:
         feed = Feed(self._delivery, self._session, opened)
         while True:
             await feed.wait()
-            async with self._turn:
-                try:
-                    event = await feed.take()
-                except OverlaydError as error:
-                    await self._refuse(name, error)
-                    return
+            await self._take_turn()
+            try:
+                event = await feed.take()
                 if isinstance(event, Parcel):
                     await self._send_parcel(event, name, format)
                 elif isinstance(event, Tick):
                     await self._send(self._scribe.heartbeat(event.cursor, name), format)
+            except OverlaydError as error:
+                await self._refuse(name, error)
+                return
+            finally:
+                self._turn.release()
             if isinstance(event, Ending):
                 await self._end_subscription(name, event)
                 return
+
+    async def _take_turn(self) -> None:
+        """The session's only page is this subscription's now. A checkpoint only if another one has it."""
+        try:
+            self._turn.acquire_nowait()
+        except trio.WouldBlock:
+            await self._turn.acquire()
 
     async def _refuse(self, name: str, error: OverlaydError) -> None:
         """A subscription can't go on; without a name it was the session's own, which ends with it."""

@@ -157,13 +157,18 @@ class LiveSocket(WebSocketConnection):
         if self._close_reason is not None:
             await trio.lowlevel.checkpoint()
             raise ConnectionClosed(self._close_reason)
-        async with self._stream_lock:
-            try:
-                await self._stream.send_all(frames)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._abort_web_socket()
-                assert self._close_reason is not None
-                raise ConnectionClosed(self._close_reason) from None
+        try:
+            self._stream_lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._stream_lock.acquire()
+        try:
+            await self._stream.send_all(frames)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._abort_web_socket()
+            assert self._close_reason is not None
+            raise ConnectionClosed(self._close_reason) from None
+        finally:
+            self._stream_lock.release()
 
     async def close(self, code: int, reason: str, timeout_s: float) -> None:
         """Sends a close frame and waits for the peer's, both at most for the timeout, then cuts. Shielded.
@@ -234,14 +239,15 @@ class LiveSocket(WebSocketConnection):
         count = len(event.data)
         if not count and not event.message_finished:
             return  # an endless row of empty fragments would pile up otherwise
-        if len(self._message_parts) >= _PARTS_MAX or self._message_size + count > self._max_message_size:
+        size = _size_of(event.data)
+        if len(self._message_parts) >= _PARTS_MAX or self._message_size + size > self._max_message_size:
             self._metrics.count_limit_hit("message_bytes")
             await self._refuse_input(_TOO_BIG, f"a message may have {self._max_message_size} bytes")
         elif not await self._admit(count):
             self._metrics.count_limit_hit("unread_bytes")
             await self._refuse_input(CLOSE_POLICY, "too many bytes wait to be looked at")
         else:
-            self._message_size += count
+            self._message_size += size
             self._message_parts.append(event.data if isinstance(event.data, str) else bytes(event.data))
             if event.message_finished:
                 await self._queue_message(is_text=isinstance(event, TextMessage))
@@ -283,6 +289,11 @@ class LiveSocket(WebSocketConnection):
             self._close_reason = CloseReason(event.code, event.reason or None)
             await self._send(CloseConnection(code=event.code, reason=event.reason))
         await super()._handle_close_connection_event(event)
+
+
+def _size_of(data: str | bytes | bytearray) -> int:
+    """Bytes as they were sent."""
+    return len(data.encode()) if isinstance(data, str) and not data.isascii() else len(data)
 
 
 def _unsent_bytes_of(stream: trio.abc.Stream) -> int:
