@@ -18,6 +18,7 @@ from overlayd.config import Settings
 from overlayd.delivery.delivery import Delivery
 from overlayd.delivery.frames import packet_body
 from overlayd.delivery.session import Ending, Registry
+from overlayd.model.access_lines import access_writer
 from overlayd.model.clock import Clock, Entropy, SystemClock
 from overlayd.model.logs import configure_logs
 from overlayd.model.metrics import Metrics
@@ -36,6 +37,7 @@ from overlayd.net.live_socket import LiveSockets
 from overlayd.net.log_routes import add_log_routes
 from overlayd.net.node_routes import ReadyChecks, add_node_routes
 from overlayd.net.publish import Publisher
+from overlayd.net.publish_lane import PublishLane
 from overlayd.net.publish_routes import add_publish_routes
 from overlayd.net.read_routes import add_read_routes
 from overlayd.net.server import Admission, RequestIds, serve_connections
@@ -64,7 +66,9 @@ class Parts:
         self.metrics = metrics
         self.stop = trio.Event()
         self.request_ids = RequestIds(entropy)
-        self.request_log = RequestLog(metrics)
+        self.request_log = RequestLog(
+            metrics, access_writer(settings.log, clock=clock, environ=os.environ, stream=sys.stderr)
+        )
         self.lane = Lane(limits.other_lane_concurrency, limits.other_lane_queue, metrics)
         self.bodies = Bodies(limits, self.lane, metrics)
         self.schemas = SchemaCache(limits, metrics)
@@ -72,6 +76,7 @@ class Parts:
         self.intake = Intake(
             log=log, limits=limits, schemas=self.schemas, metrics=metrics, defaults=settings.defaults.definition
         )
+        self.publisher = Publisher(intake=self.intake, log=log, limits=limits, lane=self.lane, bodies=self.bodies)
         self.registry = Registry(limits=limits, clock=clock, entropy=entropy, metrics=metrics)
         self.delivery = Delivery(
             log=log, limits=limits, settings=settings.delivery, clock=clock, metrics=metrics,
@@ -86,8 +91,7 @@ class Parts:
     def _build_app(self) -> QuartTrio:
         log, limits, node = self.log, self.settings.limits, self.settings.node.name
         app = create_app(lane=self.lane, request_log=self.request_log)
-        publisher = Publisher(intake=self.intake, log=log, limits=limits, lane=self.lane, bodies=self.bodies)
-        add_publish_routes(app, publisher=publisher, spool_directory=Path(self.settings.storage.dir))
+        add_publish_routes(app, publisher=self.publisher, spool_directory=Path(self.settings.storage.dir))
         add_stream_routes(
             app, log=log, limits=limits, lane=self.lane, bodies=self.bodies, schemas=self.schemas,
             count_subscribers=self.registry.count_subscribers, on_stopped=self.registry.look_again,
@@ -119,7 +123,13 @@ class Parts:
         return Door(
             app=self.app, serve_websocket=self.live_sockets.serve, rules=rules, limits=self.settings.limits,
             metrics=self.metrics, request_log=self.request_log, next_request_id=self.request_ids.draw, stop=self.stop,
+            publish_lane=self._publish_lane() if listen.fast_lanes else None,
         )  # fmt: skip
+
+    def _publish_lane(self) -> PublishLane:
+        return PublishLane(
+            publisher=self.publisher, spool_directory=Path(self.settings.storage.dir), request_log=self.request_log
+        )
 
     async def end_sessions(self) -> None:
         """Tells every live session goodbye, and where to come back. Returns when they are gone. Checkpoint."""

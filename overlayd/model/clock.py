@@ -6,6 +6,7 @@ Deadlines never come from here: they use `trio.current_time()`.
 import os
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -35,7 +36,13 @@ class Entropy:
 def format_time_us(time_us: int) -> str:
     """RFC 3339 in UTC with microseconds and `Z`: `2026-01-02T03:04:05.678901Z`."""
     seconds, micro = divmod(time_us, 1_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{micro:06d}Z"
+    return f"{_format_second(seconds)}.{micro:06d}Z"
+
+
+@lru_cache(maxsize=16)
+def _format_second(seconds: int) -> str:
+    """Most times of one moment are in the same second."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def parse_time_us(text: str) -> int:

@@ -1,28 +1,36 @@
 """One line and two metrics for every request. Never headers, queries or bodies: they hold secrets."""
 
-import structlog
 import trio
+from prometheus_client import Counter, Histogram
 
+from overlayd.model.access_lines import AccessLine, WriteAccessLine, write_as_log_line
 from overlayd.model.metrics import SECONDS, Metrics
 
 PATH_CHARS_MAX = 200
 METHODS = frozenset(("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"))
-_log = structlog.get_logger("access")
 
 
 class RequestLog:
     """Where finished requests are written down."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, write_line: WriteAccessLine | None = write_as_log_line) -> None:
+        """`write_line`: None when nobody wants the lines."""
+        self._write_line = write_line
         self._requests = metrics.counter("overlayd_http_requests", "Requests answered", "method", "route", "status")
         self._seconds = metrics.histogram(
             "overlayd_http_request_seconds", "From a request's first byte to its answer's first", "route",
             buckets=SECONDS,
         )  # fmt: skip
+        # Looking labels up costs more than counting; methods, routes and statuses are few.
+        self._counters: dict[tuple[str, str, int], Counter] = {}
+        self._histograms: dict[str, Histogram] = {}
 
     def answer_begun(self, route: str, started: float) -> None:
         """Measures how long the answer took to begin; how long a slow reader takes isn't ours."""
-        self._seconds.labels(route).observe(trio.current_time() - started)
+        histogram = self._histograms.get(route)
+        if histogram is None:
+            histogram = self._histograms[route] = self._seconds.labels(route)
+        histogram.observe(trio.current_time() - started)
 
     def record(
         self,
@@ -38,14 +46,14 @@ class RequestLog:
     ) -> None:
         """Called once per request, at its very end. `route` is a pattern, so that names don't become labels."""
         known = method if method in METHODS else "other"
-        self._requests.labels(known, route, str(status)).inc()
-        _log.info(
-            "request",
-            method=method[:20],
-            path=path[:PATH_CHARS_MAX],
-            status=status,
-            bytes=sent_bytes,
-            duration_ms=round((trio.current_time() - started) * 1000, 3),
-            principal=principal,
-            request_id=request_id,
-        )
+        counter = self._counters.get((known, route, status))
+        if counter is None:
+            counter = self._counters[known, route, status] = self._requests.labels(known, route, str(status))
+        counter.inc()
+        if self._write_line is not None:
+            duration_ms = round((trio.current_time() - started) * 1000, 3)
+            self._write_line(
+                AccessLine(
+                    method[:20], path[:PATH_CHARS_MAX], status, sent_bytes, duration_ms, principal, request_id
+                )
+            )  # fmt: skip

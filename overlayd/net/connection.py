@@ -33,10 +33,17 @@ class Connection:
 
     async def receive(self) -> bytes:
         """More bytes from the peer; b"" once it sends no more. Checkpoint. Raises BrokenResourceError."""
-        try:
-            return bytes(await self._stream.receive_some(PIECE_BYTES))
-        except trio.ClosedResourceError as err:
-            raise trio.BrokenResourceError("the connection was cut on this side") from err
+        number = self._stream.socket.fileno()
+        while number >= 0:
+            try:
+                await trio.lowlevel.wait_readable(number)
+                return os.read(number, PIECE_BYTES)
+            except BlockingIOError:
+                continue  # the kernel's mistake
+            except (trio.ClosedResourceError, OSError) as err:
+                raise trio.BrokenResourceError("the peer is gone, or the connection was cut on this side") from err
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError("the connection was cut on this side")
 
     def take_unread(self) -> bytes:
         """The bytes read ahead, which then count as read."""

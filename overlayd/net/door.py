@@ -5,6 +5,7 @@ lane, everything else goes through the guard to the Quart application. The conne
 back after each request.
 """
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -99,16 +100,19 @@ class Door:
             connection.abort()
 
     async def _serve_requests(self, connection: Connection) -> None:
-        for left in reversed(range(self._limits.requests_per_connection)):
-            goes_on = await self._serve_one(connection, is_last=left == 0)
-            if left == 0:
-                self._metrics.count_limit_hit("requests_per_connection")
-            if not goes_on:
-                return
+        with trio.CancelScope() as idle:
+            for left in reversed(range(self._limits.requests_per_connection)):
+                goes_on = await self._serve_one(connection, idle, is_last=left == 0)
+                if left == 0:
+                    self._metrics.count_limit_hit("requests_per_connection")
+                if not goes_on:
+                    return
+        if not self._stop.is_set():
+            self._metrics.count_limit_hit("keep_alive_timeout")
 
-    async def _serve_one(self, connection: Connection, *, is_last: bool) -> bool:
+    async def _serve_one(self, connection: Connection, idle: trio.CancelScope, *, is_last: bool) -> bool:
         """Whether another request may follow."""
-        if not await self._wait_for_request(connection):
+        if not await self._wait_for_request(connection, idle):
             return False
         request_id = self._next_request_id()
         started = trio.current_time()
@@ -189,40 +193,49 @@ class Door:
             sent_bytes=len(body), started=started, principal="-", request_id=request_id,
         )  # fmt: skip
 
-    async def _wait_for_request(self, connection: Connection) -> bool:
-        """Whether a request's first byte came. An idle connection ends by itself, and at once on shutdown."""
+    async def _wait_for_request(self, connection: Connection, idle: trio.CancelScope) -> bool:
+        """Whether a request's first byte came. An idle connection ends by itself, and at once on shutdown: `idle` is
+        the scope around all of its requests, which can be cancelled only here."""
         if connection.unread:
             return True
         if self._stop.is_set():
             return False
-        scope = trio.CancelScope(deadline=trio.current_time() + self._limits.keep_alive_timeout)
-        self._idle.add(scope)
+        idle.deadline = trio.current_time() + self._limits.keep_alive_timeout
+        self._idle.add(idle)
         try:
-            with scope:
-                connection.unread += await connection.receive()
+            connection.unread += await connection.receive()
         finally:
-            self._idle.discard(scope)
-        if scope.cancelled_caught and not self._stop.is_set():
-            self._metrics.count_limit_hit("keep_alive_timeout")
-        return bool(connection.unread)
+            self._idle.discard(idle)
+            idle.deadline = math.inf
+        # Cancelled in the moment in which bytes came: a request could be begun but not finished in this scope.
+        return bool(connection.unread) and not idle.cancel_called
 
     async def _read_head(self, connection: Connection) -> Head | None:
         """The next head; the bytes behind it stay unread. None when the peer left in between."""
+        head = self._take_head(connection.unread, 0)
+        if head is not None:
+            return head
         buffer = connection.unread
-        looked_at = 0
         with trio.move_on_after(self._limits.head_timeout):
             while True:
-                if looked_at == 0:
-                    while buffer[:2] == b"\r\n":  # an empty line before a request is to be ignored (RFC 9112 2.2)
-                        del buffer[:2]
-                end = find_head(buffer, looked_at, self._limits)
-                if end > 0:
-                    raw = bytes(buffer[:end])
-                    del buffer[:end]
-                    return parse_head(raw, self._limits)
                 looked_at = len(buffer) if len(buffer) > 1 else 0
                 data = await connection.receive()
                 if not data:
                     return None
                 buffer += data
+                head = self._take_head(buffer, looked_at)
+                if head is not None:
+                    return head
         raise RequestTimeout(f"the request's head took over {self._limits.head_timeout}", subject="head_timeout")
+
+    def _take_head(self, buffer: bytearray, looked_at: int) -> Head | None:
+        """Takes the head from the buffer once it is whole. No head ends in the first `looked_at` bytes."""
+        if looked_at == 0:
+            while buffer[:2] == b"\r\n":  # an empty line before a request is to be ignored (RFC 9112 2.2)
+                del buffer[:2]
+        end = find_head(buffer, looked_at, self._limits)
+        if end <= 0:
+            return None
+        raw = bytes(buffer[:end])
+        del buffer[:end]
+        return parse_head(raw, self._limits)

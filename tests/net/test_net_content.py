@@ -21,11 +21,10 @@ from overlayd.net.lane import Lane
 class Pieces:
     """A body that arrives in pieces, each after a pause."""
 
-    is_ready = True
-
     def __init__(self, pieces: Sequence[bytes], pause_s: float = 0) -> None:
         self._pieces = list(pieces)
         self._pause_s = pause_s
+        self.is_ready = pause_s == 0
 
     async def receive(self) -> bytes:
         await trio.sleep(self._pause_s)
