@@ -22,8 +22,12 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 SAFE_METHODS = frozenset(("GET", "HEAD"))
 FORWARDING = frozenset(
-    (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip", b"via")
-)
+    (
+        b"forwarded", b"x-forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto",
+        b"x-forwarded-server", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"x-envoy-external-address",
+        b"x-original-forwarded-for", b"cf-connecting-ip", b"true-client-ip", b"fastly-client-ip", b"cdn-loop", b"via",
+    )
+)  # fmt: skip
 _LOOKED_AT = FORWARDING | {b"host", b"origin", b"sec-fetch-site"}
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 _FORWARDED_FOR = re.compile(r'(?:^|[;,])\s*for\s*=\s*(?:"([^"]*)"|([^\s;,"]+))', re.IGNORECASE)
@@ -62,7 +66,7 @@ class _Facts(msgspec.Struct):
 
     host: str | None = None
     origins: list[str] = []
-    site: str = ""
+    sites: list[str] = []
     forwarding: dict[bytes, str] = {}
 
 
@@ -128,7 +132,7 @@ def _facts_of(headers: Headers) -> _Facts:
         elif name == b"origin":
             facts.origins.append(value)
         elif name == b"sec-fetch-site":
-            facts.site = value.lower()
+            facts.sites.append(value.lower())
         else:
             known = facts.forwarding.get(name)
             facts.forwarding[name] = value if known is None else f"{known}, {value}"
@@ -154,9 +158,10 @@ def _check_host(rules: AccessRules, peer: Peer, facts: _Facts) -> None:
 
 def _check_site(rules: AccessRules, facts: _Facts, *, is_change: bool) -> None:
     refused = ("cross-site", "same-site") if is_change else ("cross-site",)
-    if facts.site in refused:
+    foreign = next((site for site in facts.sites if site in refused), None)
+    if foreign is not None:
         raise ForeignOrigin(
-            f"a page of another site sent this request (Sec-Fetch-Site: {facts.site})", subject="Sec-Fetch-Site",
+            f"a page of another site sent this request (Sec-Fetch-Site: {foreign})", subject="Sec-Fetch-Site",
             hint="serve the page under a name listed in [listen] hosts, behind a proxy of the same origin",
         )  # fmt: skip
     for origin in facts.origins:

@@ -29,6 +29,7 @@ class BodyBudget:
         self._bytes_max = int(limits.bodies_in_flight_bytes)
         self._metrics = metrics
         self._bytes = 0
+        self._holds: set[Hold] = set()
         gauge = metrics.gauge("overlayd_bodies_in_flight_bytes", "Bytes of request bodies held in memory")
         gauge.set_function(lambda: self._bytes)
 
@@ -39,20 +40,32 @@ class BodyBudget:
     def hold(self) -> Iterator["Hold"]:
         """One request's share; given back at the block's end."""
         hold = Hold(self)
+        self._holds.add(hold)
         try:
             yield hold
         finally:
-            hold.resize(0)
+            self._holds.discard(hold)
+            self._bytes -= hold.bytes
 
-    def change(self, count: int) -> None:
+    def change(self, hold: "Hold", count: int) -> None:
         """Takes or gives back. Raises IntakeBusy when there is no room: a body that waited would hold its part."""
-        if count > 0 and self._bytes + count > self._bytes_max:
-            self._metrics.count_limit_hit("bodies_in_flight_bytes")
-            raise IntakeBusy(
-                "the node holds as many bytes of requests as it may", subject="bodies_in_flight_bytes",
-                hint="send again in a moment, or in smaller requests",
-            )  # fmt: skip
+        while count > 0 and self._bytes + count > self._bytes_max:
+            if not self._make_room(hold.bytes + count):
+                self._metrics.count_limit_hit("bodies_in_flight_bytes")
+                raise _no_room("the node holds as many bytes of requests as it may")
         self._bytes += count
+
+    def _make_room(self, wanted_bytes: int) -> bool:
+        """Gives up the largest body that waits for its client, if it is larger than the one that wants room: a few
+        clients that stop in the middle of large bodies would keep everybody else out."""
+        waiting = (hold for hold in self._holds if hold.is_waiting)
+        largest = max(waiting, key=lambda hold: hold.bytes, default=None)
+        if largest is None or largest.bytes <= wanted_bytes:
+            return False
+        self._metrics.count_limit_hit("bodies_in_flight_bytes")
+        self._bytes -= largest.bytes
+        largest.give_up()
+        return True
 
 
 class Hold:
@@ -60,12 +73,48 @@ class Hold:
 
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
-        self._bytes = 0
+        self._scope: trio.CancelScope | None = None
+        self._is_given_up = False
+        self.bytes = 0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the request waits for its client."""
+        return self._scope is not None and not self._is_given_up
 
     def resize(self, count: int) -> None:
         """Now so many bytes. Raises IntakeBusy."""
-        self._budget.change(count - self._bytes)
-        self._bytes = count
+        self._check()
+        self._budget.change(self, count - self.bytes)
+        self.bytes = count
+
+    @contextmanager
+    def waiting(self, timeout_s: float) -> Iterator[trio.CancelScope]:
+        """Around a wait for the client, which ends at the timeout, or when others need the room. Raises IntakeBusy."""
+        with trio.move_on_after(timeout_s) as scope:
+            self._scope = scope
+            try:
+                yield scope
+            finally:
+                self._scope = None
+        self._check()
+
+    def give_up(self) -> None:
+        """Ends the wait. The budget has its bytes back."""
+        self._is_given_up = True
+        self.bytes = 0
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def _check(self) -> None:
+        if self._is_given_up:
+            raise _no_room("the body was given up to make room for smaller ones")
+
+
+def _no_room(detail: str) -> IntakeBusy:
+    return IntakeBusy(
+        detail, subject="bodies_in_flight_bytes", hint="send again in a moment, or in smaller requests"
+    )  # fmt: skip
 
 
 class Inflater:
@@ -149,6 +198,7 @@ class BodyReader:
         self._is_inflating = False
         self._raw_bytes = 0
         self._waited_s = 0.0
+        self._hold: Hold | None = None
         self.bytes = 0
 
     @property
@@ -157,7 +207,8 @@ class BodyReader:
         return self._is_inflating or self._source.is_ready
 
     async def read_piece(self) -> bytes:
-        """The next bytes, inflated; b"" at the end. Checkpoint. Steps out of the lane while it waits.
+        """The next bytes, inflated; b"" at the end. A checkpoint where it waits for the client or inflates; bytes
+        that are here already may be given at once. Steps out of the lane while it waits.
 
         Raises BodyTooLarge, RequestTimeout, BadRequest.
         """
@@ -168,8 +219,11 @@ class BodyReader:
                 await trio.lowlevel.checkpoint()
                 return piece
             self._is_inflating = False
-            async with self._lane.step_out():
-                raw = await self._receive_in_time()
+            if self._source.is_ready:
+                raw = await self._receive_in_time()  # what is there may be a chunk's head only
+            else:
+                async with self._lane.step_out():
+                    raw = await self._receive_in_time()
             if not raw:
                 if self._inflater is not None:
                     self._inflater.finish()
@@ -180,9 +234,14 @@ class BodyReader:
             self._pieces = self._inflater.feed(raw)
             self._is_inflating = True
 
+    def wait_on(self, hold: Hold) -> None:
+        """From now on the budget may end a wait for the client, to make room."""
+        self._hold = hold
+
     async def read_all(self, hold: Hold) -> bytes:
-        """The whole body, on the budget. Checkpoint. Raises as `read_piece`, and IntakeBusy."""
+        """The whole body, on the budget. A checkpoint as `read_piece`, and raises as it does, and IntakeBusy."""
         body = bytearray()
+        self.wait_on(hold)
         async with self._lane.step_out():
             while piece := await self.read_piece():
                 hold.resize(len(body) + len(piece))
@@ -197,7 +256,8 @@ class BodyReader:
 
     async def _receive_in_time(self) -> bytes:
         started = trio.current_time()
-        with trio.move_on_after(self._limits.stall_timeout) as scope:
+        timeout_s = float(self._limits.stall_timeout)
+        with trio.move_on_after(timeout_s) if self._hold is None else self._hold.waiting(timeout_s) as scope:
             raw = await self._source.receive()
         if scope.cancelled_caught:
             self._metrics.count_limit_hit("stall_timeout")

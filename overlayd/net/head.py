@@ -27,6 +27,7 @@ _HEADER = re.compile(rb"(" + _TOKEN + rb"):[ \t]*(.*?)[ \t]*", re.DOTALL)
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#@]+)([/?].*)?")
 _AUTHORITY = re.compile(rb"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)(?::[0-9]{1,5})?")
+_LABELS = re.compile(rb"\[.*|[^.:]{1,63}(?:\.[^.:]{1,63})*\.?(?::.*)?")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
@@ -118,6 +119,8 @@ def parse_head(raw: bytes, limits: Limits) -> Head:
     length, is_chunked = _framing(headers, minor)
     if method in (b"GET", b"HEAD") and (is_chunked or length):
         raise BadRequest(f"a {method.decode()} request takes no body", subject="Content-Length")
+    if path == "*" and (is_chunked or length):  # nobody would read it, and the next request would begin inside it
+        raise BadRequest("OPTIONS * takes no body here", subject="Content-Length")
     return Head(
         raw=raw, method=method.decode(), path=path, query=query, version=f"1.{minor.decode()}",
         headers=tuple(headers), content_length=length, is_chunked=is_chunked,
@@ -153,9 +156,10 @@ def _parse_header(line: bytes) -> tuple[bytes, bytes]:
 
 
 def _split_target(method: bytes, target: bytes) -> tuple[str, str, bytes | None]:
-    """Path, query, and the authority of an absolute target."""
+    """Path, query, and the authority of an absolute target. Methods are told apart by case (RFC 9110 9.1); what comes
+    behind would take `get` for `GET`."""
     authority = None
-    if method in (b"CONNECT", b"TRACE"):
+    if method in (b"CONNECT", b"TRACE") or method != method.upper():
         raise MethodNotAllowed(
             f"{method.decode()} isn't answered here", subject=method.decode(), extra={"allow": list(METHODS)}
         )
@@ -183,7 +187,7 @@ def _with_one_host(
     if not hosts and not is_optional:
         raise BadRequest("the Host header is missing", subject="Host")
     for value in (*hosts, *(() if authority is None else (authority,))):
-        if _AUTHORITY.fullmatch(value) is None:
+        if _AUTHORITY.fullmatch(value) is None or _LABELS.fullmatch(value) is None:
             raise BadRequest("the Host isn't a name or address with an optional port", subject="Host")
     if authority is None:
         return headers

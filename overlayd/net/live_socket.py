@@ -106,6 +106,11 @@ def split_query(query: str) -> list[tuple[str, str]]:
 
 def _check_handshake(head: Head) -> None:
     """Raises BadRequest for a handshake that can't be accepted (RFC 6455, 4.2.1)."""
+    if head.version != "1.1":
+        raise BadRequest(f"a WebSocket needs HTTP/1.1, not HTTP/{head.version}", subject="HTTP")
+    for name, value in head.headers:
+        if name.startswith(b"sec-websocket-") and not value.isascii():
+            raise BadRequest(f"{name.decode()} isn't ASCII", subject=name.decode())
     version, key = head.get(b"sec-websocket-version"), head.get(b"sec-websocket-key")
     if version != WEBSOCKET_VERSION:
         raise BadRequest(

@@ -20,7 +20,7 @@ class Parameters:
         if not query:
             return
         text = query if isinstance(query, str) else query.query_string.decode("ascii", "replace")
-        for name, value in parse_qsl(text, keep_blank_values=True, errors="werkzeug.url_quote"):
+        for name, value in _parse(text):
             if name not in known:
                 near = get_close_matches(name, known, 1)
                 raise BadParameter(
@@ -62,3 +62,11 @@ class Parameters:
         if value not in choices:
             raise BadParameter(f"{name} must be one of {', '.join(choices)}, not {value[:40]!r}", subject=name)
         return value
+
+
+def _parse(text: str) -> list[tuple[str, str]]:
+    """Raises BadParameter for percent codes that aren't UTF-8: replacing them would make different ids the same."""
+    try:
+        return parse_qsl(text, keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError as err:
+        raise BadParameter("the URL's query isn't percent-encoded UTF-8", subject="query") from err

@@ -47,7 +47,7 @@ def _ask(
         if name == b"content-type":
             content_type = value.decode("latin-1") if content_type is None else content_type
         elif name == b"idempotency-key":
-            keys.append(value.decode("latin-1"))
+            keys.append(_key_of(value))
         elif name == b"traceparent":
             traceparent = value.decode("latin-1") if traceparent is None else traceparent
         elif name == b"ce-specversion":
@@ -72,3 +72,11 @@ def _ask(
 
 def _texts(headers: Sequence[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
     return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
+
+
+def _key_of(value: bytes) -> str:
+    """An Idempotency-Key, which stands for an id and so is UTF-8 like one. Raises BadParameter."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError as err:
+        raise BadParameter("Idempotency-Key isn't UTF-8", subject="Idempotency-Key") from err

@@ -64,6 +64,7 @@ class LinesRun:
         self._ask = ask
         self._body = body
         self._hold = hold
+        body.wait_on(hold)
         self._splitter = LineSplitter(int(self._limits.packet_bytes))
         self._pending: deque[Line] = deque()
         self._pending_bytes = 0

@@ -80,7 +80,7 @@ class _ReadRoutes:
         Parameters(request, ())
         found = known_stream(self._log, stream)
         entry = await find_packet(self._log, found, _number_of(sequence))
-        return _tagged(f"{entry.content_hash.hex()}-0") or answer(
+        return _tagged(f"{entry.content_hash.hex()}-0", "no-cache") or answer(
             encode_wire(show_packet(entry, found)), etag=f'"{entry.content_hash.hex()}-0"', cache_control="no-cache"
         )
 
@@ -93,7 +93,7 @@ class _ReadRoutes:
         body, content_type, etag = entry.body, "application/json", entry.content_hash.hex()
         if decode_meta(entry.meta).is_octets and OCTETS in request.accept_mimetypes.values():
             body, content_type, etag = base64.b64decode(msgspec.json.decode(body, type=str)), OCTETS, f"{etag}-octets"
-        return _tagged(etag) or answer(
+        return _tagged(etag, IMMUTABLE) or answer(
             body, content_type=content_type, etag=f'"{etag}"', cache_control=IMMUTABLE, vary="Accept"
         )
 
@@ -125,7 +125,12 @@ class _ReadRoutes:
         principal = principal_of(request)
         require(principal, "read")
         pairs = split_query(request.query_string.decode("ascii", "replace")) if request.query_string else []
-        own = {name: value for name, value in pairs if name in ("limit", "wait")}
+        own: dict[str, str] = {}
+        for name, value in pairs:
+            if name in own:
+                raise BadParameter(f"{name} is given twice", subject=name)
+            if name in ("limit", "wait"):
+                own[name] = value
         limit = _bounded(own.get("limit", str(LIMIT)), self._limits.read_packets_max)
         wait_s = self._wait_s(own.get("wait", ""))
         query = parse_arguments(
@@ -198,12 +203,14 @@ class _ReadRoutes:
             raise BadParameter(f"wait: {err}", subject="wait") from err
 
 
-def _tagged(etag: str) -> Response | None:
-    """304 when the client has it already."""
+def _tagged(etag: str, cache_control: str) -> Response | None:
+    """304 when the client has it already. It carries what the whole answer would say about keeping it, because a cache
+    takes that over (RFC 9110, 15.4.5)."""
     if not request.if_none_match.contains(etag):
         return None
     response = Response(b"", status=304)
     response.headers["ETag"] = f'"{etag}"'
+    response.headers["Cache-Control"] = cache_control
     return response
 
 
