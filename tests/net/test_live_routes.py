@@ -1,6 +1,7 @@
 """Live answers and sessions over HTTP, through Quart's test client and through the whole edge on sockets."""
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,31 @@ async def test_slow_event_source_costs_a_page(tmp_path: Path) -> None:
         (body,) = live.registry.bodies(live.log.head)
         await wait_until(lambda: len(live.registry) == 0)
         assert body.subscriptions[0].lag_entries > 100
+
+
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+async def test_reset_in_the_middle_of_a_replay(tmp_path: Path, transport: str) -> None:
+    """A client that resets its connection while it is being sent a long replay is gone at once, and others are served."""
+    async with open_live_edge(tmp_path) as (live, edge):
+        for _ in range(10):
+            await live.append("s", *[b'"%s"' % (b"x" * 10_000) for _ in range(20)])
+        upgrade = (
+            b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        )
+        client = await edge.connect()
+        client.stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+        extra = upgrade if transport == "websocket" else b""
+        await client.send(b"GET /v1/live?stream=s&from=beginning HTTP/1.1\r\nHost: localhost\r\n" + extra + b"\r\n")
+        await client.stream.receive_some(1000)
+        assert len(live.registry) == 1
+        client.stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.stream.socket.close()
+        await wait_until(lambda: len(live.registry) == 0)
+        with trio.fail_after(2):
+            async with await edge.connect() as other:
+                assert (await other.request("GET", "/v1/read?limit=1")).status == 200
+        assert edge.count("overlayd_net_connection_crashes_total") == 0
 
 
 @pytest.mark.parametrize(
