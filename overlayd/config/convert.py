@@ -32,7 +32,7 @@ LATER_TABLES = frozenset(
         "overlay",
     ]
 )
-LATER_KEYS = frozenset({"node.identity", "listen.tls", "listen.allow", "listen.deny", "listen.fast_lanes"})
+LATER_KEYS = frozenset({"node.identity", "listen.tls", "listen.allow", "listen.deny"})
 """Parts of the contract that this version doesn't have. Said in so many words, instead of "no such key"."""
 
 _SHOWN_CHARS_MAX = 80
