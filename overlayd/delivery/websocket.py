@@ -7,6 +7,7 @@ frame, and writes frames that were made ready before: one write for a page of th
 import fcntl
 import struct
 import termios
+from contextlib import suppress
 
 import h11
 import trio
@@ -47,6 +48,7 @@ class InputBudget:
         self._capacity_bytes = capacity_bytes
         self._bytes = 0
         self._released = trio.lowlevel.ParkingLot()
+        self.unfinished: set[LiveSocket] = set()
 
     def __repr__(self) -> str:
         return f"InputBudget({self._bytes} of {self._capacity_bytes})"
@@ -60,6 +62,16 @@ class InputBudget:
     def release(self, count: int) -> None:
         self._bytes -= count
         self._released.unpark_all()
+
+    def make_room(self, count: int) -> bool:
+        """Gives up the largest message that has begun and doesn't end, if it is larger than what wants room: a few
+        clients that stop in the middle would keep everybody else out."""
+        waiting = (socket for socket in self.unfinished if socket.is_waiting)
+        largest = max(waiting, key=lambda socket: socket.unfinished_size, default=None)
+        if largest is None or largest.unfinished_size <= count:
+            return False
+        largest.give_up()
+        return True
 
     async def wait_released(self) -> None:
         """Until somebody gave something back. Checkpoint."""
@@ -134,6 +146,9 @@ class LiveSocket(WebSocketConnection):
         self._budget = budget
         self._metrics = metrics
         self._held_bytes = 0
+        self._waiting: trio.CancelScope | None = None
+        self._is_given_up = False
+        self.unfinished_size = 0
 
     async def run(self) -> None:
         """Reads until the connection ends. What it held of the budget is given back at the end. Checkpoint."""
@@ -145,6 +160,7 @@ class LiveSocket(WebSocketConnection):
         except UnicodeError:  # a Host in the handshake that isn't IDNA
             await self._close_stream()
         finally:
+            self._budget.unfinished.discard(self)
             self._budget.release(self._held_bytes)
             self._held_bytes = 0
 
@@ -189,6 +205,21 @@ class LiveSocket(WebSocketConnection):
         self._held_bytes -= count
         self._budget.release(count)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for the client's bytes."""
+        return self._waiting is not None
+
+    def give_up(self) -> None:
+        """Forgets the message that has begun, and ends the connection: others need the room. Only while it waits."""
+        assert self._waiting is not None
+        self._is_given_up = True
+        self._message_parts = []
+        self._budget.unfinished.discard(self)
+        self.give_back(self.unfinished_size)
+        self.unfinished_size = 0
+        self._waiting.cancel()
+
     async def _read(self) -> None:
         """As the base class does, but it stops at once when it is told to: a read that is left waiting would turn
         our close into a reset, and the peer would miss why."""
@@ -207,10 +238,14 @@ class LiveSocket(WebSocketConnection):
                     await handler(event)  # type: ignore[operator]  # each takes its own kind
                 if not self._reader_running:
                     return
-            try:
+            data: bytes | bytearray = b""
+            with trio.CancelScope() as self._waiting, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 data = await self._stream.receive_some(_RECEIVE_BYTES)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                data = b""
+            self._waiting = None
+            if self._is_given_up:
+                self._metrics.count_limit_hit("sockets_unread_bytes")
+                await self._refuse_input(CLOSE_POLICY, "the message took too long and others need the room")
+                return
             if not data:
                 if self._wsproto.state != ConnectionState.CLOSED:
                     await self._abort_web_socket()
@@ -248,11 +283,15 @@ class LiveSocket(WebSocketConnection):
             await self._refuse_input(CLOSE_POLICY, "too many bytes wait to be looked at")
         else:
             self._message_size += size
+            self.unfinished_size += count
+            self._budget.unfinished.add(self)
             self._message_parts.append(event.data if isinstance(event.data, str) else bytes(event.data))
             if event.message_finished:
                 await self._queue_message(is_text=isinstance(event, TextMessage))
 
     async def _queue_message(self, *, is_text: bool) -> None:
+        self._budget.unfinished.discard(self)
+        self.unfinished_size = 0
         message = ("" if is_text else b"").join(self._message_parts)  # type: ignore[arg-type]  # all are of one kind
         self._message_size = 0
         self._message_parts = []
@@ -270,7 +309,8 @@ class LiveSocket(WebSocketConnection):
         with trio.move_on_after(self._limits.admit_timeout):
             most = max(self._limits.unread_bytes, self._limits.message_bytes)
             while self._held_bytes + count > most or not self._budget.try_take(count):
-                await self._budget.wait_released()
+                if self._held_bytes + count > most or not self._budget.make_room(self.unfinished_size + count):
+                    await self._budget.wait_released()
             self._held_bytes += count
             return True
         return False
