@@ -107,7 +107,7 @@ class Door:
                     self._metrics.count_limit_hit("requests_per_connection")
                 if not goes_on:
                     return
-        if not self._stop.is_set():
+        if idle.cancelled_caught and not self._stop.is_set():
             self._metrics.count_limit_hit("keep_alive_timeout")
 
     async def _serve_one(self, connection: Connection, idle: trio.CancelScope, *, is_last: bool) -> bool:

@@ -25,6 +25,7 @@ from overlayd.net.door import Door
 from overlayd.net.head import Head
 from overlayd.net.lane import Lane
 from overlayd.net.listeners import SOCKET_NAME, open_listeners
+from overlayd.net.publish_lane import PublishLane
 from overlayd.net.server import Admission, RequestIds, serve_connections
 from overlayd.net.settings import ListenSettings
 
@@ -153,8 +154,12 @@ class Edge:
         self.stop = stop
         self.calls: list[str] = []
         self.clients: list[RawClient] = []
+        self.is_unix = False
+        """Whether `connect` takes the Unix socket."""
 
     async def connect(self) -> RawClient:
+        if self.is_unix:
+            return await self.connect_unix()
         return self._noted(await trio.open_tcp_stream("127.0.0.1", self.port))
 
     async def connect_unix(self) -> RawClient:
@@ -273,8 +278,9 @@ async def open_edge(
     serve_websocket: Any = echo_websocket,
     service_uid: int = 0,
     end_sessions: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+    open_publish_lane: Callable[[RequestLog], PublishLane] | None = None,
 ) -> AsyncIterator[Edge]:
-    """An edge that is drained at the block's end."""
+    """An edge that is drained at the block's end. `open_publish_lane` is called after `add_routes`."""
     limits = limits or Limits()
     metrics, stop = Metrics(), trio.Event()
     lane = Lane(limits.other_lane_concurrency, limits.other_lane_queue, metrics)
@@ -291,6 +297,7 @@ async def open_edge(
     door = Door(
         app=app, serve_websocket=serve_websocket, rules=rules, limits=limits, metrics=metrics,
         request_log=request_log, next_request_id=ids.draw, stop=stop,
+        publish_lane=None if open_publish_lane is None else open_publish_lane(request_log),
     )  # fmt: skip
     listeners = open_listeners(settings, directory, limits)
     async with trio.open_nursery() as nursery:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from quart.wrappers import Response
+from lane_rig import ask_lane, target_of
 from quart_trio import QuartTrio
 
 from overlayd.access import Principal
@@ -25,6 +25,7 @@ from overlayd.net.lane import Lane
 from overlayd.net.log_routes import add_log_routes
 from overlayd.net.node_routes import add_node_routes
 from overlayd.net.publish import Publisher
+from overlayd.net.publish_lane import PublishLane
 from overlayd.net.publish_routes import add_publish_routes
 from overlayd.net.stream_routes import add_stream_routes
 from overlayd.pipeline.intake import Intake
@@ -44,9 +45,9 @@ def principal_with(*rights: Right) -> Principal:
 class Reply:
     """A route's answer."""
 
-    def __init__(self, response: Response, body: bytes) -> None:
-        self.status = response.status_code
-        self.headers = {name.lower(): value for name, value in response.headers.items()}
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = {name.lower(): value for name, value in headers.items()}
         self.body = body
 
     @property
@@ -66,6 +67,7 @@ class Node:
         self.lane = lane
         self.limits = limits
         self.metrics = metrics
+        self.publish_lane: PublishLane | None = None
         self.troubles: dict[str, str] = {"storage": ""}
         self.stopped: list[str] = []
 
@@ -74,6 +76,10 @@ class Node:
     ) -> Reply:
         """One request through the application. Keywords are headers with `_` for `-`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
+        if self.publish_lane is not None and target_of(method, path) is not None:
+            raw = body.encode() if isinstance(body, str) else body
+            answer = await ask_lane(self.publish_lane, path, raw, named, who=who, limits=self.limits)
+            return Reply(answer.status, answer.headers, answer.body)
         response = await self.app.test_client().open(
             path,
             method=method,
@@ -81,7 +87,7 @@ class Node:
             headers=named,
             scope_base={"state": {"principal": who, "request_id": "r-1"}},
         )
-        return Reply(response, await response.get_data(as_text=False))
+        return Reply(response.status_code, dict(response.headers.items()), await response.get_data(as_text=False))
 
     async def append(self, stream: str, *bodies: bytes, ids: tuple[str, ...] = ()) -> list[Receipt]:
         """Packets straight into the log."""
@@ -95,9 +101,9 @@ class Node:
 
 @asynccontextmanager
 async def open_node(
-    directory: Path, limits: Limits | None = None, defaults: Definition | None = None
+    directory: Path, limits: Limits | None = None, defaults: Definition | None = None, *, is_fast: bool = False
 ) -> AsyncIterator[Node]:
-    """A node without listeners."""
+    """A node without listeners. `is_fast`: with a publish lane before the application."""
     limits, metrics = limits or Limits(), Metrics()
     lane = Lane(limits.other_lane_concurrency, limits.other_lane_queue, metrics)
     settings = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
@@ -105,7 +111,8 @@ async def open_node(
         directory, settings=settings, limits=limits, defaults=defaults or Definition(), clock=SystemClock(),
         entropy=Entropy(), metrics=metrics,
     ) as log:  # fmt: skip
-        app = create_app(lane=lane, request_log=RequestLog(metrics))
+        request_log = RequestLog(metrics)
+        app = create_app(lane=lane, request_log=request_log)
         node = Node(app, log, lane, limits, metrics)
         bodies = Bodies(limits, lane, metrics)
         schemas = SchemaCache(limits, metrics)
@@ -116,6 +123,8 @@ async def open_node(
         intake = Intake(log=log, limits=limits, schemas=schemas, metrics=metrics)
         publisher = Publisher(intake=intake, log=log, limits=limits, lane=lane, bodies=bodies)
         add_publish_routes(app, publisher=publisher, spool_directory=directory)
+        if is_fast:
+            node.publish_lane = PublishLane(publisher=publisher, spool_directory=directory, request_log=request_log)
         add_log_routes(app, log=log, lane=lane)
         checks = {"storage": lambda: node.troubles["storage"]}
         add_node_routes(app, log=log, node_name="test", metrics=metrics, ready_checks=checks)

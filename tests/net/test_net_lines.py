@@ -32,10 +32,10 @@ LIMITS = Limits(
 )
 
 
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    """A node with routes over a real log and small limits."""
-    async with open_node(tmp_path, LIMITS) as running:
+@pytest.fixture(params=["Quart", "lane"])
+async def node(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Node]:
+    """A node with routes over a real log and small limits, with and without the publish lane."""
+    async with open_node(tmp_path, LIMITS, is_fast=request.param == "lane") as running:
         yield running
 
 
@@ -198,7 +198,12 @@ class FakePublisher:
 def ask_for(**more: Any) -> Ask:
     """A request for stream `a`."""
     return Ask(
-        stream=StreamName("a"), principal=LOOPBACK, content_type=NDJSON, event_headers=(), url="http://localhost", **more
+        stream=StreamName("a"),
+        principal=LOOPBACK,
+        content_type=NDJSON,
+        event_headers=(),
+        url="http://localhost",
+        **more,
     )
 
 

@@ -23,11 +23,11 @@ PATH = "/v1/streams/a/packets"
 DATA = "/v1/streams/a/data"
 
 
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    """A node with routes over a real log."""
+@pytest.fixture(params=["Quart", "lane"])
+async def node(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Node]:
+    """A node with routes over a real log, with and without the publish lane."""
     limits = Limits(packet_bytes=Size(2000), body_bytes=Size(100_000), errors_max=5, batch_packets_max=50)
-    async with open_node(tmp_path, limits) as running:
+    async with open_node(tmp_path, limits, is_fast=request.param == "lane") as running:
         yield running
 
 

@@ -2,69 +2,27 @@
 
 import gzip
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
-from net_rig import Edge, RawClient, open_edge
-from quart_trio import QuartTrio
+from net_rig import Edge, RawClient
+from publish_rig import UPLOAD, chunk, open_publishing, packets_in
 
-from overlayd.model.clock import Entropy, SystemClock
-from overlayd.model.definition import Definition
 from overlayd.model.limits import Limits
-from overlayd.model.metrics import Metrics
 from overlayd.model.units import Size
-from overlayd.net.content import Bodies
-from overlayd.net.lane import Lane
-from overlayd.net.publish import Publisher
-from overlayd.net.publish_routes import add_publish_routes
-from overlayd.pipeline.intake import Intake
-from overlayd.pipeline.schema import SchemaCache
-from overlayd.storage import Log, StorageSettings, open_log
-
-UPLOAD = (
-    b"POST /v1/streams/a/packets HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
-    b"Transfer-Encoding: chunked\r\n\r\n"
-)
+from overlayd.storage import Log
 
 
-@asynccontextmanager
-async def open_publishing(directory: Path, limits: Limits) -> AsyncIterator[tuple[Edge, Log]]:
-    """An edge that publishes into a log of its own."""
-    settings = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
-    metrics = Metrics()
-    async with open_log(
-        directory, settings=settings, limits=limits, defaults=Definition(), clock=SystemClock(), entropy=Entropy(),
-        metrics=metrics,
-    ) as log:  # fmt: skip
-
-        def add_routes(app: QuartTrio, lane: Lane) -> None:
-            intake = Intake(log=log, limits=limits, schemas=SchemaCache(limits, metrics), metrics=metrics)
-            bodies = Bodies(limits, lane, metrics)
-            publisher = Publisher(intake=intake, log=log, limits=limits, lane=lane, bodies=bodies)
-            add_publish_routes(app, publisher=publisher, spool_directory=directory)
-
-        async with open_edge(directory, limits=limits, add_routes=add_routes) as edge:
-            yield edge, log
-
-
-@pytest.fixture
-async def publishing(tmp_path: Path) -> AsyncIterator[tuple[Edge, Log]]:
-    """An edge and its log."""
-    async with open_publishing(tmp_path, Limits(body_bytes=Size(100_000), upload_bytes=Size(3_000_000))) as opened:
+@pytest.fixture(params=["Quart", "lane", "Quart, Unix", "lane, Unix"])
+async def publishing(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[tuple[Edge, Log]]:
+    """An edge and its log, with and without the publish lane, over TCP and a Unix socket."""
+    limits = Limits(body_bytes=Size(100_000), upload_bytes=Size(3_000_000))
+    async with open_publishing(
+        tmp_path, limits, is_fast="lane" in request.param, is_unix="Unix" in request.param
+    ) as opened:
         yield opened
-
-
-def chunk(data: bytes) -> bytes:
-    """One chunk of a chunked body."""
-    return b"%x\r\n%s\r\n" % (len(data), data)
-
-
-def packets_in(log: Log) -> int:
-    """How many packets stream `a` has."""
-    stream = log.find_stream("a")
-    return 0 if stream is None else stream.packets
 
 
 async def upload(client: RawClient, *lines: bytes) -> None:
