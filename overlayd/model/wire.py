@@ -147,7 +147,7 @@ class StreamBody(Definition, kw_only=True, frozen=True, forbid_unknown_fields=Fa
     head_sequence: Annotated[int, Meta(description="Newest sequence, 0 when empty")]
     oldest_sequence: Annotated[int, Meta(description="Oldest sequence still kept, 0 when empty")]
     packets: Annotated[int, Meta(description="Packets still kept")]
-    bytes: Annotated[int, Meta(description="Bytes of their bodies")]
+    bytes: Annotated[int, Meta(description="Bytes they take: bodies with meta, salts and hashes")]
     confirmed_sequence: Sequence | UnsetType = UNSET
     subscribers: (
         Annotated[int, Meta(description="Live sessions that name this stream or a pattern over it")] | UnsetType

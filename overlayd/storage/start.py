@@ -7,7 +7,7 @@ import msgspec
 import structlog
 
 from overlayd import __version__
-from overlayd.model.bodies import Boot, Genesis, NodeBody, Restore, SeenHead
+from overlayd.model.bodies import Boot, Genesis, NodeBody, Restore, SeenHead, decode_node_body
 from overlayd.model.clock import Entropy
 from overlayd.model.cursor import Epoch, format_epoch
 from overlayd.model.definition import Definition, decode_definition
@@ -16,7 +16,7 @@ from overlayd.model.errors import LogInconsistent, VerificationFailed
 from overlayd.model.limits import Limits
 from overlayd.model.merkle import TILE_WIDTH
 from overlayd.model.metrics import Metrics
-from overlayd.model.note import Ed25519Signer, log_id_of, origin_of
+from overlayd.model.note import Ed25519Signer, VerifierKey, log_id_of, origin_of
 from overlayd.storage import queries
 from overlayd.storage.commit import commit_group
 from overlayd.storage.epochs import EpochRow, Loss, ancestry_of, check_root, judge_high_water, next_epoch
@@ -114,9 +114,12 @@ def append_start(
 ) -> Identity:  # fmt: skip
     """Appends what every start appends: the boot entry, before it genesis for a new log and restore for a new epoch.
 
-    The log counts as unclean from here until `overlayd` stops in order.
+    The log counts as unclean from here until `overlayd` stops in order. Raises LogInconsistent for a key that isn't
+    the log's, before anything is changed.
     """
     is_new = state.head.offset == 0
+    if not is_new:
+        _check_key(connection, seed)
     bodies: list[NodeBody] = []
     statements: list[tuple[str, tuple[object, ...]]] = []
     size, root = state.tree.size, state.tree.root()
@@ -146,6 +149,22 @@ def append_start(
     commit_group(connection, group.row_values, group.plan.tiles, statements, ())
     group.adopt()
     return identity
+
+
+def _check_key(connection: sqlite3.Connection, seed: bytes) -> None:
+    """A log has one name, which comes from its first key: signed with another, it would look like another log."""
+    for _offset, raw, leaf, sealed in queries.read_rows(connection, 0, 1):
+        try:
+            genesis = decode_node_body(decode_row(raw, leaf, sealed).body)
+            keys = [VerifierKey.parse(text).public_key for text in genesis.keys] if isinstance(genesis, Genesis) else []
+        except VerificationFailed:
+            return  # damage, which is told elsewhere
+        if keys and Ed25519Signer("overlayd", seed).key.public_key not in keys:
+            raise LogInconsistent(
+                "keys/log.ed25519 isn't the key that this log began with", subject="keys/log.ed25519",
+                hint="put the file back from your backup of the keys; without it, move the directory away and begin a "
+                "new log",
+            )  # fmt: skip
 
 
 def _load_tree(connection: sqlite3.Connection, size: int) -> Tree:

@@ -391,3 +391,23 @@ async def test_many_starts(tmp_path: Path) -> None:
         while threading.active_count() > threads + 2:
             await trio.lowlevel.checkpoint()
     assert len(os.listdir("/proc/self/fd")) <= descriptors
+
+
+@pytest.mark.parametrize("key", [None, bytes(range(32))])
+async def test_another_signing_key_is_refused(rig: Rig, key: bytes | None) -> None:
+    """A log whose key file is gone, or another's, doesn't start under another name; with its own file it goes on."""
+    async with rig.open() as log:
+        log_id, head = log.log_id, log.head
+    path = rig.directory / "keys" / "log.ed25519"
+    own = path.read_bytes()
+    if key is None:
+        path.unlink()
+    else:
+        path.write_bytes(key)
+    for _ in range(2):
+        with pytest.raises(LogInconsistent, match="isn't the key"):
+            async with rig.open():
+                pass
+    path.write_bytes(own)
+    async with rig.open() as log:
+        assert (log.log_id, log.head) == (log_id, head + 1)
