@@ -1,5 +1,6 @@
 """Opening a log: the directory is locked, the database brought up to date and read, the store's tasks started."""
 
+import errno
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ import trio_asyncio  # type: ignore[import-untyped]
 
 from overlayd.model.clock import Clock, Entropy
 from overlayd.model.definition import Definition
-from overlayd.model.errors import CommitFailed, LogInconsistent, OverlaydError, StorageFull
+from overlayd.model.errors import CommitFailed, ConfigInvalid, LogInconsistent, OverlaydError, StorageFull
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.storage import files, queries
@@ -34,6 +35,11 @@ from overlayd.storage.writer import Writer
 STOP_GRACE_S = 60.0
 """Longest wait for the last commits when the log is closed."""
 SEED_BYTES = 32
+_UNUSABLE_PLACE = frozenset(
+    (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
+     errno.ENAMETOOLONG)
+)  # fmt: skip
+"""What the system says of directories and files that aren't what the settings take them for."""
 
 _log = structlog.get_logger("storage")
 
@@ -59,12 +65,20 @@ async def open_log(
     any more. When the disk fails, the block is cancelled and CommitFailed is raised out of it. `features` register
     the tables of higher floors.
 
-    Raises DirectoryInUse, NewerSchema, LogInconsistent, DamagedEntry, StorageFull.
+    Raises ConfigInvalid, DirectoryInUse, NewerSchema, LogInconsistent, DamagedEntry, StorageFull.
     """
     started_us = clock.now_us()
-    opened = await trio.to_thread.run_sync(
-        partial(_open, directory, settings, limits, defaults, entropy, metrics, started_us, features)
-    )
+    try:
+        opened = await trio.to_thread.run_sync(
+            partial(_open, directory, settings, limits, defaults, entropy, metrics, started_us, features)
+        )
+    except OSError as err:
+        if err.errno not in _UNUSABLE_PLACE:
+            raise
+        raise ConfigInvalid(
+            f"{err.filename or directory}: {err.strerror}", subject="storage.dir",
+            hint="the data directory must be one, or be made by the node, and belong to it",
+        ) from err  # fmt: skip
     failure: Exception | None = None
     try:
         async with trio_asyncio.open_loop() as loop:
