@@ -16,6 +16,7 @@ def replay_entry(state: LogState, entry: StoredEntry) -> None:
     state.positions.add(stream.id, entry.sequence, entry.offset)
     head = stream.head
     if entry.offset > head.as_of:
+        state.changed.add(stream)  # its stored row is behind, and a flush that skipped it would leave it so for ever
         head.sequence, head.leaf, head.last_packet_us = entry.sequence, entry.leaf, entry.appended_us
         if not entry.is_reduced:
             head.oldest_sequence = head.oldest_sequence or entry.sequence

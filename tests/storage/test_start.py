@@ -411,3 +411,20 @@ async def test_another_signing_key_is_refused(rig: Rig, key: bytes | None) -> No
     path.write_bytes(own)
     async with rig.open() as log:
         assert (log.log_id, log.head) == (log_id, head + 1)
+
+
+@pytest.mark.parametrize("more", [[], ["other"]])
+async def test_heads_outlast_a_crash_and_a_clean_stop(rig: Rig, more: list[str]) -> None:
+    """What a start after a crash worked out from the entries is written out by the stop after it, though no packet
+    came in between: no sequence is given twice."""
+    async with rig.open() as log:
+        await append(log, "s", drafts("a", "b", "c"))
+        copy = await crash(rig, log)
+    async with copy.open() as log:
+        for name in more:
+            await append(log, name)
+    async with copy.open() as log:
+        stream = log.find_stream("s")
+        assert stream is not None
+        assert (stream.head_sequence, stream.oldest_sequence, stream.packets) == (3, 1, 3)
+        assert [receipt.sequence for receipt in receipts(await append(log, "s", drafts("d")))] == [4]
