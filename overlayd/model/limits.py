@@ -84,10 +84,12 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         10_000
     )
     sessions_per_address: Annotated[
-        int, Meta(ge=1, description="Live sessions of one address (Unix peers: one uid)")
-    ] = 10_000
+        int, Meta(ge=1, description="Live sessions of one address (Unix peers: one uid); fewer than in all")
+    ] = 9_500
     connections_max: Annotated[int, Meta(ge=1, description="Open connections in all")] = 20_000
-    connections_per_address: Annotated[int, Meta(ge=1, description="Open connections of one address")] = 20_000
+    connections_per_address: Annotated[
+        int, Meta(ge=1, description="Open connections of one address; fewer than in all")
+    ] = 15_000
     subscriptions_per_session: Annotated[int, Meta(ge=1, description="Subscriptions on one WebSocket")] = 64
     query_terms: Annotated[int, Meta(ge=1, description="Streams, topics, types or keys named in one live query")] = 64
     message_bytes: Annotated[Size, Meta(description="One WebSocket message from a client")] = Size(1 << 20)
