@@ -51,6 +51,8 @@ class ChunkDecoder:
             if self._state == _AT_CHUNK_END and stop != at and (end - at > 1 or data[at] != 13):
                 raise BadRequest("the request's body can't be read: a chunk is longer than it says")
             if stop < 0:
+                if b"\n" in data[at:]:
+                    raise BadRequest("the request's body can't be read: a line ends without CR")
                 if end - at > self._line_bytes_max:
                     raise HeadTooLarge("a chunk's head or the trailers are too long")
                 self._held = data[at:]

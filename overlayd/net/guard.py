@@ -143,7 +143,8 @@ class OneRequest(H11Protocol):
         """HTTP/1.1 is all there is; the door took out what asks for another protocol."""
 
     async def _handle_events(self) -> None:
-        while True:
+        # Behind a request that ends the connection h11 takes any byte for a mistake; it is to be ignored.
+        while not self.is_message_read:
             try:
                 event = self.connection.next_event()
             except h11.RemoteProtocolError as error:
