@@ -1,17 +1,19 @@
 """The parts that all readers share, and how a reader is made from a query."""
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 from overlayd.delivery.frames import FrameBook
 from overlayd.delivery.matching import MatcherBook, ViewBook, check_confirmations
 from overlayd.delivery.meters import Meters
-from overlayd.delivery.query import LiveQuery
+from overlayd.delivery.query import LiveQuery, Start, parse_arguments, parse_message
 from overlayd.delivery.reader import Reader
 from overlayd.delivery.scanning import Judge, ScanBook, Scanner
 from overlayd.delivery.settings import DeliverySettings
 from overlayd.delivery.start import check_seen, open_at
 from overlayd.model.clock import Clock
+from overlayd.model.errors import BadParameter
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.wire import ConsistencyBody, LossBody
@@ -51,6 +53,25 @@ class Delivery:
         self._matchers = MatcherBook(log)
         self._scans = ScanBook(log)
         self._lease_filter = lease_filter
+
+    def parse_arguments(self, arguments: Iterable[tuple[str, str]], start: Start | None = None) -> LiveQuery:
+        """The query of URL arguments, as `query.parse_arguments`; counts the limits that it hits."""
+        with self._counting():
+            return parse_arguments(arguments, self.limits, heartbeat_s=self.settings.heartbeat, start=start)
+
+    def parse_message(self, members: Mapping[str, Any]) -> LiveQuery:
+        """The query of a `subscribe` message, as `query.parse_message`; counts the limits that it hits."""
+        with self._counting():
+            return parse_message(members, self.limits, heartbeat_s=self.settings.heartbeat)
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        try:
+            yield
+        except BadParameter as error:
+            if error.subject == "query_terms":
+                self.metrics.count_limit_hit(error.subject)
+            raise
 
     async def open_reader(self, query: LiveQuery, principal: str) -> "OpenReader":
         """A reader at the query's start. The caller closes it. Checkpoint for some starts.

@@ -1,5 +1,6 @@
 """What one subscription sends next: messages, a sign of life, or the end. The same for every transport."""
 
+import math
 from typing import TypeAlias
 
 import msgspec
@@ -31,6 +32,10 @@ class Parcel(msgspec.Struct):
 
 FeedEvent: TypeAlias = Parcel | Tick | Ending
 
+STOPPED_S = 1.0
+"""A stream that is deleted is stopped first, so readers that find one stopped without being told wait a moment before
+they say goodbye."""
+
 
 class Feed:
     """Turns a reader into events. Call `wait` and then `take`, again and again, in one task."""
@@ -44,6 +49,7 @@ class Feed:
         self._sent_at = trio.current_time()
         self._scanned = 0
         self._told = opened.start
+        self._stopped_at = math.inf
         self._is_live = False
         self._refusal: CursorExpired | None = None
 
@@ -53,8 +59,9 @@ class Feed:
 
     async def wait(self) -> None:
         """Until there is something to take: entries, a heartbeat that is due, or the end. Checkpoint."""
-        if self._refusal is None and self._reader.is_at_head and not self._is_stopped():
-            with self._session.waiting(self._sent_at + self._pause_s, for_log=True):
+        if self._refusal is None and self._reader.is_at_head and not self._has_stopped():
+            deadline = min(self._sent_at + self._pause_s, self._stopped_at + STOPPED_S)
+            with self._session.waiting(deadline, for_log=True):
                 await self._reader.wait()
             self._is_live = True
         else:
@@ -73,7 +80,7 @@ class Feed:
         if batch.messages:
             self._rest()
             return self._parcel(batch)
-        if batch.is_at_head and self._is_stopped():
+        if batch.is_at_head and self._has_stopped():
             return Ending(CLOSE_POLICY, "stream.stopped")
         is_due = trio.current_time() - self._sent_at >= self._pause_s
         if is_due or self._scanned >= self._delivery.settings.progress_entries:
@@ -107,10 +114,12 @@ class Feed:
             return Parcel(before, before[-1].cursor, {}, self._is_live)
         return Parcel(batch.messages, batch.cursor, batch.wire, self._is_live)
 
-    def _is_stopped(self) -> bool:
-        """Whether every stream that could still bring something is stopped."""
+    def _has_stopped(self) -> bool:
+        """Whether every stream that could still bring something has been stopped for a moment."""
         names = self._reader.matched_names
-        if names is None:
+        streams = [] if names is None else [self._delivery.log.find_stream(name) for name in names]
+        if not streams or any(stream is None or stream.state != "stopped" for stream in streams):
+            self._stopped_at = math.inf
             return False
-        streams = [self._delivery.log.find_stream(name) for name in names]
-        return all(stream is not None and stream.state == "stopped" for stream in streams)
+        self._stopped_at = min(self._stopped_at, trio.current_time())
+        return self._session.is_told_of_stop or trio.current_time() >= self._stopped_at + STOPPED_S

@@ -51,6 +51,7 @@ class Session:
         self.messages_sent = 0
         self.bytes_sent = 0
         self.ending: Ending | None = None
+        self.is_told_of_stop = False
         self.readers: dict[str, OpenReader] = {}
         self._waits: set[trio.CancelScope] = set()
         self._waits_for_log: set[trio.CancelScope] = set()
@@ -68,6 +69,7 @@ class Session:
 
     def look_again(self) -> None:
         """Wakes what waits for the log to grow: something else changed that it looks at."""
+        self.is_told_of_stop = True
         for scope in self._waits_for_log:
             scope.cancel()
 

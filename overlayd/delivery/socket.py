@@ -11,7 +11,7 @@ from overlayd.access import Principal, require
 from overlayd.delivery.delivery import Delivery, OpenReader
 from overlayd.delivery.feed import Feed, Parcel, Tick
 from overlayd.delivery.messages import Scribe, bye_message, error_message, subscribed_message
-from overlayd.delivery.query import Format, LiveQuery, parse_message
+from overlayd.delivery.query import Format, LiveQuery
 from overlayd.delivery.session import (
     CLOSE_EXPIRED,
     CLOSE_FAULT,
@@ -196,6 +196,8 @@ class SocketSession:
             if envelope.type == "publish":
                 publish = _decode(_decode_publish, message)
                 require(self._principal, "publish")
+                if not self._publishing.value:
+                    self._delivery.metrics.count_limit_hit("publishes_in_flight")
                 await self._publishing.acquire()
                 if self._may_overtake(publish.stream, held):
                     await self._publish(publish, envelope.ref, 0)
@@ -262,7 +264,7 @@ class SocketSession:
                 f"{limits.subscriptions_per_session} subscriptions are open on this connection already",
                 subject="subscriptions_per_session",
             )
-        query = parse_message(members, limits, heartbeat_s=self._delivery.settings.heartbeat)
+        query = self._delivery.parse_message(members)
         if query.seen is not None:
             raise BadParameter("seen goes into the connection's URL", subject="seen")
         opened = await self._open(name, query)

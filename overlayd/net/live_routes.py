@@ -8,7 +8,7 @@ from werkzeug.http import parse_accept_header
 from overlayd.access import require
 from overlayd.delivery.delivery import Delivery
 from overlayd.delivery.event_stream import LiveStream, StreamTransport
-from overlayd.delivery.query import LiveQuery, parse_arguments
+from overlayd.delivery.query import LiveQuery
 from overlayd.delivery.session import CLOSE_POLICY, Ending, Registry
 from overlayd.model.cursor import Cursor
 from overlayd.model.errors import BadCursor, NotAcceptable
@@ -93,8 +93,7 @@ class _LiveRoutes:
                 raise BadCursor(f"Last-Event-ID: {err.detail}", subject="Last-Event-ID", hint=err.hint) from err
             pairs = [(name, value) for name, value in pairs if name not in ("after", "from")]
             pairs.append(("after", last_event_id))
-        settings, limits = self._delivery.settings, self._delivery.limits
-        return parse_arguments(pairs, limits, heartbeat_s=settings.heartbeat)
+        return self._delivery.parse_arguments(pairs)
 
 
 def _choose(accept: str) -> str:

@@ -8,7 +8,7 @@ from trio_websocket import ConnectionClosed, WebSocketRequest
 
 from overlayd.access import Principal, require
 from overlayd.delivery.delivery import Delivery
-from overlayd.delivery.query import Format, LiveQuery, parse_arguments
+from overlayd.delivery.query import Format, LiveQuery
 from overlayd.delivery.session import Registry, Session
 from overlayd.delivery.socket import PublishPackets, SocketSession
 from overlayd.delivery.websocket import InputBudget, LiveSocket, PacedStream
@@ -87,9 +87,8 @@ class LiveSockets:
         """The URL's subscription, None without arguments, or what is wrong with it."""
         if not query:
             return None
-        settings, limits = self._delivery.settings, self._delivery.limits
         try:
-            return parse_arguments(split_query(query), limits, heartbeat_s=settings.heartbeat)
+            return self._delivery.parse_arguments(split_query(query))
         except OverlaydError as error:
             return error
 

@@ -10,7 +10,7 @@ from quart_trio import QuartTrio
 from overlayd.access import require
 from overlayd.delivery.delivery import Delivery, OpenReader
 from overlayd.delivery.packets import StreamPage, find_named, find_packet, read_stream, show_packet
-from overlayd.delivery.query import Beginning, parse_arguments
+from overlayd.delivery.query import Beginning
 from overlayd.delivery.reader import refuse_gaps
 from overlayd.delivery.session import Registry
 from overlayd.model.cursor import Cursor
@@ -133,10 +133,7 @@ class _ReadRoutes:
                 own[name] = value
         limit = _bounded(own.get("limit", str(LIMIT)), self._limits.read_packets_max)
         wait_s = self._wait_s(own.get("wait", ""))
-        query = parse_arguments(
-            [(name, value) for name, value in pairs if name not in own], self._limits,
-            heartbeat_s=self._delivery.settings.heartbeat, start=Beginning(),
-        )  # fmt: skip
+        query = self._delivery.parse_arguments([pair for pair in pairs if pair[0] not in own], Beginning())
         with await self._delivery.open_reader(query, principal.name) as opened:
             texts, cursor, is_at_head = await self._collect(opened, limit, wait_s)
         head = msgspec.json.encode(str(cursor))
@@ -188,9 +185,9 @@ class _ReadRoutes:
                 return page
             async with self._lane.step_out():
                 with self._registry.waiting(deadline) as scope:
-                    while stream.head_sequence <= after and not stream.is_deleted:
+                    while stream.head_sequence <= after and not _is_over(stream):
                         await self._log.wait_beyond(self._log.head)
-            if scope.cancelled_caught or stream.is_deleted:
+            if scope.cancelled_caught or _is_over(stream):
                 return page
 
     def _wait_s(self, text: str) -> float:
@@ -201,6 +198,11 @@ class _ReadRoutes:
             return min(float(Duration.parse(text)), float(self._limits.wait_max))
         except ValueError as err:
             raise BadParameter(f"wait: {err}", subject="wait") from err
+
+
+def _is_over(stream: Stream) -> bool:
+    """Whether the stream is deleted, or about to be: it is stopped first, and its packets go before its name."""
+    return stream.is_deleted or (stream.state == "stopped" and not stream.packets)
 
 
 def _tagged(etag: str, cache_control: str) -> Response | None:

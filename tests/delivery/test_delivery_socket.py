@@ -117,6 +117,11 @@ async def test_publish_over_the_cap_waits(autojump_clock: MockClock) -> None:
             await client.send(type="publish", ref=number, stream="s", packets=[{"data": number}])
         assert {(await client.expect("receipt"))["ref"] for _ in range(20)} == set(range(20))
         assert most == 4
+    hits = node.delivery.metrics.registry.get_sample_value(
+        "overlayd_limit_hits_total", {"limit": "publishes_in_flight"}
+    )
+    assert hits is not None
+    assert hits >= 1
 
 
 async def test_publish_errors_name_their_ref(autojump_clock: MockClock) -> None:

@@ -208,6 +208,15 @@ async def test_caps(tmp_path: Path) -> None:
         assert live.count("overlayd_limit_hits_total", limit="sessions_max") == 1
 
 
+async def test_terms_over_the_limit_are_counted(tmp_path: Path) -> None:
+    """A query that names too much is refused, and the limit's counter tells."""
+    async with open_live(tmp_path, Limits(query_terms=2)) as live:
+        reply = await live.ask("GET", "/v1/live?stream=a&stream=b&type=c")
+        assert (reply.status, reply.json["subject"]) == (400, "query_terms")
+        assert (await live.ask("GET", "/v1/read?stream=a&stream=b&type=c")).status == 400
+        assert live.count("overlayd_limit_hits_total", limit="query_terms") == 2
+
+
 async def test_rights(tmp_path: Path) -> None:
     """Live reading needs the right to subscribe, listing sessions manage, ending one admin."""
     async with open_live(tmp_path) as live:
@@ -316,6 +325,20 @@ async def test_seen_is_proven_on_sockets(tmp_path: Path) -> None:
         _, welcome, _ = await source.next()
         assert (welcome["consistency"]["from"], welcome["consistency"]["from_root"]) == (size, f"sha256:{root}")
         assert welcome["consistency"]["checkpoint"].startswith(live.log.origin)
+
+
+async def test_deleted_stream_on_sockets(tmp_path: Path) -> None:
+    """Readers of a stream that is deleted hear of it by a gap, stay, and get what comes under the name again."""
+    async with open_live_edge(tmp_path) as (live, edge):
+        await live.append("s", b"1")
+        source = await open_sse(edge, "/v1/live?stream=s&from=beginning")
+        assert (await source.next())[0] == "packet"
+        await live.log.delete_stream("s")
+        name, data, _ = await source.next()
+        assert (name, data["reason"]) == ("gap", "deleted")
+        await live.append("s", b"2")
+        name, data, _ = await source.next()
+        assert (name, data["packet"]["packet_sequence"]) == ("packet", 1)
 
 
 async def test_many_readers_see_one_order(tmp_path: Path) -> None:
