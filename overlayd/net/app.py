@@ -55,6 +55,9 @@ class PulledBody(TrioBody):
         """Whether `receive` would give something, or the end, at once."""
         return bool(self._data) or self._complete.is_set()
 
+    def receive_nowait(self) -> None:
+        """None: bytes come from another task, which must have its turn."""
+
     async def receive(self) -> bytes:
         """The next bytes; b"" at the end. Checkpoint."""
         await trio.lowlevel.checkpoint()

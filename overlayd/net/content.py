@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
+from types import TracebackType
 from typing import Protocol
 
 import trio
@@ -36,16 +37,18 @@ class BodyBudget:
     def __repr__(self) -> str:
         return f"BodyBudget({self._bytes} of {self._bytes_max})"
 
-    @contextmanager
-    def hold(self) -> Iterator["Hold"]:
-        """One request's share; given back at the block's end."""
-        hold = Hold(self)
+    def hold(self) -> "Hold":
+        """One request's share; to be entered, and given back at the block's end."""
+        return Hold(self)
+
+    def enter(self, hold: "Hold") -> None:
+        """Takes the share's request in."""
         self._holds.add(hold)
-        try:
-            yield hold
-        finally:
-            self._holds.discard(hold)
-            self._bytes -= hold.bytes
+
+    def leave(self, hold: "Hold") -> None:
+        """Takes back what the share has left."""
+        self._holds.discard(hold)
+        self._bytes -= hold.bytes
 
     def change(self, hold: "Hold", count: int) -> None:
         """Takes or gives back. Raises IntakeBusy when there is no room: a body that waited would hold its part."""
@@ -76,6 +79,15 @@ class Hold:
         self._scope: trio.CancelScope | None = None
         self._is_given_up = False
         self.bytes = 0
+
+    def __enter__(self) -> "Hold":
+        self._budget.enter(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._budget.leave(self)
 
     @property
     def is_waiting(self) -> bool:
@@ -167,6 +179,10 @@ class BodySource(Protocol):
         """Whether `receive` would give something at once."""
         ...
 
+    def receive_nowait(self) -> bytes | None:
+        """The next bytes, b"" at the end, if they can be had without waiting; None says to `receive` them."""
+        ...
+
     async def receive(self) -> bytes:
         """The next bytes; b"" at the end."""
         ...
@@ -219,11 +235,13 @@ class BodyReader:
                 await trio.lowlevel.checkpoint()
                 return piece
             self._is_inflating = False
-            if self._source.is_ready:
-                raw = await self._receive_in_time()  # what is there may be a chunk's head only
-            else:
+            at_hand = self._source.receive_nowait()
+            if at_hand is None:
                 async with self._lane.step_out():
                     raw = await self._receive_in_time()
+            else:
+                raw = at_hand
+                self._raw_bytes += len(raw)
             if not raw:
                 if self._inflater is not None:
                     self._inflater.finish()

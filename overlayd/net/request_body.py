@@ -42,6 +42,15 @@ class RequestBody:
         poll.register(self._connection.socket.fileno(), select.POLLIN)
         return bool(poll.poll(0))
 
+    def receive_nowait(self) -> bytes | None:
+        """The next bytes from those read ahead; b"" at the end; None when more must come from the client. Raises as
+        `receive`."""
+        while not self.is_whole and self._connection.unread:
+            data = self._take(self._connection.take_unread())
+            if data:
+                return data
+        return b"" if self.is_whole else None
+
     async def receive(self) -> bytes:
         """The next bytes; b"" at the end. A checkpoint when it waits for the client.
 

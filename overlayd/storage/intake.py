@@ -84,10 +84,12 @@ class Intake:
         metrics.gauge("overlayd_intake_bytes", "Bytes waiting for the writer").set_function(lambda: self.bytes)
 
     async def put(self, job: Job) -> None:
-        """Queues the job, waiting at most `admit_timeout` for room. Checkpoint; once it returned the job will be
-        judged, whatever becomes of the caller. Raises IntakeBusy, or what the intake was closed with."""
-        await trio.lowlevel.checkpoint()
+        """Queues the job, waiting at most `admit_timeout` for room. Can be cancelled, but lets others run only when it
+        waits: whoever puts a job then waits for its ticket. Once it returned the job will be judged, whatever
+        becomes of the caller. Raises IntakeBusy, or what the intake was closed with."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         if self._refusal is not None:
+            await trio.lowlevel.checkpoint()
             raise self._fresh_refusal()
         if not self._waiting and self._has_room(job):
             self._push(job)

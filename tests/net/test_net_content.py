@@ -26,6 +26,9 @@ class Pieces:
         self._pause_s = pause_s
         self.is_ready = pause_s == 0
 
+    def receive_nowait(self) -> None:
+        """Nothing comes without a wait."""
+
     async def receive(self) -> bytes:
         await trio.sleep(self._pause_s)
         return self._pieces.pop(0) if self._pieces else b""

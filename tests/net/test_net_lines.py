@@ -159,6 +159,9 @@ class Feed:
     def is_ready(self) -> bool:
         return self._receive.statistics().current_buffer_used > 0
 
+    def receive_nowait(self) -> None:
+        """Nothing comes without a wait."""
+
     async def receive(self) -> bytes:
         piece = await self._receive.receive()
         self.taken += len(piece)
