@@ -2,6 +2,7 @@
 
 import base64
 import re
+from functools import lru_cache
 from typing import NewType
 
 import msgspec
@@ -30,6 +31,7 @@ def epoch_counter(epoch: Epoch) -> int:
     return epoch >> 40
 
 
+@lru_cache(maxsize=64)
 def format_epoch(epoch: Epoch) -> str:
     """Decimal counter and 8 base32 characters: `2k7f3q2ma`."""
     chance = (epoch & (1 << 40) - 1).to_bytes(5, "big")
