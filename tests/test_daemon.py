@@ -84,3 +84,14 @@ async def test_a_declared_stream_that_cannot_be_used_is_an_error_at_start(tmp_pa
     async with open_parts(tmp_path) as parts:
         with pytest.raises(InvalidDefinition):
             await declare_streams(parts.log, _declaring(a=Definition(schema={"type": "nonsense"})), parts.schemas)
+
+
+async def test_fast_lanes_can_be_switched_off(tmp_path: Path) -> None:
+    """`[listen] fast_lanes` decides whether the door takes packets itself; it does by default."""
+    async with open_parts(tmp_path) as parts:
+        assert parts.door()._publish_lane is not None
+    (tmp_path / "other").mkdir()
+    async with open_parts(tmp_path / "other") as parts:
+        listen = msgspec.structs.replace(parts.settings.listen, fast_lanes=False)
+        parts.settings = msgspec.structs.replace(parts.settings, listen=listen)
+        assert parts.door()._publish_lane is None
