@@ -47,7 +47,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topics_max: Annotated[int, Meta(ge=0, description="Topics of one packet")] = 32
     metadata_bytes: Annotated[Size, Meta(description="A packet's metadata")] = Size(16 << 10)
     json_depth_max: Annotated[int, Meta(ge=1, le=200, description="Nesting of a packet's JSON")] = 64
-    ndjson_group_packets: Annotated[int, Meta(ge=1, description="NDJSON lines that are committed together")] = 1000
+    ndjson_group_packets: Annotated[
+        int, Meta(ge=1, description="NDJSON lines that are committed together; more make others wait longer")
+    ] = 200
     ndjson_receipts_max: Annotated[int, Meta(ge=0, description="NDJSON lines up to which receipts are listed")] = 1000
     errors_max: Annotated[int, Meta(ge=1, description="Errors listed in one answer")] = 100
 
