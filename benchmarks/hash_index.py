@@ -11,7 +11,7 @@ import time
 import uuid
 from pathlib import Path
 
-from overlayd.storage.hashindex import TABLES, Family, HashIndex
+from overlayd.storage.hashindex import STEPS, Family, HashIndex
 
 PAIRS = 2_000_000
 GROUP = 100
@@ -50,7 +50,7 @@ class Timer:
 def measure_index(path: Path, names: list[bytes]) -> None:
     """Adds ids in groups as the writer does: look, add, a slice of upkeep and a commit each."""
     connection = connect(path)
-    connection.executescript(TABLES)
+    connection.executescript("".join(STEPS))
     index = HashIndex(Family.ID, SECRET)
     index.load(connection)
     timer, looks, scope = Timer(), 0, bytes(32)

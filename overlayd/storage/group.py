@@ -406,6 +406,11 @@ class Group:
         return entry
 
 
+def producers_commitment(entry: StoredEntry, meta: Meta) -> bytes:
+    """The commitment that a producer brought, which its log takes once; b"" where there is none, or the node's own."""
+    return entry.commitment if meta.commitment_form in (COMMITMENT_OPEN, COMMITMENT_CLOSED) else b""
+
+
 def id_key(ids: HashIndex, stream_hash: bytes, packet_id: str) -> int:
     """Where a stream's packet id stands in the index: H(id) above H(stream, id), so that an id can be found alone."""
     return ids.key(packet_id.encode(), stream_hash)

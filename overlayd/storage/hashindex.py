@@ -29,10 +29,10 @@ from typing import TypeAlias
 from blake3 import blake3
 
 from overlayd.model.errors import LogInconsistent
-from overlayd.storage import hashrun
-from overlayd.storage.hashrun import PREFIX_END, Run
+from overlayd.storage import hashrun, held
+from overlayd.storage.hashrun import PREFIX_END, Build, Run
 
-__all__ = ["TABLES", "Family", "HashIndex"]
+__all__ = ["STEPS", "Family", "HashIndex"]
 
 TABLES = (
     hashrun.TABLES
@@ -45,6 +45,7 @@ CREATE TABLE hash_family (
 INSERT INTO hash_family (family, stored_to) VALUES (1, 0), (2, 0), (3, 0);
 """
 )
+STEPS = (TABLES, held.TABLES)
 
 FAN_OUT = 8
 SLICE_ROWS = 4_096
@@ -53,6 +54,7 @@ _TIER_PAIRS = 4_096
 _BLOCK_ROWS = 250
 _BUILDING, _LIVE, _DEAD = 0, 1, 2
 _FLUSH_TIER = -1
+_MARK = "UPDATE hash_family SET secret_mark = ? WHERE family = ?"
 
 Offsets: TypeAlias = int | tuple[int, ...]
 
@@ -63,20 +65,6 @@ class Family(IntEnum):
     ID = 1
     COMMITMENT = 2
     KEY = 3
-
-
-class _Build:
-    """A run on its way: from memory (no sources) or from smaller runs. `done`: high halves below it are in."""
-
-    __slots__ = ("buckets", "done", "run", "sources", "tier", "total")
-
-    def __init__(self, run: Run, sources: tuple[Run, ...], tier: int, total: int, done: int = 0) -> None:
-        self.run = run
-        self.sources = sources
-        self.tier = tier
-        self.total = total
-        self.done = done
-        self.buckets: list[list[int]] = []
 
 
 class HashIndex:
@@ -101,7 +89,7 @@ class HashIndex:
         self._staged: list[Callable[[], None]] = []
         self._runs: tuple[Run, ...] = ()
         self._dead: list[Run] = []
-        self._builds: list[_Build] = []
+        self._builds: list[Build] = []
         self._fresh: Run | None = None
         self._flush_to: int | None = None
         self._stored_to = 0
@@ -112,7 +100,8 @@ class HashIndex:
         return f"HashIndex({self.family.name}, recent={len(self._recent)}, runs={len(self._runs)})"
 
     def load(self, connection: sqlite3.Connection) -> int:
-        """Read what the database holds; gives the offset above which the caller adds the entries' pairs again.
+        """Read what the database holds; gives the offset above which the caller adds the entries' pairs again, all
+        but those of `hold`, then calls `adopt`.
 
         Reads all filters: about 2 bytes a pair. Raises LogInconsistent when the secret isn't the one of old, because
         every stored name would be taken for a new one.
@@ -141,6 +130,8 @@ class HashIndex:
                 self._resume(runs[number], tuple(runs[source] for source in json.loads(sources)), done)
             elif state != _LIVE:
                 self._dead.append(runs[number])
+        for key, offset in held.read_held(connection, self.family):
+            self.add(key, offset)
         return self._stored_to
 
     @property
@@ -256,6 +247,13 @@ class HashIndex:
         else:
             self._recent[key] = (*_as_tuple(before), offset)[-self._newest_max :]
 
+    def hold(self, connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> None:
+        """Keep (hash, offset) pairs that were added, and whose entries lose the names, for a start before the flush."""
+        unwritten = [pair for pair in pairs if pair[1] > self._stored_to]
+        if unwritten:
+            held.hold(connection, self.family, unwritten)
+            connection.execute(_MARK, (self._secret_mark, self.family))
+
     def discard(self, connection: sqlite3.Connection, key: int, offset: int) -> None:
         """Remove a pair everywhere, as `discard_all`."""
         self.discard_all(connection, [(key, offset)])
@@ -351,13 +349,13 @@ class HashIndex:
 
     def _resume(self, run: Run, sources: tuple[Run, ...], done: int) -> None:
         total = sum(source.pairs for source in sources)
-        self._builds.append(_Build(run, sources, min(map(_tier_of, sources)), total, done))
+        self._builds.append(Build(run, sources, min(map(_tier_of, sources)), total, done))
 
-    def _flush_build(self) -> _Build:
+    def _flush_build(self) -> Build:
         for build in self._builds:
             if build.tier == _FLUSH_TIER:
                 return build
-        build = _Build(self._new_run(len(self._frozen), 0), (), _FLUSH_TIER, len(self._frozen))
+        build = Build(self._new_run(len(self._frozen), 0), (), _FLUSH_TIER, len(self._frozen))
         build.buckets = [[] for _ in range(256)]
         for key in self._frozen:
             build.buckets[key >> 56].append(key)
@@ -371,9 +369,9 @@ class HashIndex:
         due = [(tier, runs[:FAN_OUT]) for tier, runs in tiers.items() if len(runs) >= FAN_OUT]
         return min(due, key=lambda item: item[0], default=None)
 
-    def _merge_build(self, tier: int, sources: list[Run]) -> _Build:
+    def _merge_build(self, tier: int, sources: list[Run]) -> Build:
         total = sum(run.pairs for run in sources)
-        return _Build(self._new_run(total, sum(len(run.bits) for run in sources)), tuple(sources), tier, total)
+        return Build(self._new_run(total, sum(len(run.bits) for run in sources)), tuple(sources), tier, total)
 
     def _new_run(self, pairs: int, freed_bytes: int) -> Run:
         """A run without number; its filter as fine as the memory for filters allows."""
@@ -383,7 +381,7 @@ class HashIndex:
             bits -= 1
         return Run(0, bits)
 
-    def _step(self, connection: sqlite3.Connection, rows_max: int, build: _Build) -> None:
+    def _step(self, connection: sqlite3.Connection, rows_max: int, build: Build) -> None:
         """One slice of a build, which is known to memory only once a transaction with its run is committed."""
         assert not self._staged, "one flush, step or drop per transaction"
         run, start = build.run, build.done
@@ -429,7 +427,7 @@ class HashIndex:
         if end == PREFIX_END:
             self._finish(connection, build)
 
-    def _finish(self, connection: sqlite3.Connection, build: _Build) -> None:
+    def _finish(self, connection: sqlite3.Connection, build: Build) -> None:
         """The run takes the place of its sources."""
         connection.execute("UPDATE hash_run SET state = ? WHERE run = ?", (_LIVE, build.run.number))
         for source in build.sources:
@@ -440,6 +438,7 @@ class HashIndex:
                 "UPDATE hash_family SET stored_to = ?, secret_mark = ? WHERE family = ?",
                 (flush_to, self._secret_mark, self.family),
             )
+            held.let_go(connection, self.family, flush_to)
 
         def change() -> None:
             self._builds = [other for other in self._builds if other is not build]
@@ -451,11 +450,11 @@ class HashIndex:
 
         self._staged.append(change)
 
-    def _frozen_pairs(self, build: _Build, start: int, end: int) -> list[bytes]:
+    def _frozen_pairs(self, build: Build, start: int, end: int) -> list[bytes]:
         pairs: list[bytes] = []
         for bucket in build.buckets[start >> 24 : end >> 24]:
             for key in sorted(bucket):
-                pairs.extend(hashrun.encode_pair(key, offset) for offset in _as_tuple(self._frozen.get(key)))
+                pairs.extend(hashrun.encode_pair(key, offset) for offset in sorted(_as_tuple(self._frozen.get(key))))
         return pairs
 
     def _worth_keeping(self, pairs: list[bytes]) -> list[bytes]:

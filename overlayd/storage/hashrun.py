@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from overlayd.storage.packed import insert_rows, select_each
 
 __all__ = [
-    "PREFIX_END", "TABLES", "Run", "decode_pairs", "delete_rows", "encode_pair", "filter_bits_for", "offsets_of", "read_blocks",
+    "PREFIX_END", "TABLES", "Build", "Run", "decode_pairs", "delete_rows", "encode_pair", "filter_bits_for", "offsets_of", "read_blocks",
     "read_run_filter", "read_slice", "remove_pairs", "write_pairs",
 ]  # fmt: skip
 
@@ -109,6 +109,20 @@ class Run:
             bits[at >> 3] |= bit[at & 7]
             at = near | key >> 20 & _NEAR_MASK
             bits[at >> 3] |= bit[at & 7]
+
+
+class Build:
+    """A run on its way: from memory (no sources) or from smaller runs. `done`: high halves below it are in."""
+
+    __slots__ = ("buckets", "done", "run", "sources", "tier", "total")
+
+    def __init__(self, run: Run, sources: tuple[Run, ...], tier: int, total: int, done: int = 0) -> None:
+        self.run = run
+        self.sources = sources
+        self.tier = tier
+        self.total = total
+        self.done = done
+        self.buckets: list[list[int]] = []
 
 
 def filter_bits_for(pairs: int) -> int:

@@ -92,7 +92,7 @@ FEATURES = (
     LOG_FEATURE,
     Feature("tree", (tree.TABLES,)),
     Feature("positions", (positions.TABLES,)),
-    Feature("hashindex", (hashindex.TABLES,)),
+    Feature("hashindex", hashindex.STEPS),
 )
 
 

@@ -13,7 +13,7 @@ from overlayd.model.errors import OwnedByConfig, UnknownStream, VerificationFail
 from overlayd.model.meta import Meta, decode_meta
 from overlayd.storage import queries
 from overlayd.storage.definitions import set_state
-from overlayd.storage.group import Group, LogState, id_key
+from overlayd.storage.group import Group, LogState, id_key, producers_commitment
 from overlayd.storage.intake import Intake
 from overlayd.storage.jobs import ChangeJob
 from overlayd.storage.maintenance import head_row, store_heads
@@ -29,12 +29,16 @@ _REDUCE = "UPDATE entry SET sealed = NULL WHERE offset IN (SELECT value FROM jso
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """A packet that is still whole: where, how long its row's sealed part is, and the names that lead to it."""
+    """A packet that is still whole: where, how long its row's sealed part is, and the names that lead to it.
+
+    `commitment`: the producer's, or b"".
+    """
 
     offset: int
     size: int
     id: str
     key: str
+    commitment: bytes
 
 
 class Remover:
@@ -111,12 +115,20 @@ class Remover:
         self._clear_rows(group, offsets)
         row = head_row(group, stream)
         group.actions.append(lambda connection: store_heads(connection, [row]))
-        if cause != "retention":
-            state, stream_hash = self._state, stream.stream_hash
-            ids = [(id_key(state.ids, stream_hash, packet.id), packet.offset) for packet in kept if packet.id]
-            keys = [(state.keys.key(packet.key.encode(), stream_hash), packet.offset) for packet in kept if packet.key]
-            group.actions.append(lambda connection: state.ids.discard_all(connection, ids))
-            group.actions.append(lambda connection: state.keys.discard_all(connection, keys))
+        self._keep_or_drop_names(group, stream.stream_hash, kept, cause)
+
+    def _keep_or_drop_names(self, group: Group, stream_hash: bytes, kept: list[_Kept], cause: RemovalCause) -> None:
+        """Commitments are remembered for ever, ids after retention alone."""
+        ids, commitments, keys = self._state.ids, self._state.commitments, self._state.keys
+        used = [(commitments.key(packet.commitment), packet.offset) for packet in kept if packet.commitment]
+        group.actions.append(lambda connection: commitments.hold(connection, used))
+        named = [(id_key(ids, stream_hash, packet.id), packet.offset) for packet in kept if packet.id]
+        if cause == "retention":
+            group.actions.append(lambda connection: ids.hold(connection, named))
+            return
+        keyed = [(keys.key(packet.key.encode(), stream_hash), packet.offset) for packet in kept if packet.key]
+        group.actions.append(lambda connection: ids.discard_all(connection, named))
+        group.actions.append(lambda connection: keys.discard_all(connection, keyed))
 
     def _free(self, group: Group, stream: Stream, definitions: list[int]) -> None:
         """After the last slice: the name is free, and what definitions no packet took along go too."""
@@ -157,7 +169,7 @@ def _read_kept(connection: sqlite3.Connection, offsets: Sequence[int]) -> list[_
             meta = decode_meta(stub.meta)
         except VerificationFailed:  # a damaged row goes like any other; its names can't be found any more
             meta = Meta()
-        kept.append(_Kept(stub.offset, size, meta.id, meta.key))
+        kept.append(_Kept(stub.offset, size, meta.id, meta.key, producers_commitment(stub, meta)))
     return kept
 
 

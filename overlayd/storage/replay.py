@@ -1,8 +1,8 @@
 """What an entry means for the derived state: where its stream stands, its id, key, commitment and position."""
 
-from overlayd.model.entry import Z32, Kind, StoredEntry
+from overlayd.model.entry import Kind, StoredEntry
 from overlayd.model.meta import decode_meta
-from overlayd.storage.group import LogState, id_key
+from overlayd.storage.group import LogState, id_key, producers_commitment
 from overlayd.storage.record import sealed_bytes
 
 
@@ -23,11 +23,12 @@ def replay_entry(state: LogState, entry: StoredEntry) -> None:
             head.packets += 1
             head.bytes += sealed_bytes(entry)
     if entry.is_reduced:
-        return
+        return  # its names are gone; `HashIndex.hold` kept the pairs that still count
     meta = decode_meta(entry.meta)
     if meta.id:
         state.ids.add(id_key(state.ids, entry.stream_hash, meta.id), entry.offset)
     if meta.key:
         state.keys.add(state.keys.key(meta.key.encode(), entry.stream_hash), entry.offset)
-    if entry.commitment != Z32:
-        state.commitments.add(state.commitments.key(entry.commitment), entry.offset)
+    commitment = producers_commitment(entry, meta)
+    if commitment:
+        state.commitments.add(state.commitments.key(commitment), entry.offset)

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from overlayd.model.errors import LogInconsistent
-from overlayd.storage.hashindex import TABLES, Family, HashIndex
+from overlayd.storage.hashindex import STEPS, Family, HashIndex
 from overlayd.storage.hashrun import Run, filter_bits_for
 
 SECRET = bytes(range(32))
@@ -21,7 +21,7 @@ SECRET = bytes(range(32))
 def _connect(path: Path | str = ":memory:") -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     if not connection.execute("SELECT name FROM sqlite_master WHERE name = 'hash_run'").fetchone():
-        connection.executescript(TABLES)
+        connection.executescript("".join(STEPS))
     return connection
 
 
