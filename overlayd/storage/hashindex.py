@@ -332,6 +332,10 @@ class HashIndex:
         self._step(connection, rows_max, build)
         return True
 
+    def has_run_before(self, offset: int) -> bool:
+        """Whether `drop_before` has a whole run to forget, unless that is being merged."""
+        return any(run.newest < offset for run in self._runs)
+
     def drop_before(self, connection: sqlite3.Connection, offset: int) -> None:
         """Forget runs whose newest pair is older. Older pairs of other runs go when those are merged."""
         assert not self._staged, "one flush, step or drop per transaction"

@@ -2,13 +2,15 @@
 
 Stream heads and indexes live in memory; from time to time (`flush_entries`) all of them begin a flush, and the
 following transactions each carry a bounded part of it, and of the merges that it causes later. A start reads the
-entries above the lowest floor again, so nothing is lost if this never happens.
+entries above the lowest floor again, so nothing is lost if this never happens. After a flush, one transaction drops
+what is older than every window in place of its part of the merges.
 """
 
 import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
+from overlayd.storage.expiry import drop_expired
 from overlayd.storage.group import Group, LogState
 from overlayd.storage.packed import insert_rows
 from overlayd.storage.streams import Stream
@@ -34,11 +36,12 @@ class Maintenance:
         self._streams: list[Stream] = []
         self._taken: list[Stream] = []
         self._is_busy = True
+        self._is_drop_due = True
 
     @property
     def is_due(self) -> bool:
         """Whether there is, or may be, something to do without new entries."""
-        return self._is_busy or self._flush_to is not None
+        return self._is_busy or self._is_drop_due or self._flush_to is not None
 
     def begin(self) -> None:
         """Between transactions: starts a flush of everything if enough came together."""
@@ -71,7 +74,7 @@ class Maintenance:
         values = [head_row(group, stream) for stream in self._taken]
         is_last = self._flush_to is not None and len(self._taken) == len(self._streams)
         is_last = is_last and self._flush_to != self._state.indexed
-        return Step(self._state, rows, values, self._flush_to if is_last else None)
+        return Step(self._state, rows, values, self._flush_to if is_last else None, self._is_drop_due)
 
     def adopt(self, step: "Step") -> None:
         """The transaction with the step is committed."""
@@ -80,20 +83,25 @@ class Maintenance:
         if step.indexed is not None:
             self._state.indexed = step.indexed
         self._is_busy = step.is_more
+        self._is_drop_due = False
         if self._flush_to is not None and self._flush_to <= min(self._state.indexed, self._state.positions.stored_to):
             indexes = (self._state.ids, self._state.commitments, self._state.keys)
             if not any(index.is_flushing for index in indexes):
                 self._flush_to = None
+                self._is_drop_due = True
 
 
 class Step:
-    """One transaction's part."""
+    """One transaction's part. One that `drops` does so in place of flushing and merging the hash indexes."""
 
-    def __init__(self, state: LogState, rows: int, heads: list[tuple[Any, ...]], indexed: int | None) -> None:
+    def __init__(
+        self, state: LogState, rows: int, heads: list[tuple[Any, ...]], indexed: int | None, drops: bool
+    ) -> None:  # fmt: skip
         self._state = state
         self._rows = rows
         self._heads = heads
         self.indexed = indexed
+        self._drops = drops
         self.is_more = False
 
     def run(self, connection: sqlite3.Connection) -> None:
@@ -102,7 +110,11 @@ class Step:
         store_heads(connection, self._heads)
         if self.indexed is not None:
             connection.execute("INSERT OR REPLACE INTO state (key, value) VALUES ('indexed', ?)", (self.indexed,))
-        more = [index.merge_step(connection, self._rows) for index in (state.ids, state.commitments, state.keys)]
+        if self._drops:
+            drop_expired(connection, state)
+            more = [True]
+        else:
+            more = [index.merge_step(connection, self._rows) for index in (state.ids, state.commitments, state.keys)]
         more.append(state.positions.flush_step(connection, self._rows))
         self.is_more = any(more)
 
