@@ -115,20 +115,18 @@ class _StreamRoutes:
 
     async def delete(self, stream: str) -> Response:
         """Deletes a stream with its packets, if the query says its name again."""
-        principal = principal_of(request)
-        require(principal, "manage")
+        require(principal_of(request), "manage")
         parameters = Parameters(request, ("confirm",))
         name = known_stream(self._log, stream).name
         if parameters.text("confirm") != name:
             raise BadParameter("deleting a stream needs its name again", subject="confirm", hint=f"add ?confirm={name}")
         async with self._lane.step_out():
-            removed = await self._log.delete_stream(name, principal.name)
+            removed = await self._log.delete_stream(name)
         return answer(encode_wire(StreamRemoved(stream=name, packets_removed=removed)))
 
     async def set_state(self, stream: str) -> Response:
         """Pauses, stops or resumes a stream."""
-        principal = principal_of(request)
-        require(principal, "manage")
+        require(principal_of(request), "manage")
         Parameters(request, ())
         name = known_stream(self._log, stream).name
         raw = await self._read_json(_STATE_BYTES_MAX, "body_bytes", f"/v1/streams/{name}/state")
@@ -138,7 +136,7 @@ class _StreamRoutes:
         except msgspec.ValidationError as err:
             raise _invalid(err, "the state can't be set") from err
         async with self._lane.step_out():
-            changed = await self._log.set_stream_state(name, body.state, principal.name)
+            changed = await self._log.set_stream_state(name, body.state)
         if changed.state == "stopped":
             self._on_stopped(name)
         return self._answer(changed)

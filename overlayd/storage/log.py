@@ -2,10 +2,12 @@
 
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import structlog
 import trio
 
 from overlayd.model.bodies import NodeBody, RemovalCause
@@ -25,7 +27,7 @@ from overlayd.storage.housekeeping import DiskWatch
 from overlayd.storage.intake import Intake
 from overlayd.storage.jobs import AppendJob, ChangeJob, WriteJob, node_job
 from overlayd.storage.judge import is_packet_of
-from overlayd.storage.positions import find_stored, join_positions, read_stored
+from overlayd.storage.positions import find_stored, join_positions, read_stored, read_stored_back
 from overlayd.storage.readers import ReaderPool
 from overlayd.storage.removing import Remover
 from overlayd.storage.start import Identity
@@ -37,6 +39,10 @@ T = TypeVar("T")
 
 DAMAGED_PAGE_ROWS = 32
 """A page that doesn't verify is read again row by row, in small steps."""
+BACK_ROWS = 1000
+"""Packets looked at in one step towards the newest one that is kept."""
+
+_log = structlog.get_logger("storage.log")
 
 
 class StorageStats(msgspec.Struct, frozen=True):
@@ -168,7 +174,7 @@ class Log:
         stream, created = await self._change(job)
         return stream, created
 
-    async def set_stream_state(self, name: str, state: StreamStateName, principal: str = "") -> Stream:
+    async def set_stream_state(self, name: str, state: StreamStateName) -> Stream:
         """Pauses, stops or activates a stream. Raises UnknownStream, and as `append`."""
         stream: Stream = await self._change(ChangeJob(lambda group: definitions.set_state(group, name, state)))
         return stream
@@ -178,7 +184,7 @@ class Log:
         stream: Stream = await self._change(ChangeJob(lambda group: definitions.release(group, name)))
         return stream
 
-    async def delete_stream(self, name: str, principal: str = "") -> int:
+    async def delete_stream(self, name: str) -> int:
         """Takes every packet of the stream away and frees its name; gives how many packets they were.
 
         Works in slices, so that others get their turn; cancelled half way, it can be called again.
@@ -268,7 +274,7 @@ class Log:
     async def find_last(self, stream: Stream, key: str | None = None) -> StoredEntry | None:
         """The newest packet that is kept, of a key if one is given; None when there is none. A checkpoint."""
         if key is None:
-            offset = None if stream.packets == 0 else await self.find_offset(stream, stream.head_sequence)
+            offset = await self._find_newest_kept(stream)
             offsets = [] if offset is None else [offset]
         else:
             keys, name = self._state.keys, key.encode()
@@ -289,7 +295,7 @@ class Log:
         return None
 
     async def find_by_id(self, packet_id: str) -> list[StoredEntry]:
-        """The kept packets with this id in any stream, oldest first. A checkpoint."""
+        """The kept packets with this id in any stream, oldest first; damaged ones are left out. A checkpoint."""
         ids = self._state.ids
         prefix = ids.prefix(packet_id.encode())
         pairs = set(ids.recent_like(prefix))
@@ -298,7 +304,11 @@ class Log:
         for hashed, offset in sorted(pairs, key=lambda pair: pair[1]):
             if offset > self.head:
                 break
-            entry = await self.read_entry(offset)
+            try:
+                entry = await self.read_entry(offset)
+            except DamagedEntry:  # it may be another packet whose hash collides, and the others are sound
+                _log.error("damaged entry left out of a search", offset=offset)
+                continue
             if entry.is_reduced or id_key(ids, entry.stream_hash, packet_id) != hashed:
                 continue
             if is_packet_of(entry, entry.stream_hash, packet_id):
@@ -393,6 +403,25 @@ class Log:
         if not entries or [entry.offset for entry in entries] != offsets[: len(entries)]:
             raise DamagedEntry("a stored entry is missing", subject=f"offsets {offsets[0]} to {offsets[-1]}")
         return entries
+
+    async def _find_newest_kept(self, stream: Stream) -> int | None:
+        """Where the newest packet that isn't reduced stands; looks backwards, a bounded step at a time."""
+        positions, sequence, limit = self._state.positions, stream.head_sequence, 1
+        while stream.packets and sequence >= stream.oldest_sequence:
+            found = positions.read_recent_back(stream.id, sequence, limit)
+            if not found:
+                read = partial(read_stored_back, stream=stream.id, sequence=sequence, limit=limit)
+                found = await self._readers.read(read)
+            if not found:
+                return None
+            newest = self._state.tail.find(found[0][1])
+            if newest is not None and not newest.is_reduced:
+                return newest.offset
+            kept = await self._readers.read(partial(queries.find_kept, offsets=[offset for _, offset in found]))
+            if kept is not None:
+                return kept
+            sequence, limit = found[-1][0] - 1, BACK_ROWS
+        return None
 
     async def _read_offsets(self, stream: Stream, sequence: int, limit: int) -> list[int]:
         """Where the packets from a sequence on stand; memory is asked before the disk."""

@@ -22,7 +22,10 @@ from typing import TypeAlias
 
 from overlayd.storage.packed import insert_rows, select_each
 
-__all__ = ["TABLES", "Positions", "find_oldest_stored", "find_stored", "join_positions", "read_stored"]
+__all__ = [
+    "TABLES", "Positions", "find_newest_stored", "find_oldest_stored", "find_stored", "join_positions", "read_stored",
+    "read_stored_back",
+]  # fmt: skip
 
 TABLES = """
 CREATE TABLE position_block (
@@ -58,9 +61,11 @@ _SELECT_ONE = f"SELECT first, offsets FROM position_block WHERE stream = ? AND f
 _SELECT_FROM = (
     f"SELECT first, offsets FROM position_block WHERE stream = ? AND first >= coalesce({_FLOOR}, 0) ORDER BY first"  # noqa: S608 - constants
 )
+_SELECT_BACK = "SELECT first, offsets FROM position_block WHERE stream = ? AND first <= ? ORDER BY first DESC"
 _DELETE_BELOW = f"DELETE FROM position_block WHERE stream = ? AND first < {_FLOOR}"  # noqa: S608 - constants
 _LAST_FIRST = "SELECT first FROM position_block WHERE stream = ? ORDER BY first DESC LIMIT 1"
 _LAST_BLOCK = "SELECT offsets FROM position_block WHERE stream = ? ORDER BY first DESC LIMIT 1"
+_LAST_HEAD = f"SELECT substr(offsets, 1, {_HEAD.size}) FROM position_block WHERE stream = ? ORDER BY first DESC LIMIT 1"  # noqa: S608 - constants
 
 
 class _Run:
@@ -159,6 +164,16 @@ class Positions:
                 start = max(0, sequence - run.first)
                 offsets = run.offsets[start : start + limit - len(positions)]
                 positions.extend(enumerate(offsets, run.first + start))
+        return positions
+
+    def read_recent_back(self, stream: int, sequence: int, limit: int) -> list[Position]:
+        """The last positions in memory with at most this sequence, newest first. None: ask `read_stored_back`."""
+        positions: list[Position] = []
+        for run in reversed(self._recent.get(stream, ())):
+            if run.first <= sequence and len(positions) < limit:
+                end = min(len(run.offsets), sequence - run.first + 1)
+                start = max(0, end - (limit - len(positions)))
+                positions.extend((run.first + at, run.offsets[at]) for at in range(end - 1, start - 1, -1))
         return positions
 
     def is_recent(self, stream: int, sequence: int) -> bool:
@@ -290,6 +305,31 @@ def read_stored(connection: sqlite3.Connection, stream: int, sequence: int, limi
             break
     rows.close()
     return positions
+
+
+def read_stored_back(connection: sqlite3.Connection, stream: int, sequence: int, limit: int) -> list[Position]:
+    """The last positions in blocks with at most this sequence, newest first. Blocks the thread."""
+    positions: list[Position] = []
+    rows = connection.execute(_SELECT_BACK, (stream, sequence))
+    for first, block in rows:
+        end = min(_HEAD.unpack_from(block)[1], sequence - first + 1)
+        start = max(0, end - (limit - len(positions)))
+        positions.extend(reversed([*enumerate(_decode(block, start, end - start), first + start)]))
+        if len(positions) >= limit:
+            break
+    rows.close()
+    return positions
+
+
+def find_newest_stored(connection: sqlite3.Connection, streams: Sequence[int]) -> list[int]:
+    """The largest sequence that a block of each stream has; 0 where there is none. Blocks the thread."""
+    keys = [(stream,) for stream in streams]
+    firsts = select_each(connection, _LAST_FIRST, keys)
+    heads = select_each(connection, _LAST_HEAD, keys)
+    return [
+        0 if first is None else first + _HEAD.unpack_from(head)[1] - 1
+        for first, head in zip(firsts, heads, strict=True)
+    ]
 
 
 def find_oldest_stored(connection: sqlite3.Connection, stream: int) -> Position | None:

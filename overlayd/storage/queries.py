@@ -46,6 +46,8 @@ _STUBS = """
 SELECT offset, e, leaf, sealed IS NULL FROM entry
 WHERE offset IN (SELECT value FROM json_each(?1)) ORDER BY offset"""
 
+_NEWEST_KEPT = "SELECT max(offset) FROM entry WHERE offset IN (SELECT value FROM json_each(?)) AND sealed IS NOT NULL"
+
 _ROW_AT = "SELECT offset, e, leaf, sealed FROM entry WHERE offset = ?"
 _ROWS = "SELECT offset, e, leaf, sealed FROM entry WHERE offset > ? AND offset <= ? ORDER BY offset"
 
@@ -93,6 +95,13 @@ def read_stubs(connection: sqlite3.Connection, offsets: Sequence[int]) -> list[S
             stub = reduced
         stubs.append(stub)
     return stubs
+
+
+def find_kept(connection: sqlite3.Connection, offsets: Sequence[int]) -> int | None:
+    """The newest of some offsets whose entry isn't reduced."""
+    (offset,) = connection.execute(_NEWEST_KEPT, (json.dumps(list(offsets)),)).fetchone()
+    found: int | None = offset
+    return found
 
 
 def _read_stub(connection: sqlite3.Connection, offset: int) -> bytes:

@@ -11,10 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from overlayd.storage.positions import (
     TABLES,
     Positions,
+    find_newest_stored,
     find_oldest_stored,
     find_stored,
     join_positions,
     read_stored,
+    read_stored_back,
 )
 
 JUMP = 1 << 40
@@ -299,6 +301,14 @@ class PositionsModel(RuleBasedStateMachine):
         expected = sorted((at, offset) for at, offset in self.model.get(stream, {}).items() if at >= sequence)
         assert self.positions.read(self.connection, stream, sequence, limit) == expected[:limit]
         assert self.positions.find(self.connection, stream, sequence) == self.model.get(stream, {}).get(sequence)
+        earlier = sorted(((at, o) for at, o in self.model.get(stream, {}).items() if at <= sequence), reverse=True)
+        recent = self.positions.read_recent_back(stream, sequence, limit)
+        assert recent == earlier[: len(recent)]
+        stored = read_stored_back(self.connection, stream, recent[-1][0] - 1 if recent else sequence, limit)
+        assert [*recent, *stored][:limit] == earlier[:limit]
+        newest = find_newest_stored(self.connection, [stream, 99])
+        assert newest[0] == max((at for at, _ in read_stored(self.connection, stream, 0, 10_000)), default=0)
+        assert newest[1] == 0
 
     @invariant()
     def same_as_model(self) -> None:

@@ -81,12 +81,34 @@ async def test_erasure_forgets_ids_and_keys(rig: Rig) -> None:
         newest = await log.find_last(stream, "k2")
         assert newest is not None
         assert newest.sequence == 9
-        assert await log.find_last(stream) is None
+        left = await log.find_last(stream)
+        assert left is not None
+        assert left.sequence == 11
         assert [r.duplicate for r in receipts(await append(log, "s", drafts("i11", data='"x"')))] == [False]
     with rig.connect() as connection:
         ids = log._state.ids
         pairs = ids.read_stored(connection, [ids.key(b"i11", stream.stream_hash)])
         assert last.offset not in next(iter(pairs.values()))
+
+
+@pytest.mark.parametrize("flush_entries", [8, 65_536])
+async def test_the_newest_that_is_kept(rig: Rig, flush_entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many of a stream's last packets were taken away, its last one is the newest that is left."""
+    monkeypatch.setattr("overlayd.storage.log.BACK_ROWS", 3)
+    rig.set_settings(flush_entries=flush_entries)
+    async with rig.open() as log:
+        stream = await fill(log, 24)
+        packets = await log.read_packets(stream, 0, 100)
+        for first, newest in ((23, 23), (10, 10), (1, 1)):
+            await log.reduce(stream, packets[first].offset, log.head, "erased")
+            for cold in (False, True):
+                if cold:
+                    forget_tail(log)
+                last = await log.find_last(stream)
+                assert last is not None
+                assert last.sequence == newest
+        await log.reduce(stream, 1, log.head, "erased")
+        assert await log.find_last(stream) is None
 
 
 async def test_retention_keeps_duplicates(rig: Rig) -> None:
