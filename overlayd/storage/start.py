@@ -25,7 +25,7 @@ from overlayd.storage.group import Group, LogState
 from overlayd.storage.hashindex import Family, HashIndex
 from overlayd.storage.machine import read_machine
 from overlayd.storage.migrations import FEATURES, Feature, migrate, prepare_database
-from overlayd.storage.positions import Positions
+from overlayd.storage.positions import Positions, find_newest_stored
 from overlayd.storage.record import decode_row, reduce_entry
 from overlayd.storage.removals import Removal
 from overlayd.storage.replay import replay_entry
@@ -99,6 +99,7 @@ def load_state(
     for row in connection.execute("SELECT stream_hash, from_offset, to_offset, cause FROM removal"):
         state.removals.add(Removal(*row))
     _replay(connection, state, size)
+    _check_heads(connection, state)
     return state, loss
 
 
@@ -263,6 +264,18 @@ def _replay(connection: sqlite3.Connection, state: LogState, size: int) -> None:
     if size and not state.last_us:
         state.last_us = queries.read_appended_us(connection, size) or 0
     state.head.advance(size)
+
+
+def _check_heads(connection: sqlite3.Connection, state: LogState) -> None:
+    """A stream that stood below its own packets would give their sequences to others."""
+    streams = state.book.list_active()
+    newest = find_newest_stored(connection, [stream.id for stream in streams])
+    for stream, sequence in zip(streams, newest, strict=True):
+        if stream.head_sequence < sequence:
+            raise LogInconsistent(
+                f"{stream.name} stands at sequence {stream.head_sequence}, but its packets reach {sequence}",
+                subject="log.sqlite3", hint="overlayd verify says what else is wrong; restore a backup",
+            )  # fmt: skip
 
 
 def _salvage(connection: sqlite3.Connection, after: int, upto: int) -> list[StoredEntry]:

@@ -236,6 +236,7 @@ async def test_damaged_body_is_never_served(rig: Rig) -> None:
         await append(log, "s", [draft(id=f"i{n}") for n in range(10)])
         bad = receipts(await append(log, "s", [draft('"good"', id="bad")]))[0]
         await append(log, "s", [draft() for _ in range(10)])
+        await append(log, "t", [draft('"sound"', id="bad")])
     tamper(rig)
     with rig.connect() as connection:
         (sealed,) = connection.execute("SELECT sealed FROM entry WHERE offset = ?", (bad.offset,)).fetchone()
@@ -255,6 +256,7 @@ async def test_damaged_body_is_never_served(rig: Rig) -> None:
             with pytest.raises(DamagedEntry):
                 await log.read_entry(bad.offset)
             assert (await log.read_entry(bad.offset + 1)).offset == bad.offset + 1
+            assert [entry.body for entry in await log.find_by_id("bad")] == [b'"sound"']
             stream = log.find_stream("s")
             assert stream is not None
             assert stream.head_sequence == 21
@@ -428,3 +430,16 @@ async def test_heads_outlast_a_crash_and_a_clean_stop(rig: Rig, more: list[str])
         assert stream is not None
         assert (stream.head_sequence, stream.oldest_sequence, stream.packets) == (3, 1, 3)
         assert [receipt.sequence for receipt in receipts(await append(log, "s", drafts("d")))] == [4]
+
+
+async def test_head_behind_its_positions_is_refused(rig: Rig) -> None:
+    """A stored head below packets that the stream has would give their sequences again."""
+    rig.set_settings(flush_entries=4)
+    async with rig.open() as log:
+        for _ in range(20):
+            await append(log, "s")
+            await append(log, "t")
+    tamper(rig, "UPDATE stream_head SET sequence = 19 WHERE stream_id = 1")
+    with pytest.raises(LogInconsistent, match=r"s stands at sequence 19, but .* 20"):
+        async with rig.open():
+            raise AssertionError("it opened")
