@@ -3,13 +3,14 @@
 import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
 
 import msgspec
 
 from overlayd.model.clock import Entropy
 from overlayd.model.cursor import Epoch, format_epoch, parse_epoch
-from overlayd.model.errors import BadCursor, DirectoryInUse, LogInconsistent
+from overlayd.model.errors import BadCursor, ConfigInvalid, DirectoryInUse, LogInconsistent
 
 DATABASE_NAME = "log.sqlite3"
 _HIGH_WATER_HEAD = "overlayd/high-water/1"
@@ -27,8 +28,8 @@ class DirectoryLock:
     """Exclusive hold on a data directory, from construction to `release`."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises DirectoryInUse."""
-        self._descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Raises DirectoryInUse, ConfigInvalid."""
+        self._descriptor = open_file(directory / "lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as err:
@@ -56,6 +57,35 @@ def make_directory(directory: Path) -> None:
         sync_directory(path.parent)
 
 
+def open_file(path: Path, flags: int, mode: int = 0o600) -> int:
+    """A descriptor of a regular file, opened without waiting for anybody.
+
+    Raises ConfigInvalid for anything else in its place (a pipe would make the open wait for ever), OSError.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, mode)
+    except OSError as err:
+        if err.errno != errno.ENXIO:  # a socket, or a pipe that nobody reads
+            raise
+        raise _irregular(path) from err
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _irregular(path)
+    return descriptor
+
+
+def read_file(path: Path) -> bytes:
+    """All of a regular file. Raises ConfigInvalid, OSError."""
+    with open(open_file(path, os.O_RDONLY), "rb") as file:
+        return file.read()
+
+
+def _irregular(path: Path) -> ConfigInvalid:
+    return ConfigInvalid(
+        f"{path} isn't a regular file", subject=str(path), hint="something else put it there; move it away"
+    )
+
+
 def sync_directory(directory: Path) -> None:
     """Makes creations, renames and removals in the directory durable."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -68,7 +98,8 @@ def sync_directory(directory: Path) -> None:
 def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Puts `content` at `path`, whole or not at all, and durable when it returns."""
     temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    temporary.unlink(missing_ok=True)  # an unclean stop's, or a pipe that would make the open wait for ever
+    descriptor = open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with open(descriptor, "wb", closefd=False) as file:
             file.write(content)
@@ -82,10 +113,10 @@ def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
 def read_or_make_secret(path: Path, count: int, entropy: Entropy) -> tuple[bytes, bool]:
     """`count` secret bytes from the file (mode 0600), drawn on first use; and whether they are new.
 
-    Raises LogInconsistent when the file has another length.
+    Raises LogInconsistent when the file has another length, ConfigInvalid when it isn't one.
     """
     try:
-        secret = path.read_bytes()
+        secret = read_file(path)
     except FileNotFoundError:
         secret = entropy.draw(count)
         replace_file(path, secret)
@@ -105,10 +136,10 @@ def write_high_water(directory: Path, mark: HighWater) -> None:
 
 
 def read_high_water(directory: Path) -> HighWater | None:
-    """None when there is none. Raises LogInconsistent when it can't be read."""
+    """None when there is none. Raises LogInconsistent when it can't be read, ConfigInvalid when it isn't a file."""
     path = directory / "high-water"
     try:
-        lines = path.read_text(encoding="ascii").split("\n")
+        lines = read_file(path).decode("ascii").split("\n")
         head, epoch, size, root, rest = lines
         mark = HighWater(parse_epoch(epoch), int(size), bytes.fromhex(root))
     except FileNotFoundError:
@@ -130,7 +161,7 @@ def take_reserve(directory: Path, size: int) -> bool:
     if size == 0:
         path.unlink(missing_ok=True)
         return True
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_file(path, os.O_RDWR | os.O_CREAT)
     try:
         if os.fstat(descriptor).st_size != size:
             os.ftruncate(descriptor, 0)

@@ -1,13 +1,16 @@
 """The files beside the database."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
+from storage_rig import Rig
 
 from overlayd.model.clock import Entropy
 from overlayd.model.cursor import make_epoch
-from overlayd.model.errors import LogInconsistent
+from overlayd.model.errors import ConfigInvalid, LogInconsistent
+from overlayd.model.units import Size
 from overlayd.storage import files
 from overlayd.storage.epochs import EpochRow, Loss, ancestry_of, judge_high_water, next_epoch
 from overlayd.storage.files import HighWater
@@ -66,6 +69,36 @@ def test_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not files.take_reserve(tmp_path, 8192)
     assert not (tmp_path / "reserve").exists()
     assert files.take_reserve(tmp_path, 0)
+
+
+def put(path: Path, kind: str) -> None:
+    """Something that isn't a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    else:
+        path.mkdir()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "directory"])
+@pytest.mark.parametrize("name", ["lock", "high-water", "keys/log.ed25519", "keys/index.key", "reserve"])
+async def test_what_is_not_a_file_is_refused(rig: Rig, name: str, kind: str) -> None:
+    """A pipe, socket or directory in place of a file is named at once; nobody waits for its other end."""
+    put(rig.directory / name, kind)
+    rig.set_settings(reserve=Size(4096))
+    with pytest.raises(ConfigInvalid, match=name):
+        async with rig.open():
+            raise AssertionError("it opened")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_leftovers_are_replaced(tmp_path: Path, kind: str) -> None:
+    """Whatever stands under the name that a new file has while it is written goes; nobody waits for it."""
+    put(tmp_path / "key.new", kind)
+    secret, _ = files.read_or_make_secret(tmp_path / "key", 32, Entropy())
+    assert (tmp_path / "key").read_bytes() == secret
 
 
 def test_high_water_is_judged() -> None:
