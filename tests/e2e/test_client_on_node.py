@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 import trio
-from conftest import Node
+from node_process import Node
 
 from overlayd.client import Client, LogView, SyncClient
 from overlayd.model.errors import BadParameter, Forbidden, SchemaViolation, UnknownStream

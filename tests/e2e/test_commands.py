@@ -11,7 +11,7 @@ import httpx
 import msgspec
 import pytest
 from click.testing import CliRunner
-from conftest import Node
+from node_process import Node
 
 from overlayd.cli import cli
 from overlayd.cli.exits import CONFIG, FAILED, OK, SIGNED_ONLY, TEMPORARY, USAGE

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
-from conftest import Node
+from node_process import Node
 
 from overlayd.cli import demo
 from overlayd.cli.demo_data import HOST_STREAM, WEATHER_STREAM, load_weather

@@ -3,7 +3,7 @@
 import json
 
 import httpx
-from conftest import Node
+from node_process import Node
 
 
 def _read(node: Node, **query: str) -> dict[str, object]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from conftest import Node
+from node_process import Node
 
 from overlayd.client import SyncClient
 

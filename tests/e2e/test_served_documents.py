@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Node
+from node_process import Node
 from unix_forwarder import UnixForwarder
 
 from overlayd.net.asyncapi import build_asyncapi

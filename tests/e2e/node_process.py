@@ -1,0 +1,64 @@
+"""A real node as a process, started and watched by tests."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+START_S = 30.0
+STOP_S = 20.0
+
+
+class Node:
+    """`overlayd run` on a directory and a free loopback port. `output` is all it printed, by line."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.directory = directory
+        self.output: list[str] = []
+        self.url = ""
+        self._changed = threading.Condition()
+        self._is_over = False
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "overlayd", "run", "--data", str(directory), "--listen", "127.0.0.1:0", *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._changed:
+                self.output.append(line)
+                if found := re.search(r"listening on (http://\S+)", line):
+                    self.url = found[1]
+                self._changed.notify_all()
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+    def wait_for(self, text: str, seconds: float = START_S) -> None:
+        """Until a line holds the text."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_over or any(text in line for line in self.output), seconds)
+        assert any(text in line for line in self.output), f"no {text!r} in:\n" + "".join(self.output[-40:])
+
+    def wait_ready(self) -> "Node":
+        """Until it takes packets."""
+        self.wait_for("listening on http://")
+        return self
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            code = self.process.wait(STOP_S)
+        finally:
+            self.process.kill()
+            self._reader.join(STOP_S)
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+        return code
