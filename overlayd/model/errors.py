@@ -207,8 +207,26 @@ class InvalidFilter(OverlaydError):
     code, title, status = "filter.invalid", "The filter can't be used", 422
 
 
+class Rate(msgspec.Struct, frozen=True):
+    """A rate that was hit: so many (`quota`) in `window_s` seconds, of which `remaining` are left until `reset_s`."""
+
+    name: str
+    quota: int
+    window_s: int
+    remaining: int
+    reset_s: float
+
+
 class LimitReached(OverlaydError):
+    """`rate` is set when the limit counts something per time, so that the answer can say how to keep to it."""
+
     code, title, status, retryable = "limit.reached", "A limit of the node is reached", 429, True
+    rate: Rate | None = None
+
+    def with_rate(self, rate: Rate) -> "LimitReached":
+        """The same error, told with its rate."""
+        self.rate = rate
+        return self
 
 
 class UpgradeRequired(OverlaydError):

@@ -7,7 +7,7 @@ from http import HTTPStatus
 import msgspec
 from msgspec import UNSET
 
-from overlayd.model.errors import OverlaydError
+from overlayd.model.errors import LimitReached, OverlaydError
 from overlayd.model.wire import Problem, encode_wire
 
 PROBLEM_TYPE = "application/problem+json"
@@ -47,6 +47,11 @@ def problem_headers(error: OverlaydError) -> list[tuple[str, str]]:
     retry_after_s = _RETRY_AFTER_S.get(error.status) if error.retry_after_s is None else error.retry_after_s
     if retry_after_s is not None:
         headers.append(("retry-after", str(max(1, math.ceil(retry_after_s)))))
+    if isinstance(error, LimitReached) and error.rate is not None:
+        # draft-ietf-httpapi-ratelimit-headers
+        rate = error.rate
+        headers.append(("ratelimit-policy", f'"{rate.name}";q={rate.quota};w={rate.window_s}'))
+        headers.append(("ratelimit", f'"{rate.name}";r={rate.remaining};t={math.ceil(rate.reset_s)}'))
     if error.status == 401:
         headers.append(("www-authenticate", 'Bearer realm="overlayd"'))
     if "allow" in error.extra:

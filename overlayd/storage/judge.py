@@ -16,6 +16,7 @@ from overlayd.model.errors import (
     IdReused,
     LimitReached,
     OverlaydError,
+    Rate,
     SequenceMismatch,
     StreamPaused,
     UnknownStream,
@@ -230,6 +231,8 @@ def _judge_creation(group: Group, name: str) -> None:
         raise LimitReached(
             f"{state.limits.auto_create_per_minute} streams a minute may be created by publishing", subject=name,
             hint=f"create it with PUT /v1/streams/{name}", retry_after_s=(MINUTE_US - into_us) / 1e6,
+        ).with_rate(
+            Rate("auto_create_per_minute", state.limits.auto_create_per_minute, 60, 0, (MINUTE_US - into_us) / 1e6)
         )  # fmt: skip
 
 
@@ -243,7 +246,8 @@ def _judge_rate(
     group.state.metrics.count_limit_hit("packets_per_minute")
     detail = f"{request.stream} takes {rate} packets a minute"
     if room == 0 or request.atomic:
-        raise LimitReached(detail, subject=request.stream, retry_after_s=wait_s)
+        shown = Rate("packets_per_minute", rate, 60, room, wait_s)
+        raise LimitReached(detail, subject=request.stream, retry_after_s=wait_s).with_rate(shown)
     for at in judged.new[room:]:
         violation = Violation("", LimitReached.code, detail, index=judged.prepared[at].draft.index)
         judged.refuse(at, LimitReached(detail, subject=request.stream, violations=[violation], retry_after_s=wait_s))
