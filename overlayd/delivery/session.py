@@ -1,6 +1,7 @@
 """Live sessions: who reads, how many there may be, and how they are told to end."""
 
 import base64
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
@@ -113,7 +114,8 @@ class Registry:
         self._entropy = entropy
         self._metrics = metrics
         self._sessions: dict[str, Session] = {}
-        self._by_address: dict[str, int] = {}
+        self._by_address: Counter[str] = Counter()
+        self._by_principal: Counter[str] = Counter()
         self._by_pattern: dict[str, dict[str, int]] = {}
         self._stopping: Ending | None = None
         self._waits: set[trio.CancelScope] = set()
@@ -125,15 +127,18 @@ class Registry:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def check_room(self, address: str) -> None:
-        """Raises LimitReached or ShuttingDown when another session of the address would be refused."""
+    def check_room(self, principal: str, address: str) -> None:
+        """Raises LimitReached or ShuttingDown when another session of theirs would be refused."""
         if self._stopping is not None:
             raise ShuttingDown("the node is shutting down", retry_after_s=self._stopping.retry_after_s)
         if len(self._sessions) >= self._limits.sessions_max:
             raise self._refuse("sessions_max", f"{self._limits.sessions_max} live sessions are open already")
-        if self._by_address.get(address, 0) >= self._limits.sessions_per_address:
-            count = self._limits.sessions_per_address
-            raise self._refuse("sessions_per_address", f"{count} live sessions of {address} are open already")
+        for limit, held, who, count in (
+            ("sessions_per_address", self._by_address, address, self._limits.sessions_per_address),
+            ("sessions_per_principal", self._by_principal, principal, self._limits.sessions_per_principal),
+        ):
+            if held[who] >= count:
+                raise self._refuse(limit, f"{count} live sessions of {who} are open already")
 
     @contextmanager
     def open(self, transport: Transport, principal: str, address: str) -> Iterator[Session]:
@@ -146,11 +151,12 @@ class Registry:
 
     def enter(self, transport: Transport, principal: str, address: str) -> Session:
         """As `open`, for those that can't be a block; `leave` must follow."""
-        self.check_room(address)
+        self.check_room(principal, address)
         name = base64.b32encode(self._entropy.draw(10)).decode().lower()
         session = Session(name, transport, principal, address, self._clock.now_us())
         self._sessions[name] = session
-        self._by_address[address] = self._by_address.get(address, 0) + 1
+        self._by_address[address] += 1
+        self._by_principal[principal] += 1
         self._gauges[transport].inc()
         return session
 
@@ -160,9 +166,10 @@ class Registry:
             return
         for name in list(session.readers):
             self.drop_reader(session, name)
-        self._by_address[session.address] -= 1
-        if not self._by_address[session.address]:
-            del self._by_address[session.address]
+        for held, who in ((self._by_address, session.address), (self._by_principal, session.principal)):
+            held[who] -= 1
+            if not held[who]:
+                del held[who]
         self._gauges[session.transport].dec()
         if session.ending is not None:
             self._ended.labels(session.ending.reason).inc()

@@ -88,6 +88,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sessions_per_address: Annotated[
         int, Meta(ge=1, description="Live sessions of one address (Unix peers: one uid); fewer than in all")
     ] = 9_500
+    sessions_per_principal: Annotated[
+        int, Meta(ge=1, description="Live sessions of one principal; fewer than in all")
+    ] = 9_500
     connections_max: Annotated[int, Meta(ge=1, description="Open connections in all")] = 20_000
     connections_per_address: Annotated[
         int, Meta(ge=1, description="Open connections of one address; fewer than in all")
