@@ -58,6 +58,7 @@ class _Envelope(msgspec.Struct):
 
     type: str
     ref: str | int | None = None
+    id: Any = None
 
 
 class _Publish(PublishMessage, tag_field="type", tag="publish", forbid_unknown_fields=True):
@@ -210,9 +211,15 @@ class SocketSession:
             else:
                 await self._take_subscription(envelope.type, message, tasks)
         except OverlaydError as error:
-            await self._send(error_message(error, ref=envelope.ref))
+            await self._send(error_message(error, ref=envelope.ref, sub=self._refused(envelope)))
         finally:
             self._connection.give_back(held)
+
+    def _refused(self, envelope: _Envelope) -> str:
+        """The subscription that an error is about; "" when one of that id goes on."""
+        name = envelope.id
+        is_named = envelope.type == "subscribe" and isinstance(name, str) and 1 <= len(name) <= _ID_CHARS_MAX
+        return name if is_named and name not in self._session.readers else ""
 
     def _may_overtake(self, stream: str, size: int) -> bool:
         """Whether a message that follows could be appended before this one, unless it waits for its answer.

@@ -76,8 +76,12 @@ async def test_subscriptions_per_session(autojump_clock: MockClock) -> None:
             await client.send(type="subscribe", id=name)
         messages = await client.receive_until("error")
         assert messages[-1]["code"] == "limit.reached"
+        assert messages[-1]["sub"] == "c"
         await client.send(type="subscribe", id="a")
-        assert "already" in (await client.expect("error"))["detail"]
+        error = await client.expect("error")
+        assert "already" in error["detail"]
+        # Subscription a goes on, so the error mustn't look as if it had ended.
+        assert "sub" not in error
     assert hits(node, "subscriptions_per_session") == 1
 
 
