@@ -42,10 +42,8 @@ config-example: $(VENV)/.base-installed ## Write config.example.toml anew from t
 	$(BIN)/python -m overlayd.config.example > config.example.toml.new
 	mv config.example.toml.new config.example.toml
 
-bench: $(VENV)/.dev-installed ## Run the benchmarks in benchmarks/
-	@set -e; found=0; for file in benchmarks/[a-z]*.py; do \
-	  [ -e "$$file" ] || continue; found=1; echo "== $$file"; $(BIN)/python "$$file"; \
-	done; [ $$found = 1 ] || echo "No benchmarks yet: benchmarks/ holds no Python file."
+bench: $(VENV)/.bench-installed ## Measure the node beside its peers (PART=publish|batch|fanout|replay|sessions|all)
+	@$(BIN)/python -m benchmarks.compare $(or $(PART),all)
 
 fuse: $(VENV)/.dev-installed ## Build the optional file system that loses power (needs a compiler)
 	@pkg-config --exists fuse3 2>/dev/null || { \
@@ -82,6 +80,11 @@ $(VENV)/.base-installed: requirements/build.lock requirements/base.lock requirem
 $(VENV)/.dev-installed: requirements/dev.lock $(VENV)/.base-installed
 	@echo "installing the pinned tools for tests and checks"
 	@$(INSTALL) -r requirements/dev.lock
+	@touch $@
+
+$(VENV)/.bench-installed: requirements/bench.lock $(VENV)/.dev-installed
+	@echo "installing the pinned packages of the benchmarks"
+	@$(INSTALL) -r requirements/bench.lock
 	@touch $@
 
 # ---- the locks: hashes of every file of a release, no index address ----
