@@ -17,6 +17,7 @@ from overlayd.model.wire import (
     ErrorMessage,
     HeartbeatMessage,
     LossBody,
+    Ref,
     SubscribedMessage,
     WelcomeMessage,
     encode_wire,
@@ -73,7 +74,7 @@ def subscribed_message(opened: OpenReader, sub: str = "") -> SubscribedMessage:
     return SubscribedMessage(id=sub or UNSET, cursor=str(opened.start), never=opened.never)
 
 
-def error_message(error: OverlaydError, *, ref: str | int | None = None, sub: str = "") -> ErrorMessage:
+def error_message(error: OverlaydError, *, ref: Ref | None = None, sub: str = "") -> ErrorMessage:
     """An error as live clients see it."""
     detail = f"{error.detail}; {error.hint}" if error.hint else error.detail
     return ErrorMessage(

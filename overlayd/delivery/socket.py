@@ -39,7 +39,7 @@ from overlayd.model.errors import (
     StreamPaused,
     Unauthorized,
 )
-from overlayd.model.wire import PublishMessage, ReceiptMessage
+from overlayd.model.wire import PublishMessage, ReceiptMessage, Ref
 
 TRANSPORT = "websocket"
 _ID_CHARS_MAX = 64
@@ -57,7 +57,7 @@ class _Envelope(msgspec.Struct):
     """What every client message may have. `ref` comes back with the answer."""
 
     type: str
-    ref: str | int | None = None
+    ref: Ref | None = None
     id: Any = None
 
 
@@ -352,7 +352,7 @@ class SocketSession:
         self._session.bytes_sent += len(frames)
         self._delivery.meters.count_sent(TRANSPORT, parcel.messages, is_live=parcel.is_live)
 
-    async def _publish(self, message: PublishMessage, ref: str | int | None, held: int) -> None:
+    async def _publish(self, message: PublishMessage, ref: Ref | None, held: int) -> None:
         """Publishes and answers. Raises nothing but Cancelled."""
         try:
             try:

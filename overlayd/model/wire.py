@@ -30,7 +30,9 @@ Sha256Text = Annotated[str, Meta(description="A SHA-256 value", pattern="^sha256
 LeafHash = Annotated[str, Meta(description="Hash of the entry in the Merkle tree", pattern="^sha256:[0-9a-f]{64}$")]
 TxIdText = Annotated[str, Meta(description="Transaction id, display order", pattern="^[0-9a-f]{64}$")]
 SubscriptionId = Annotated[str, Meta(description="The id the client gave the subscription", max_length=64)]
-Ref = Annotated[str | int, Meta(description="What the client sent along to tell answers apart")]
+Ref = Annotated[
+    Annotated[str, Meta(max_length=128)] | int, Meta(description="What the client sent along to tell answers apart")
+]
 Sequence = Annotated[int, Meta(description="1-based number of the packet in its stream", ge=0)]
 Offset = Annotated[int, Meta(description="1-based number of the entry in the log", ge=0)]
 Json = Annotated[Raw, Meta(description="Any JSON value, byte for byte as stored")]

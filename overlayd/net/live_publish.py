@@ -2,7 +2,7 @@
 
 from overlayd.access import Principal
 from overlayd.delivery.socket import PublishPackets
-from overlayd.model.errors import BatchTooLarge, OverlaydError
+from overlayd.model.errors import BatchTooLarge, InvalidPacket, OverlaydError, Violation
 from overlayd.model.limits import Limits
 from overlayd.model.names import parse_stream_name
 from overlayd.model.wire import PublishMessage, ReceiptMessage
@@ -16,6 +16,11 @@ def live_publisher(intake: Intake, log: Log, limits: Limits) -> PublishPackets:
 
     async def publish(message: PublishMessage, principal: Principal) -> ReceiptMessage:
         """Durable when it returns. Raises what refuses the whole message."""
+        if not message.packets:
+            detail = "holds no packet; at least one is needed"
+            raise InvalidPacket(
+                f"packets {detail}", subject="packets", violations=[Violation("/packets", "member.empty", detail)]
+            )
         if len(message.packets) > limits.batch_packets_max:
             raise BatchTooLarge(
                 f"{len(message.packets)} packets in one message; {limits.batch_packets_max} are taken",

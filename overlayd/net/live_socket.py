@@ -99,8 +99,13 @@ def split_query(query: str) -> list[tuple[str, str]]:
         return parse_qsl(
             query, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=_ARGUMENTS_MAX
         )
+    except UnicodeDecodeError as err:
+        raise BadParameter("the URL's query isn't percent-encoded UTF-8", subject="query") from err
     except ValueError as err:
-        raise BadParameter(f"the URL's query can't be read: {err}", subject="query") from err
+        raise BadParameter(
+            f"the URL's query can't be read: it must be at most {_ARGUMENTS_MAX} pairs of name=value, joined by &",
+            subject="query",
+        ) from err
 
 
 def _check_handshake(head: Head) -> None:
@@ -110,6 +115,8 @@ def _check_handshake(head: Head) -> None:
     for name, value in head.headers:
         if name.startswith(b"sec-websocket-") and not value.isascii():
             raise BadRequest(f"{name.decode()} isn't ASCII", subject=name.decode())
+    if sum(name == b"sec-websocket-key" for name, _ in head.headers) > 1:
+        raise BadRequest("there is more than one Sec-WebSocket-Key header", subject="Sec-WebSocket-Key")
     version, key = head.get(b"sec-websocket-version"), head.get(b"sec-websocket-key")
     if version != WEBSOCKET_VERSION:
         raise BadRequest(

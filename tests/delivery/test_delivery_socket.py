@@ -157,6 +157,7 @@ async def test_publish_errors_name_their_ref(autojump_clock: MockClock) -> None:
         ('{"type":"subscribe","id":"a","name":"durable"}', "parameter.invalid", "durable"),
         ('{"type":"subscribe","id":"a","deliver":"confirmed","streams":["plain"]}', "parameter.invalid", "commits nothing"),
         ('{"type":"subscribe","id":"a","seen":"1:' + "0" * 64 + '"}', "parameter.invalid", "seen"),
+        ('{"type":"ping","ref":"' + "r" * 129 + '"}', "request.malformed", "length <= 128 - at `$.ref`"),
         ('{"type":"unsubscribe","id":"a"}', "parameter.invalid", "no subscription 'a'"),
         ('{"type":"ack","id":"a","cursor":"x"}', "parameter.invalid", "no subscription 'a'"),
         ('{"type":"subscribe","id":"a","streams":' + "[" * 100_000, "json.malformed", "JSON"),

@@ -227,6 +227,7 @@ async def test_bytes_before_the_answer(autojump_clock: MockClock, trailing: byte
         b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
         b"sec-websocket-version: 13\r\n",
         b"sec-websocket-version: 13\r\nsec-websocket-key: short\r\n",
+        b"sec-websocket-version: 13\r\n" + 2 * b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
     ],
 )
 async def test_bad_handshakes_are_problems(autojump_clock: MockClock, head: bytes) -> None:

@@ -198,6 +198,16 @@ async def test_problems_before_the_answer(
         assert len(live.registry) == 0
 
 
+async def test_bad_queries_are_told_in_plain_words(tmp_path: Path) -> None:
+    """A query that can't be read is refused without the words of the language that the node is written in."""
+    async with open_live(tmp_path) as live:
+        for query, words in (("stream=%ff", "UTF-8"), ("stream", "name=value"), ("stream=a&" * 300, "at most 256")):
+            reply = await live.ask("GET", f"/v1/live?{query}")
+            assert (reply.status, reply.json["code"]) == (400, "parameter.invalid")
+            assert words in reply.json["detail"]
+            assert "codec" not in reply.json["detail"]
+
+
 async def test_caps(tmp_path: Path) -> None:
     """Sessions over the cap are 429, counted, and asked to come back later."""
     async with open_live_edge(tmp_path, Limits(sessions_max=1)) as (live, edge):
@@ -312,6 +322,22 @@ async def test_publishes_of_one_socket_keep_their_order(tmp_path: Path) -> None:
                     page = (await reader.request("GET", f"/v1/streams/s{stream}/packets?after={after}")).json
                 packets += [packet["data_payload"]["n"] for packet in page["packets"]]
             assert packets == list(range(stream, 90, 3))
+
+
+async def test_a_publish_without_packets_is_told(tmp_path: Path) -> None:
+    """An empty list of packets is an error like a bad packet, with its ref; the socket goes on."""
+    async with open_live_edge(tmp_path) as (_, edge):
+        url = f"ws://127.0.0.1:{edge.port}/v1/live"
+        async with trio_websocket.open_websocket_url(url, subprotocols=["overlayd.v1"]) as socket:
+            await socket.get_message()
+            for ref, packets in (("r" * 128, []), ("b", [{"data": 1}])):
+                await socket.send_message(
+                    json.dumps({"type": "publish", "ref": ref, "stream": "s", "packets": packets})
+                )
+            error = json.loads(await socket.get_message())
+            assert (error["type"], error["code"], error["ref"]) == ("error", "packet.invalid", "r" * 128)
+            assert error["errors"][0]["pointer"] == "/packets"
+            assert json.loads(await socket.get_message())["accepted"] == 1
 
 
 async def test_seen_is_proven_on_sockets(tmp_path: Path) -> None:
