@@ -69,8 +69,7 @@ class ChunkDecoder:
         elif self._state == _AT_SIZE:
             match = _SIZE.fullmatch(line)
             if match is None:
-                shown = line[:40].decode("latin-1")
-                raise BadRequest(f"the request's body can't be read: {shown!r} isn't a chunk's size")
+                raise BadRequest("the request's body can't be read: a chunk's size isn't a hexadecimal number")
             self._left = int(match[1], 16)
             self._state = _IN_CHUNK if self._left else _AT_TRAILER
         elif not line:

@@ -164,11 +164,11 @@ class OneRequest(H11Protocol):
     async def _refuse_rest(self, error: h11.RemoteProtocolError) -> None:
         """The body's chunks make no sense. Nobody can tell where the next request would begin."""
         if not self.is_answer_begun:
-            text = str(error)[:200]
             if error.error_status_hint == 431:
                 problem = plain_answer(HeadTooLarge("a chunk's head or the trailers are too long"), self.request_id)
             else:
-                problem = plain_answer(BadRequest(f"the request's body can't be read: {text}"), self.request_id)
+                words = "the request's body can't be read: a chunk's size or end isn't where it should be"
+                problem = plain_answer(BadRequest(words), self.request_id)
             assert isinstance(self.connection, h11.Connection)
             self.connection.send_failed()
             await self.send(RawData(data=problem))

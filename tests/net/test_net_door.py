@@ -66,6 +66,8 @@ async def test_broken_chunks(edge: Edge) -> None:
         b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\nGET / HTTP/1.1\r\n"
     )
     assert (answer.status, answer.json["code"]) == (400, "request.malformed")
+    assert "a chunk's size" in answer.json["detail"]
+    assert "bytearray" not in answer.json["detail"]
     assert answer.headers["connection"] == "close"
 
 

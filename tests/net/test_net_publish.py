@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,24 @@ async def test_bad_json(node: Node, body: bytes, status: int) -> None:
     assert reply.status == status, reply
     assert reply.headers["content-type"] == "application/problem+json"
     assert await stored(node) == []
+
+
+async def test_bad_text_is_told_in_plain_words(node: Node) -> None:
+    """What isn't UTF-8 is named without the words of the language that the node is written in."""
+    event = {"ce_specversion": "1.0", "ce_id": "%ff", "ce_source": "s", "ce_type": "t"}
+    replies = [
+        await post(node, b'{"data":"\xff"}'),
+        await post(node, b'[{"data":"\xff"}]'),
+        await post(node, b'{"\xff":1}', DATA),
+        await post(node, b'{"specversion":"1.0","id":"\xff"}', Content_Type=EVENTS),
+        await post(node, b"1", **event),
+        await post(node, b"1", PATH + "?atomic=%ff"),
+        await node.ask("PUT", "/v1/streams/a", b'{"title":"\xff"}', Content_Type=JSON),
+    ]
+    for reply in replies:
+        assert reply.status in (400, 422), reply
+        assert "UTF-8" in reply.json["detail"], reply
+        assert not re.search(r"\bb'|bytearray|codec|\\x", reply.body.decode()), reply
 
 
 async def test_content_types(node: Node) -> None:
