@@ -104,6 +104,7 @@ lock: build/lock-tools/.installed ## Resolve the requirements anew; UPGRADE=1 ta
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/build.in -o requirements/build.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements/base.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/dev.in -o requirements/dev.lock
+	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/bench.in -o requirements/bench.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/fuse-build.in -o requirements/fuse-build.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/fuse.in -o requirements/fuse.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/tools.in -o requirements/tools.lock

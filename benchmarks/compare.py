@@ -88,7 +88,7 @@ class Bench:
         starters: dict[str, Starter] = {"overlayd": start_overlayd}
         starters |= {peer.name: PEERS[key] for key, peer in peers.items()}
         stack.close()
-        return session_rows(starters, self._directory / "sessions", given_sessions(self._given))
+        return session_rows(starters, self._directory / "sessions", self._given.sessions)
 
     def run(self, parts: Sequence[str]) -> Iterator[Outcome]:
         """Row by row."""
@@ -102,12 +102,6 @@ class Bench:
                     outcome = run_row(row, given.rounds, given.seconds, warm_up_s)
                     self.outcomes.append(outcome)
                     yield outcome
-
-
-def given_sessions(given: argparse.Namespace) -> int:
-    """How many idle sessions are asked for."""
-    count: int = given.sessions
-    return count
 
 
 def numbers(text: str) -> list[int]:
@@ -143,7 +137,7 @@ def main(arguments: Sequence[str] = ()) -> list[Outcome]:
     given = read_arguments(arguments or sys.argv[1:])
     parts = PARTS if given.part == "all" else (given.part,)
     with tempfile.TemporaryDirectory(prefix="overlayd-bench-", dir=given.data) as place:
-        machine = describe_machine(Path(place))
+        machine = describe_machine(Path(place), min(1.0, given.seconds))
         bench = Bench(given, Path(place))
         blocks: list[str] = []
         for outcome in bench.run(parts):

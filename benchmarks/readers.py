@@ -6,10 +6,11 @@ Run by the rows: python -m benchmarks.readers KIND PORT COUNT PREFIX; says "atta
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from benchmarks.machine import CpuClock
 from benchmarks.protocols import RECEIVE_BYTES
 from benchmarks.sockets import Greeting, attach, mqtt_subscriber, nats_subscriber, websocket
 from benchmarks.work import STREAMS
@@ -26,10 +27,13 @@ def greeting(kind: str, prefix: str, number: int) -> Greeting:
 
 
 @contextmanager
-def attached_readers(kind: Kind, port: int, count: int, prefix: str) -> Iterator[None]:
-    """Readers for as long as the block lasts. Raises RuntimeError if they can't be attached."""
+def attached_readers(kind: Kind, port: int, count: int, prefix: str) -> Iterator[Callable[[], str]]:
+    """Readers for as long as the block lasts; gives what to say of them at its end.
+
+    Raises RuntimeError if they can't be attached.
+    """
     if not count:
-        yield
+        yield lambda: ""
         return
     command = [sys.executable, "-m", "benchmarks.readers", kind, str(port), str(count), prefix]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - this module
@@ -38,7 +42,8 @@ def attached_readers(kind: Kind, port: int, count: int, prefix: str) -> Iterator
     try:
         if process.stdout.readline() != b"attached\n":
             raise RuntimeError(f"{count} readers of kind {kind} couldn't be attached")
-        yield
+        clock = CpuClock(process.pid)
+        yield lambda: f", readers {clock.share():.0%}"
     finally:
         process.stdin.close()
         process.stdout.close()

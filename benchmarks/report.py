@@ -41,7 +41,7 @@ def row_lines(outcome: Outcome) -> list[str]:
         cells = "".join(figure(outcome.median(contender.name, value)) for value in shown)
         is_first = contender is row.contenders[0]
         ratio = outcome.ratio(contender.name)
-        said = "" if is_first or ratio is None else f"{ratio:.2f}x"
+        said = "" if is_first or ratio is None else f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.3f}x"
         server, load = outcome.server_share(contender.name), outcome.generator_share(contender.name)
         lines.append(
             f"  {contender.name:{NAME_WIDTH}}{cells}{said:>8}{percent(server):>8}{percent(load):>6}  "

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.protocols import RECEIVE_BYTES, BadAnswer, receive
+from benchmarks.protocols import BadAnswer, receive
 from benchmarks.samples import Contender, Row, Sample, percentile
 from benchmarks.servers import Server
 from benchmarks.sockets import HEAD_END, Greeting, attach, close_all, event_stream, websocket
@@ -18,11 +18,13 @@ from benchmarks.work import AFTER, BEFORE
 
 NODE_PUBLISH, NCHAN_PUBLISH = "/v1/streams/fan/packets", "/pub/fan"
 NODE_LIVE, NCHAN_LIVE = "/v1/live?stream=fan", "/sub/fan"
+FRAME_BYTES = 1 << 14
 PAUSE_S = 0.02
 SILENCE_S = 20.0
 SETTLE_S = 2.0
 STEADY_RATE = 1000
 STEADY_SUBSCRIBERS = 100
+STEADY_PUBLISHERS = 64
 PRELOAD_BATCH = 1000
 MARK, MARK_DIGITS = b"#@#", 12
 """What no frame head, hash or cursor holds, and a number behind it."""
@@ -31,17 +33,18 @@ MARK, MARK_DIGITS = b"#@#", 12
 class Publisher:
     """One keep-alive connection that posts marked packets and doesn't wait for the answers."""
 
-    def __init__(self, port: int, path: str) -> None:
+    def __init__(self, port: int, path: str, first: int = 0, step: int = 1) -> None:
+        """The marks' numbers begin with `first`."""
         self.socket = socket.create_connection(("127.0.0.1", port), SILENCE_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
         self._is_native = path.endswith("/packets")
-        self.number = 0
+        self._number, self._step = first, step
 
     def publish(self) -> bytes:
         """Sends a packet; its mark, which no other packet's text holds."""
-        self.number += 1
-        mark = b"%b%0*d" % (MARK, MARK_DIGITS, self.number)
+        mark = b"%b%0*d" % (MARK, MARK_DIGITS, self._number)
+        self._number += self._step
         data = BEFORE + b"1" + AFTER[:-2] + mark + b'"}'
         body = b'{"data":%b}' % data if self._is_native else data
         self.socket.sendall(self._head.encode() + b"%d\r\n\r\n%b" % (len(body), body))
@@ -72,7 +75,7 @@ class Audience:
                 if descriptor == own:
                     check_answer(receive(publisher.socket))
                     continue
-                data = self._by_descriptor[descriptor].recv(RECEIVE_BYTES)
+                data = self._by_descriptor[descriptor].recv(FRAME_BYTES)
                 if mark not in data and not self._is_in_two_parts(descriptor, data, mark):
                     continue
                 first = first or time.perf_counter()
@@ -131,11 +134,16 @@ def fan_out(server: Server, publish: str, greeting: Callable[[int], Greeting], c
 
 
 def steady(server: Server, publish: str, greeting: Callable[[int], Greeting], seconds: float) -> Sample:
-    """So many packets a second, on time whatever happens; every subscriber's wait for every packet counts."""
+    """So many packets a second, on time whatever happens; every subscriber's wait for every packet counts.
+
+    The packets go over many connections in turn, because those of one are answered one after the other.
+    """
     audience = Audience(server, STEADY_SUBSCRIBERS, greeting)
-    publisher = Publisher(server.port, publish)
-    audience.poll.register(publisher.socket.fileno(), select.EPOLLIN)
-    by_descriptor = {connection.fileno(): connection for connection in (*audience.connections, publisher.socket)}
+    publishers = [Publisher(server.port, publish, number, STEADY_PUBLISHERS) for number in range(STEADY_PUBLISHERS)]
+    by_descriptor = {one.fileno(): one for one in audience.connections}
+    answering = {one.socket.fileno(): one.socket for one in publishers}
+    for descriptor in answering:
+        audience.poll.register(descriptor, select.EPOLLIN)
     tails: dict[int, bytes] = {}
     waits: list[float] = []
     due: list[float] = []
@@ -146,23 +154,24 @@ def steady(server: Server, publish: str, greeting: Callable[[int], Greeting], se
         while len(waits) < total * STEADY_SUBSCRIBERS:
             now = time.perf_counter()
             while len(due) < total and began + len(due) / STEADY_RATE <= now:
+                publishers[len(due) % STEADY_PUBLISHERS].publish()
                 due.append(began + len(due) / STEADY_RATE)
-                publisher.publish()
             pause = began + len(due) / STEADY_RATE - now if len(due) < total else SILENCE_S
             events = audience.poll.poll(max(pause, 0.0))
             if not events and len(due) == total:
                 raise BadAnswer("packets are missing")
             for descriptor, _ in events:
-                data = by_descriptor[descriptor].recv(RECEIVE_BYTES)
-                if descriptor == publisher.socket.fileno():
-                    check_answer(data)
+                if descriptor in answering:
+                    check_answer(receive(answering[descriptor]))
                     continue
+                data = by_descriptor[descriptor].recv(FRAME_BYTES)
                 tails[descriptor] = note_arrivals(tails.get(descriptor, b"") + data, due, waits)
         elapsed = time.perf_counter() - began
         generator_share, server_share = (time.process_time() - cpu_before) / elapsed, server_clock.share()
     finally:
         gc.enable()
-        publisher.socket.close()
+        for publisher in publishers:
+            publisher.socket.close()
         audience.close()
     waits.sort()
     values = {"p50_ms": percentile(waits, 0.5) * 1e3, "p99_ms": percentile(waits, 0.99) * 1e3}
@@ -173,7 +182,7 @@ def note_arrivals(data: bytes, due: list[float], waits: list[float]) -> bytes:
     """Finds the marks in what a subscriber got; what is left of a mark that isn't whole yet."""
     now, at, size = time.perf_counter(), 0, len(MARK) + MARK_DIGITS
     while (found := data.find(MARK, at)) >= 0 and found + size <= len(data):
-        waits.append(now - due[int(data[found + len(MARK) : found + size]) - 1])
+        waits.append(now - due[int(data[found + len(MARK) : found + size])])
         at = found + size
     return data[max(at, len(data) - size + 1) :]
 

@@ -30,24 +30,27 @@ class Publishing:
 
     def _load_node(self, work: Work, seconds: float) -> Sample:
         before = count_commits(self._node)
-        with attached_readers("overlayd", self._node.port, work.readers, stream_prefix(work)):
+        with attached_readers("overlayd", self._node.port, work.readers, stream_prefix(work)) as said:
             sample = load_http(self._node, work, NATIVE, seconds)
+            readers = said()
         self._groups[work] = group_size(before, count_commits(self._node))
-        return replace(sample, note=f"{sample.note}, groups of {self._groups[work]}")
+        return replace(sample, note=f"{sample.note}, groups of {self._groups[work]}{readers}")
 
     def _load_limit(self, limit: SqliteLimit, work: Work, seconds: float) -> Sample:
         limit.group = self._groups[work]
         return limit.insert(seconds)
 
     def _load_nats(self, server: Server, work: Work, seconds: float) -> Sample:
-        with attached_readers("nats", server.port, work.readers, f"{NATS_STREAM}.{stream_prefix(work)}"):
-            return generate(
+        with attached_readers("nats", server.port, work.readers, f"{NATS_STREAM}.{stream_prefix(work)}") as said:
+            sample = generate(
                 server, work, lambda number: NatsConversation(work, f"_INBOX.bench.{number}", NATS_STREAM), seconds
             )
+            return replace(sample, note=sample.note + said())
 
     def _load_mqtt(self, server: Server, work: Work, seconds: float) -> Sample:
-        with attached_readers("mqtt", server.port, work.readers, stream_prefix(work)):
-            return generate(server, work, lambda number: MqttConversation(work, f"client-{number}"), seconds)
+        with attached_readers("mqtt", server.port, work.readers, stream_prefix(work)) as said:
+            sample = generate(server, work, lambda number: MqttConversation(work, f"client-{number}"), seconds)
+            return replace(sample, note=sample.note + said())
 
     def _load_peer(self, key: str, work: Work, seconds: float) -> Sample:
         server = self._peers[key]

@@ -1,0 +1,33 @@
+"""The comparison with the peers still runs; what it measures is of no interest here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--clients", "2", "--readers", "2", "--rounds", "1", "--seconds", "0.1", "--warm-up", "0"]
+
+
+def test_a_tiny_run_of_the_node_alone_leaves_a_table_data_and_a_chart(tmp_path: Path) -> None:
+    """Two clients publish, as used and bare, without a single error; the three files are written."""
+    command = [sys.executable, "-m", "benchmarks.compare", "publish", *TINY, "--peers", "sqlite"]
+    done = subprocess.run(
+        [*command, "--results", str(tmp_path / "results")],
+        cwd=ROOT, env=os.environ | {"PATH": ""}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    found = json.loads((tmp_path / "results/publish.json").read_text())
+    assert found["machine"]["fdatasync_per_second"] > 0
+    assert [row["title"] for row in found["rows"]] == ["single packets, 2 clients", "single packets, 2 clients, bare"]
+    for row in found["rows"]:
+        node, limit = row["contenders"]
+        assert node["name"] == "overlayd"
+        assert limit["name"].startswith("SQLite")
+        assert node["medians"]["rate"] > 0
+        assert node["rounds"][0]["errors"] == 0
+        assert "own generator" in node["remarks"]
+    assert "fdatasync/s" in (tmp_path / "results/publish.txt").read_text()
+    assert (tmp_path / "results/publish.png").read_bytes().startswith(b"\x89PNG\r\n")
