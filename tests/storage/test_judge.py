@@ -13,6 +13,7 @@ from overlayd.model.errors import (
     Forbidden,
     IdReused,
     LimitReached,
+    Rate,
     SequenceMismatch,
     StreamPaused,
     UnknownStream,
@@ -314,6 +315,7 @@ async def test_auto_create_per_minute(rig: Rig) -> None:
                 nursery.start_soon(create, number)
         assert len(refused) == 2
         assert 0 < (refused[0].retry_after_s or 0) <= 60
+        assert refused[0].rate == Rate("auto_create_per_minute", 3, 60, 0, refused[0].retry_after_s or 0)
         assert rig.limit_hits("auto_create_per_minute") == 2
         await log.define_stream("by-hand", Definition())
         rig.clock.advance(60)
@@ -326,8 +328,9 @@ async def test_packets_per_minute(rig: Rig) -> None:
         await log.define_stream("s", per_minute(3))
         result = await append(log, "s", [draft(index=n) for n in range(2)])
         assert len(receipts(result)) == 2
-        with pytest.raises(LimitReached):
+        with pytest.raises(LimitReached) as caught:
             await append(log, "s", [draft(), draft(index=1)], atomic=True)
+        assert caught.value.rate == Rate("packets_per_minute", 3, 60, 1, caught.value.retry_after_s or 0)
         result = await append(log, "s", [draft(index=n) for n in range(4)])
         assert [receipt.sequence for receipt in receipts(result)] == [3]
         assert [refusal.index for refusal in refusals(result)] == [1, 2, 3]
