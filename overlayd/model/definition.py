@@ -29,17 +29,36 @@ class ConfirmRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RetentionRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long packets stay. 0 packets = no bound on the count."""
+    """How long packets stay. 0 packets = no bound on the count.
 
-    max_age: Annotated[Duration, Meta(description="Packets older than it are taken away")] = Duration(30 * 86_400)
-    max_bytes: Annotated[Size, Meta(description="Bytes above which the oldest packets are taken away")] = Size(10 << 30)
+    This version keeps the rules and enforces none of them, which the descriptions must say as long as it is so.
+    """
+
+    max_age: Annotated[
+        Duration, Meta(description="Packets older than it are to be taken away; stored, not enforced by this version")
+    ] = Duration(30 * 86_400)
+    max_bytes: Annotated[
+        Size,
+        Meta(
+            description="Bytes above which the oldest packets are to be taken away; stored, not enforced by this version"
+        ),
+    ] = Size(10 << 30)
     max_packets: Annotated[
-        int, Meta(ge=0, description="Packets above which the oldest are taken away; 0: no bound")
+        int,
+        Meta(
+            ge=0,
+            description="Packets above which the oldest are to be taken away, 0: no bound; stored, not enforced by this version",
+        ),
     ] = 0
-    min_age: Annotated[Duration, Meta(description="No bound takes a packet away that is younger")] = Duration(0)
-    hold_max: Annotated[Duration, Meta(description="Longest that retention waits for whoever still needs a packet")] = (
-        Duration(60 * 86_400)
-    )
+    min_age: Annotated[
+        Duration, Meta(description="No bound takes a packet away that is younger; stored, not enforced by this version")
+    ] = Duration(0)
+    hold_max: Annotated[
+        Duration,
+        Meta(
+            description="Longest that retention waits for whoever still needs a packet; stored, not enforced by this version"
+        ),
+    ] = Duration(60 * 86_400)
 
 
 class StreamLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

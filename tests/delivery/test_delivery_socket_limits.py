@@ -124,6 +124,17 @@ async def test_vanished_peer(autojump_clock: MockClock) -> None:
     assert slow == 1
 
 
+async def test_a_quiet_socket_is_left_open(autojump_clock: MockClock) -> None:
+    """A client that sends nothing for a day, but answers pings, is never closed for being idle."""
+    node = Node()
+    async with node.connect() as client:
+        await client.expect("welcome")
+        await trio.sleep(86_400)
+        await client.send(type="ping")
+        await client.expect("heartbeat")
+    assert not hits(node, "pong_timeout")
+
+
 async def test_stalled_reader_holds_one_page(autojump_clock: MockClock) -> None:
     """A peer that stops reading costs the page being written, and is cut when no byte moves for stall_timeout."""
     node = Node(FakeLog(page_entries=10), limits=Limits(stall_timeout=Duration(5)))
