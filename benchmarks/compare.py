@@ -5,6 +5,7 @@ Run: .venv/bin/python -m benchmarks.compare publish|fanout|batch|replay|sessions
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -135,6 +136,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str] = ()) -> list[Outcome]:
     """Runs, prints as it goes, and writes the results."""
     given = read_arguments(arguments or sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     parts = PARTS if given.part == "all" else (given.part,)
     with tempfile.TemporaryDirectory(prefix="overlayd-bench-", dir=given.data) as place:
         machine = describe_machine(Path(place), min(1.0, given.seconds))
