@@ -18,7 +18,7 @@ class Principal(msgspec.Struct, frozen=True):
 
     `name` is stored with what they publish and written to the access log: `unix:<uid>`, `loopback`,
     `open:<address>`. `address` is what limits per address count: an IP address, or `uid:<uid>` of a Unix
-    peer. `may_create`: publishing to an unknown stream creates it.
+    peer. `may_create`: publishing to an unknown stream creates it. `policy`: name of the quota policy, "" for none.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Principal(msgspec.Struct, frozen=True):
     rights: frozenset[Right]
     address: str
     may_create: bool = False
+    policy: str = ""
 
 
 def require(principal: Principal, right: Right) -> None:
