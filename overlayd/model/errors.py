@@ -117,6 +117,14 @@ class UnknownSession(OverlaydError):
     code, title, status = "session.unknown", "No such session", 404
 
 
+class UnknownSubscription(OverlaydError):
+    code, title, status = "subscription.unknown", "No such subscription", 404
+
+
+class UnknownDeadLetter(OverlaydError):
+    code, title, status = "subscription.dead_letter", "No such dead letter", 404
+
+
 class NotAcceptable(OverlaydError):
     code, title, status = "content.accept", "The answer has no such form", 406
 
@@ -131,6 +139,12 @@ class DefinitionConflict(OverlaydError):
 
 class OwnedByConfig(OverlaydError):
     code, title, status = "definition.config", "The object is declared in the config file", 409
+
+
+class SubscriptionConflict(OverlaydError):
+    """The name is taken, or what was asked doesn't go with the subscription's kind or state."""
+
+    code, title, status = "subscription.conflict", "The subscription can't do that", 409
 
 
 class SequenceMismatch(OverlaydError):
@@ -207,6 +221,12 @@ class InvalidFilter(OverlaydError):
     code, title, status = "filter.invalid", "The filter can't be used", 422
 
 
+class InvalidSubscription(OverlaydError):
+    """`violations` say where in the definition and why."""
+
+    code, title, status = "subscription.invalid", "The subscription can't be used", 422
+
+
 class Rate(msgspec.Struct, frozen=True):
     """A rate that was hit: so many (`quota`) in `window_s` seconds, of which `remaining` are left until `reset_s`."""
 
@@ -271,6 +291,16 @@ class CommitFailed(OverlaydError):
     code, title, status, retryable = "storage.failed", "The log can't be written", 503, True
 
 
+class OutboundFailure(OverlaydError):
+    """A call to another server that got no answer. `reason` is one of `outbound.Reason`, a stable word for programs."""
+
+    code, title, status, retryable = "outbound.failed", "A call to another server failed", 502, True
+
+    def __init__(self, reason: str, detail: str, *, subject: str = "", hint: str = "") -> None:
+        super().__init__(detail, subject=subject, hint=hint, extra={"reason": str(reason)})
+        self.reason = str(reason)
+
+
 class ConfigInvalid(OverlaydError):
     code, title, status = "config.invalid", "The configuration can't be used", 500
 
@@ -289,6 +319,30 @@ class NewerSchema(OverlaydError):
 
 class VerificationFailed(OverlaydError):
     code, title, status = "proof.broken", "The proof doesn't hold", 422
+
+
+class MalformedChainData(OverlaydError):
+    """Bytes that aren't what they are taken for; `subject` names the format (transaction, BUMP, BEEF, key, …)."""
+
+    code, title, status = "chain.malformed", "The bytes aren't of the format", 422
+
+
+class TransactionInvalid(VerificationFailed):
+    code, title = "chain.transaction", "The transaction breaks a rule of the chain"
+
+
+class ScriptFailed(TransactionInvalid):
+    code, title = "chain.script", "An input may not spend its output"
+
+
+class SignatureInvalid(VerificationFailed):
+    code, title = "signature.invalid", "The signature doesn't hold"
+
+
+class BlockUnknown(VerificationFailed):
+    """A proof leads to no header that is held: the block is too new, or on another branch."""
+
+    code, title, retryable = "chain.block_unknown", "The proof's block isn't known here", True
 
 
 class NodeUnreachable(OverlaydError):

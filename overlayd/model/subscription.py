@@ -1,0 +1,105 @@
+"""A durable subscription's definition: what its owner says about it. Shapes of the native API.
+
+`delivery/subscriptions/definition.py` judges what the shapes alone can't say.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from overlayd.model.units import Duration
+
+SubscriptionKind = Literal["webhook", "agent", "pull", "live", "forward"]
+Ordering = Literal["none", "stream"]
+OutletFormat = Literal["packet", "cloudevents", "template"]
+
+
+class RetryRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """When a failed delivery is tried again: exponentially, or after the pauses of a list. Never both.
+
+    Nothing of it given: the schedule that goes with the ordering.
+    """
+
+    max_retries: (
+        Annotated[
+            int, Meta(ge=0, le=100, description="Attempts after the first; what fails them all becomes a dead letter")
+        ]
+        | UnsetType
+    ) = UNSET
+    backoff: Annotated[Duration, Meta(description="Pause before the first retry; it doubles with each")] | UnsetType = (
+        UNSET
+    )
+    max_backoff: Annotated[Duration, Meta(description="Longest pause")] | UnsetType = UNSET
+    jitter: (
+        Annotated[Literal["full", "none"], Meta(description="full: anything between no pause and the whole of it")]
+        | UnsetType
+    ) = UNSET
+    schedule: (
+        Annotated[
+            tuple[Duration, ...], Meta(max_length=100, description="Pauses before each retry, instead of the rest")
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class WebhookRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where a webhook's packets are posted and how."""
+
+    url: Annotated[str, Meta(max_length=2048, description="Where packets are posted, https:// or http://")]
+    secret: (
+        Annotated[str, Meta(max_length=256, description="whsec_ and base64; generated when left out, shown once")]
+        | UnsetType
+    ) = UNSET
+    format: Annotated[OutletFormat, Meta(description="Body of a delivery")] = "packet"
+    template: (
+        Annotated[
+            str, Meta(max_length=65_536, description="A JSON document with {{ path }} in it, for format template")
+        ]
+        | UnsetType
+    ) = UNSET
+    batch_size: Annotated[int, Meta(ge=1, le=1000, description="Packets of one stream in one delivery, at most")] = 1
+    batch_wait: Annotated[Duration, Meta(description="Longest wait until a delivery is full")] = Duration(0)
+    ordering: Annotated[
+        Ordering, Meta(description="stream: one delivery in flight per stream, and a failing one holds its stream")
+    ] = "none"
+    concurrency: Annotated[int, Meta(ge=1, le=1000, description="Deliveries in flight, at most")] = 16
+    timeout: Annotated[Duration, Meta(description="The whole exchange of one attempt")] = Duration(15)
+    headers: Annotated[dict[str, str], Meta(description="Further headers of each request")] = {}
+    retry: RetryRule | UnsetType = UNSET
+    rate_per_second: Annotated[float, Meta(gt=0, le=100_000, description="Attempts a second, at most")] | UnsetType = (
+        UNSET
+    )
+    gaps: (
+        Annotated[bool, Meta(description="Tell what can't be delivered any more as a delivery of its own")] | UnsetType
+    ) = UNSET
+
+
+class PullRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How workers share what they fetch."""
+
+    lease: Annotated[Duration, Meta(description="A worker must acknowledge or extend what it fetched within it")] = (
+        Duration(30)
+    )
+    max_deliveries: Annotated[
+        int, Meta(ge=1, le=1000, description="After so many leases without an acknowledgement: a dead letter")
+    ] = 10
+    ordering: Annotated[Ordering, Meta(description="stream: one message of a stream is out at a time, in order")] = (
+        "none"
+    )
+
+
+class SubscriptionDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Everything that says what a durable subscription is. Where it stands isn't part of it."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64, description="Unique on the node")]
+    kind: SubscriptionKind
+    streams: Annotated[tuple[str, ...], Meta(description="Patterns over stream names; none: every stream")] = ()
+    topics: Annotated[tuple[str, ...], Meta(description="Patterns over topics")] = ()
+    types: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    filter: Annotated[str, Meta(description="A CEL expression")] | UnsetType = UNSET
+    deliver: Literal["appended", "confirmed", "both"] = "appended"
+    min_confirmations: Annotated[int, Meta(ge=1, le=9999)] | UnsetType = UNSET
+    webhook: WebhookRule | UnsetType = UNSET
+    pull: PullRule | UnsetType = UNSET
