@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 import msgspec
+from msgspec import NODEFAULT
 
-from overlayd.config.schema import Key, Path, Shape, format_value, is_inline, is_struct, split_annotation
+from overlayd.config.schema import Array, Key, Path, Shape, format_value, is_inline, is_struct, split_annotation
 from overlayd.model.definition import decode_unit
 from overlayd.model.errors import Violation
 from overlayd.model.units import Duration, Size
@@ -32,7 +33,7 @@ LATER_TABLES = frozenset(
         "overlay",
     ]
 )
-LATER_KEYS = frozenset({"node.identity", "listen.tls", "listen.allow", "listen.deny"})
+LATER_KEYS = frozenset({"node.identity"})
 """Parts of the contract that this version doesn't have. Said in so many words, instead of "no such key"."""
 
 _SHOWN_CHARS_MAX = 80
@@ -49,11 +50,19 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Given(msgspec.Struct, frozen=True):
-    """A value as written. `is_text`: it came as a text whatever its type, from a variable or a flag."""
+    """A value as written; of an array of tables, its `Row`s. `is_text`: it came as a text whatever its type, from a
+    variable or a flag."""
 
     value: Any
     origin: Origin
     is_text: bool = False
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One table of an array: its keys as given, and where it stands."""
+
+    given: dict[Path, Given]
+    origin: Origin
 
 
 class Problems:
@@ -86,6 +95,8 @@ def _spread_table(
         path = (*table, word)
         if path in shape.keys:
             found[path] = Given(value, origin_of(path))
+        elif path in shape.arrays:
+            found[path] = spread_rows(shape.arrays[path], value, origin_of, problems, under)
         elif path not in shape.tables:
             problems.add(origin_of(path), under + ".".join(path), "unknown", explain_unknown(shape, path, under))
         elif isinstance(value, dict):
@@ -93,6 +104,27 @@ def _spread_table(
         else:
             detail = f"expected a table, got {show(value)}"
             problems.add(origin_of(path), under + ".".join(path), "type", detail)
+
+
+def spread_rows(
+    array: Array, value: Any, origin_of: Callable[[Path], Origin], problems: Problems, under: str = ""
+) -> Given:
+    """An array of tables, taken apart."""
+    name = under + ".".join(array.path)
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        detail = f"expected an array of tables, each under its own [[{name}]] header"
+        problems.add(origin_of(array.path), name, "type", detail)
+        return Given([], origin_of(array.path))
+    rows = []
+    for index, table in enumerate(value):
+        place: tuple[str | int, ...] = (*array.path, index)
+
+        def origin_in_row(path: Path, place: tuple[str | int, ...] = place) -> Origin:
+            return origin_of((*place, *path))  # type: ignore[arg-type]  # the number of the table is part of the way
+
+        keys = spread(array.shape, table, origin_in_row, problems, under=f"{name}[{index}].")
+        rows.append(Row(keys, origin_in_row(())))
+    return Given(rows, origin_of(array.path))
 
 
 def explain_unknown(shape: Shape, path: Path, under: str = "") -> str:
@@ -122,6 +154,8 @@ def build(
         if is_struct(kind):
             inner = prefix if is_inline(metas) else path
             values[field.name] = build(kind, shape, given, problems, under=under, prefix=inner)
+        elif path in shape.arrays and path in given:
+            values[field.name] = _build_rows(shape.arrays[path], given[path], problems, under)
         elif path in given:
             values[field.name] = _convert(shape.keys[path], given[path], problems, under)
     if len(problems.violations) > before:
@@ -129,10 +163,23 @@ def build(
     try:
         return struct(**values)
     except ValueError as err:  # a struct's own check across its keys
+        name = under + ".".join(prefix) if prefix else under.rstrip(".")
         paths = [path for path in given if path[: len(prefix)] == prefix]
         origin = given[paths[-1]].origin if paths else Origin("default")
-        problems.add(origin, under + ".".join(prefix), "value", str(err))
+        problems.add(origin, name, "value", str(err))
         return None
+
+
+def _build_rows(array: Array, given: Given, problems: Problems, under: str) -> tuple[msgspec.Struct, ...]:
+    rows = []
+    for index, row in enumerate(given.value):
+        name = f"{under}{'.'.join(array.path)}[{index}]."
+        missing = [key for key in array.shape.keys.values() if key.default is NODEFAULT and key.path not in row.given]
+        for key in missing:
+            problems.add(row.origin, name + key.name, "missing", f"expected {key.expected}")
+        if not missing:
+            rows.append(build(array.struct, array.shape, row.given, problems, under=name))
+    return tuple(row for row in rows if row is not None)
 
 
 def _convert(key: Key, given: Given, problems: Problems, under: str) -> Any:
@@ -157,11 +204,16 @@ def parse_text(kind: Any, text: str) -> Any:
             return tomllib.loads(f"value = {text}")["value"]
         return [part.strip() for part in text.split(",") if part.strip()]
     if typing.get_origin(kind) not in (None, Literal):  # a union: JSON Schema, a table or true or false
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            return tomllib.loads(f"value = {text}")["value"]
+        return parse_json_or_toml(text)
     return text
+
+
+def parse_json_or_toml(text: str) -> Any:
+    """A value in JSON or TOML. Raises ValueError."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return tomllib.loads(f"value = {text}")["value"]
 
 
 def show(value: Any) -> str:

@@ -6,8 +6,10 @@
 import sys
 import textwrap
 
+from msgspec import NODEFAULT
+
 from overlayd.config.load import settings_shape
-from overlayd.config.schema import Key, format_value
+from overlayd.config.schema import Array, Key, format_value
 
 _HEAD = """\
 Configuration of overlayd. Every setting is here with its default; a file needs only what differs.
@@ -43,6 +45,8 @@ def render_example(*, is_commented: bool = False) -> str:
             lines += ["", *_comment(description), f"[{'.'.join(table)}]"]
         for key in keys:
             lines += _key_lines(key, is_commented)
+    for array in shape.arrays.values():
+        lines += _array_lines(array)
     lines += ["", *_comment(_STREAMS)]
     return "\n".join(lines) + "\n"
 
@@ -52,6 +56,26 @@ def _key_lines(key: Key, is_commented: bool) -> list[str]:
     if key.default is None:  # TOML has no null: the key is shown, not set
         return [*comment, f"#{key.path[-1]} = {{}}"]
     return [*comment, f"{'#' if is_commented else ''}{key.path[-1]} = {format_value(key.default)}"]
+
+
+def _array_lines(array: Array) -> list[str]:
+    """What one table of an array may hold, as a comment: without one there is no such table."""
+    name = ".".join(array.path)
+    first = f"{array.description}. Each under its own header; in conf.d, files add to the list."
+    lines = ["", *_comment(first), "#", f"# [[{name}]]"]
+    for key in array.shape.keys.values():
+        example = next((meta.examples[0] for meta in key.bounds if meta.examples), key.default)
+        default = "required" if key.default is NODEFAULT else f"default {format_value(key.default)}"
+        lines += [
+            *_comment_twice(f"{key.description} ({key.unit}; {default})"),
+            f"# {key.path[-1]} = {format_value(example)}",
+        ]
+    return lines
+
+
+def _comment_twice(text: str) -> list[str]:
+    """A comment on what is itself a comment."""
+    return [f"# {line}" for line in _comment(text)]
 
 
 def _comment(text: str) -> list[str]:

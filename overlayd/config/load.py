@@ -9,9 +9,19 @@ from typing import Any
 
 import msgspec
 
-from overlayd.config.convert import Given, Origin, Problems, build, explain_unknown, show, spread
+from overlayd.config.convert import (
+    Given,
+    Origin,
+    Problems,
+    build,
+    explain_unknown,
+    parse_json_or_toml,
+    show,
+    spread,
+    spread_rows,
+)
 from overlayd.config.files import Document, list_files, read_document
-from overlayd.config.schema import Path, Shape, shape_of
+from overlayd.config.schema import Array, Key, Path, Shape, shape_of
 from overlayd.config.settings import Settings, StreamSettings
 from overlayd.model.definition import Definition
 from overlayd.model.errors import BadParameter, ConfigInvalid
@@ -41,12 +51,24 @@ class Loaded(msgspec.Struct, frozen=True):
         """Every key, its value as text (secrets hidden) and where it comes from, for `check-config`."""
         rows = []
         for key in settings_shape().keys.values():
-            value: Any = self.settings
-            for word in key.attributes:
-                value = getattr(value, word)
-            shown = "(hidden)" if key.is_secret and value else show(value)
-            rows.append((key.name, shown, str(self.origins.get(key.name, Origin("default")))))
+            rows.append(_shown(key, self.settings, "", str(self.origins.get(key.name, Origin("default")))))
+        for array in settings_shape().arrays.values():
+            name = ".".join(array.path)
+            for index, row in enumerate(_value_at(self.settings, array.attributes)):
+                origin = str(self.origins.get(f"{name}[{index}]", Origin("default")))
+                rows += [_shown(key, row, f"{name}[{index}].", origin) for key in array.shape.keys.values()]
         return rows
+
+
+def _value_at(settings: Any, attributes: Path) -> Any:
+    for word in attributes:
+        settings = getattr(settings, word)
+    return settings
+
+
+def _shown(key: Key, settings: Any, under: str, origin: str) -> tuple[str, str, str]:
+    value = _value_at(settings, key.attributes)
+    return under + key.name, "(hidden)" if key.is_secret and value else show(value), origin
 
 
 class _Declared(msgspec.Struct):
@@ -82,7 +104,7 @@ def load_settings(
     given: dict[Path, Given] = {}
     declared: list[_Declared] = []
     for document in documents:
-        given |= _read_tables(document, problems)
+        _add(given, _read_tables(document, problems))
         _read_streams(document, declared, problems)
     given |= _read_environment(environ, problems)
     for name, flag in (flags or {}).items():
@@ -95,8 +117,19 @@ def load_settings(
     if settings is None or problems.violations:
         raise _refusal(problems)
     origins = {".".join(path): value.origin for path, value in given.items()}
+    for path in settings_shape().arrays:
+        for index, row in enumerate(given[path].value if path in given else ()):
+            origins[f"{'.'.join(path)}[{index}]"] = row.origin
     settings = _fill_in(msgspec.structs.replace(settings, streams=streams), environ, origins)
     return Loaded(settings, origins, tuple(document.file for document in documents))
+
+
+def _add(given: dict[Path, Given], later: dict[Path, Given]) -> None:
+    """What a later file says replaces what an earlier one said; arrays of tables add up."""
+    for path, value in later.items():
+        if path in settings_shape().arrays and path in given:
+            value = Given([*given[path].value, *value.value], value.origin)
+        given[path] = value
 
 
 def _read_tables(document: Document, problems: Problems) -> dict[Path, Given]:
@@ -109,6 +142,7 @@ def _read_environment(environ: Mapping[str, str], problems: Problems) -> dict[Pa
     shape = settings_shape()
     found: dict[Path, Given] = {}
     names = {_variable(path): path for path in shape.keys}
+    arrays = {_variable(path): path for path in shape.arrays}
     for variable in sorted(environ):
         if not variable.startswith(ENVIRONMENT_PREFIX) or "__" not in variable:
             continue
@@ -116,12 +150,23 @@ def _read_environment(environ: Mapping[str, str], problems: Problems) -> dict[Pa
         path = tuple(variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"))
         if variable in names:
             found[names[variable]] = Given(environ[variable], origin, is_text=True)
-        elif near := difflib.get_close_matches(variable, names, n=1, cutoff=0.8):
+        elif variable in arrays:
+            found[arrays[variable]] = _read_rows(shape.arrays[arrays[variable]], environ[variable], origin, problems)
+        elif near := difflib.get_close_matches(variable, [*names, *arrays], n=1, cutoff=0.8):
             problems.add(origin, ".".join(path), "unknown", f"no such setting; did you mean {near[0]}?")
         else:
             detail = "streams are declared in files" if path[0] == "streams" else explain_unknown(shape, path)
             problems.add(origin, ".".join(path), "unknown", detail)
     return found
+
+
+def _read_rows(array: Array, text: str, origin: Origin, problems: Problems) -> Given:
+    """An array of tables in a variable, in JSON or as in a file: `[{address = "..."}]`."""
+    try:
+        value = parse_json_or_toml(text)
+    except ValueError:
+        value = None
+    return spread_rows(array, value, lambda path: origin, problems)
 
 
 def _read_streams(document: Document, declared: list[_Declared], problems: Problems) -> None:

@@ -56,23 +56,35 @@ class Key(msgspec.Struct, frozen=True):
         return tuple(typing.get_args(self.kind)) if typing.get_origin(self.kind) is Literal else ()
 
 
+class Array(msgspec.Struct, frozen=True):
+    """An array of tables, `[[listen.tls]]`: what one of its tables looks like."""
+
+    path: Path
+    attributes: Path
+    struct: type[msgspec.Struct]
+    shape: "Shape"
+    description: str
+
+
 class Shape(msgspec.Struct, frozen=True):
     """Every key and every table of a tree of structs, in the order of the source."""
 
     keys: dict[Path, Key]
     tables: dict[Path, str]
     """Path to description. The empty path is the root."""
+    arrays: dict[Path, Array] = {}
 
     def names_in(self, table: Path) -> list[str]:
         """What may be written in a table."""
-        paths = [path for path in (*self.keys, *self.tables) if path and path[:-1] == table]
+        paths = [path for path in (*self.keys, *self.tables, *self.arrays) if path and path[:-1] == table]
         return [path[-1] for path in paths]
 
 
-def shape_of(struct: type[msgspec.Struct]) -> Shape:
-    """The keys of a settings struct. Tuples of structs (arrays of tables) are not keys and left out."""
-    shape = Shape({}, {(): ""})
-    _collect(struct, (), (), shape)
+def shape_of(struct: type[msgspec.Struct], *, is_row: bool = False) -> Shape:
+    """The keys of a settings struct. Tuples of structs are arrays of tables; those without a description are left to
+    whoever reads them in a way of their own (`[[streams]]`). `is_row`: keys may be without a default."""
+    shape = Shape({}, {(): ""}, {})
+    _collect(struct, (), (), shape, is_row=is_row)
     return shape
 
 
@@ -105,7 +117,7 @@ def format_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _collect(struct: type[msgspec.Struct], prefix: Path, attributes: Path, shape: Shape) -> None:
+def _collect(struct: type[msgspec.Struct], prefix: Path, attributes: Path, shape: Shape, *, is_row: bool) -> None:
     for field in msgspec.structs.fields(struct):
         way = (*attributes, field.name)
         kind, metas = split_annotation(field.type)
@@ -113,15 +125,21 @@ def _collect(struct: type[msgspec.Struct], prefix: Path, attributes: Path, shape
         if is_struct(kind):
             path = prefix if is_inline(metas) else (*prefix, field.name)
             shape.tables.setdefault(path, description)
-            _collect(kind, path, way, shape)
-        elif not _is_array_of_tables(kind):
-            assert field.default is not NODEFAULT, field.name
+            _collect(kind, path, way, shape, is_row=is_row)
+        elif is_array(kind):
+            path = (*prefix, field.name)
+            if description:
+                row = typing.get_args(kind)[0]
+                shape.arrays[path] = Array(path, way, row, shape_of(row, is_row=True), description)
+        else:
+            assert is_row or field.default is not NODEFAULT, field.name
             path = (*prefix, field.name)
             secret = any((meta.extra or {}).get("secret") for meta in metas)
             shape.keys[path] = Key(path, way, field.type, kind, field.default, description, bool(secret), metas)
 
 
-def _is_array_of_tables(kind: Any) -> bool:
+def is_array(kind: Any) -> bool:
+    """Whether the type is an array of tables."""
     return typing.get_origin(kind) is tuple and is_struct(typing.get_args(kind)[0])
 
 

@@ -48,8 +48,19 @@ def test_every_table_is_described() -> None:
     """Each table says in a line what it is for."""
     assert all(description for table, description in settings_shape().tables.items() if table)
     assert {field.name for field in msgspec.structs.fields(Settings)} - {"streams"} == {
-        table[0] for table in settings_shape().tables if table
+        table[0] for table in (*settings_shape().tables, *settings_shape().arrays) if table
     }
+
+
+def test_every_key_of_an_array_is_in_the_example() -> None:
+    """Each array of tables is shown as a comment, with every key of its tables."""
+    lines = FILE.read_text().splitlines()
+    for array in settings_shape().arrays.values():
+        at = lines.index(f"# [[{'.'.join(array.path)}]]")
+        block = lines[at : lines.index("", at)]
+        for key in array.shape.keys.values():
+            assert key.description, key.name
+            assert any(line.startswith(f"# {key.path[-1]} = ") for line in block), key.name
 
 
 def test_secrets_are_not_repeated() -> None:
