@@ -23,6 +23,7 @@ from overlayd.model.access_lines import access_writer
 from overlayd.model.clock import Clock, Entropy, SystemClock
 from overlayd.model.logs import configure_logs
 from overlayd.model.metrics import Metrics
+from overlayd.model.names import is_node_name
 from overlayd.model.process_metrics import register_process_metrics
 from overlayd.model.systemd import Notifier, watchdog_interval_s
 from overlayd.net.access_log import RequestLog
@@ -205,7 +206,7 @@ async def declare_streams(log: Log, settings: Settings, schemas: SchemaCache) ->
         await check_definition(stream.definition, schemas, settings.limits)
         await log.define_stream(stream.name, stream.definition, owner="config", principal="config")
     for found in log.list_streams():
-        if found.owner == "config" and found.name not in declared:
+        if found.owner == "config" and found.name not in declared and not is_node_name(found.name):
             await log.release_stream(found.name)
 
 

@@ -18,13 +18,18 @@ from overlayd.storage.streams import Owner, Stream
 def check_definition(name: str, definition: Definition) -> None:
     """What can be said before the writer is asked. Raises BadParameter, Forbidden, InvalidDefinition."""
     parse_stream_name(name)
-    if is_node_name(name):
-        raise Forbidden(f"{name} is the node's own stream", subject=name, hint="choose another name")
+    check_is_changeable(name)
     if definition.confirm.commit != "none":
         raise InvalidDefinition(
             f"confirm.commit is {definition.confirm.commit!r}, but no chain is configured", subject="/confirm/commit",
             hint='use "none"',
         )  # fmt: skip
+
+
+def check_is_changeable(name: str) -> None:
+    """Raises Forbidden for the node's own streams, which nobody defines, stops, erases or deletes."""
+    if is_node_name(name):
+        raise Forbidden(f"{name} is the node's own stream", subject=name, hint="choose another name")
 
 
 def define(

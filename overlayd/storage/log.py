@@ -1,7 +1,7 @@
 """The log, as everybody else sees it."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,11 +22,12 @@ from overlayd.storage import definitions, files, queries
 from overlayd.storage.checkpoint import Checkpoint
 from overlayd.storage.checkpoints import CheckpointSigner
 from overlayd.storage.errors import FULL_RETRY_AFTER_S
-from overlayd.storage.group import LogState, id_key
+from overlayd.storage.group import Group, LogState, id_key
 from overlayd.storage.housekeeping import DiskWatch
 from overlayd.storage.intake import Intake
 from overlayd.storage.jobs import AppendJob, ChangeJob, WriteJob, node_job
 from overlayd.storage.judge import is_packet_of
+from overlayd.storage.own import OwnPacket, Statement, append_own
 from overlayd.storage.positions import find_stored, join_positions, read_stored, read_stored_back
 from overlayd.storage.readers import ReaderPool
 from overlayd.storage.removing import Remover
@@ -131,6 +132,14 @@ class Log:
         """An entry of the node itself; gives its offset. Raises ValueError for wrong members, and as `append`."""
         return int(await self._change(node_job(body)))
 
+    async def append_own(self, packets: Sequence[OwnPacket], statements: Sequence[Statement] = ()) -> list[int]:
+        """Packets of the node's own streams, and a feature's statements in the same transaction; gives the offsets.
+
+        Checkpoint. Raises as `append`, except that a nearly full disk doesn't keep the node from it.
+        """
+        offsets: list[int] = await self._change(ChangeJob(lambda group: append_own(group, packets, statements)))
+        return offsets
+
     async def write(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """Runs a feature's statements in the writer's group transaction, under a savepoint of their own.
 
@@ -162,41 +171,60 @@ class Log:
 
     async def define_stream(
         self, name: str, definition: Definition, *, if_version: int | None = None, owner: Owner = "api",
-        principal: str = "",
+        principal: str = "", own: Sequence[OwnPacket] = (),
     ) -> tuple[Stream, bool]:  # fmt: skip
         """Creates a stream or changes its definition; whether it was created. Nothing is appended for no change.
 
-        `if_version`: the version it must have now, 0 = it must not exist.
+        `if_version`: the version it must have now, 0 = it must not exist. `own`: packets of the node's own streams
+        that tell about it, in the same transaction; here as below.
         Raises DefinitionConflict, OwnedByConfig, InvalidDefinition, LimitReached, and as `append`.
         """
         definitions.check_definition(name, definition)
-        job = ChangeJob(lambda group: definitions.define(group, name, definition, if_version, owner, principal))
-        stream, created = await self._change(job)
+
+        def change(group: Group) -> tuple[Stream, bool]:
+            defined = definitions.define(group, name, definition, if_version, owner, principal)
+            append_own(group, own)
+            return defined
+
+        stream, created = await self._change(ChangeJob(change))
         return stream, created
 
-    async def set_stream_state(self, name: str, state: StreamStateName) -> Stream:
-        """Pauses, stops or activates a stream. Raises UnknownStream, and as `append`."""
-        stream: Stream = await self._change(ChangeJob(lambda group: definitions.set_state(group, name, state)))
-        return stream
+    async def set_stream_state(self, name: str, state: StreamStateName, *, own: Sequence[OwnPacket] = ()) -> Stream:
+        """Pauses, stops or activates a stream. Raises UnknownStream, Forbidden for the node's own streams, and as
+        `append`."""
+        definitions.check_is_changeable(name)
+
+        def change(group: Group) -> Stream:
+            stream = definitions.set_state(group, name, state)
+            append_own(group, own)
+            return stream
+
+        changed: Stream = await self._change(ChangeJob(change))
+        return changed
 
     async def release_stream(self, name: str) -> Stream:
         """Lets the API change a stream that the config file declares no more. Raises UnknownStream, and as `append`."""
         stream: Stream = await self._change(ChangeJob(lambda group: definitions.release(group, name)))
         return stream
 
-    async def delete_stream(self, name: str) -> int:
+    async def delete_stream(self, name: str, *, own: Sequence[OwnPacket] = ()) -> int:
         """Takes every packet of the stream away and frees its name; gives how many packets they were.
 
-        Works in slices, so that others get their turn; cancelled half way, it can be called again.
-        Raises UnknownStream, OwnedByConfig, and as `append`.
+        Works in slices, so that others get their turn; cancelled half way, it can be called again. `own` goes in with
+        the first step, before anything is taken away.
+        Raises Forbidden for the node's own streams, UnknownStream, OwnedByConfig, and as `append`.
         """
-        return await self._remover.delete_stream(name)
+        definitions.check_is_changeable(name)
+        return await self._remover.delete_stream(name, own)
 
     async def reduce(self, stream: Stream, from_offset: int, to_offset: int, cause: RemovalCause) -> int:
         """Takes the stream's packets in a range of offsets (inclusive) away; gives how many they were.
 
-        Their removal entry and the loss itself are one transaction per slice.
+        Their removal entry and the loss itself are one transaction per slice. Raises Forbidden for the node's own
+        streams, from which only retention takes something away.
         """
+        if cause != "retention":
+            definitions.check_is_changeable(stream.name)
         return await self._remover.reduce(stream, from_offset, to_offset, cause)
 
     def removal_cause(self, entry: StoredEntry) -> RemovalCause:

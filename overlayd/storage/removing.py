@@ -17,6 +17,7 @@ from overlayd.storage.group import Group, LogState, id_key, producers_commitment
 from overlayd.storage.intake import Intake
 from overlayd.storage.jobs import ChangeJob
 from overlayd.storage.maintenance import head_row, store_heads
+from overlayd.storage.own import OwnPacket, append_own
 from overlayd.storage.positions import join_positions, read_stored
 from overlayd.storage.readers import ReaderPool
 from overlayd.storage.removals import Removal
@@ -55,7 +56,7 @@ class Remover:
         async with self._lock:
             return await self._reduce(stream, low, high, cause, [])
 
-    async def delete_stream(self, name: str) -> int:
+    async def delete_stream(self, name: str, own: Sequence[OwnPacket] = ()) -> int:
         """Packets taken away. Raises UnknownStream, OwnedByConfig."""
         async with self._lock:
             stream = self._state.book.find(name)
@@ -65,7 +66,7 @@ class Remover:
                 raise OwnedByConfig(
                     f"{name} is declared in the config file", subject=name, hint="remove it there first"
                 )
-            await self._send(lambda group: set_state(group, name, "stopped"))
+            await self._send(lambda group: (set_state(group, name, "stopped"), append_own(group, own)))
             definitions = await self._readers.read(lambda c: _read_definition_offsets(c, stream.id))
             count = await self._reduce(stream, 1, self._state.head.offset, "deleted", definitions)
             await self._send(lambda group: self._free(group, stream, definitions))
