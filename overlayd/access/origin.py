@@ -8,14 +8,15 @@ that isn't a trusted proxy takes the loopback privilege away.
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv6Address, ip_address
 from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
+from overlayd.access.networks import Networks, parse_network
 from overlayd.access.principal import EVERYDAY, EVERYTHING, Principal
-from overlayd.model.errors import BadRequest, ConfigInvalid, Forbidden, ForeignHost, ForeignOrigin, ProxiedWithoutTrust
+from overlayd.model.errors import BadRequest, Forbidden, ForeignHost, ForeignOrigin, ProxiedWithoutTrust
 
 Headers = Iterable[tuple[bytes, bytes]]
 """Names in lower case."""
@@ -34,8 +35,25 @@ _FORWARDED_FOR = re.compile(r'(?:^|[;,])\s*for\s*=\s*(?:"([^"]*)"|([^\s;,"]+))',
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
+class PeerCertificate(msgspec.Struct, frozen=True):
+    """A client certificate that an authority of the listener has signed.
+
+    `subject` as in RFC 4514, the most specific part first: `CN=press-7,O=Example`. `names` are its subject alternative
+    names: `DNS:press-7.example`, `URI:spiffe://example/press-7`, `email:a@b.example`, `IP:10.0.0.7`. `fingerprint` is
+    `sha256:<hex>` of the whole certificate.
+    """
+
+    subject: str
+    names: tuple[str, ...]
+    fingerprint: str
+
+
 class Peer(msgspec.Struct, frozen=True):
-    """The far end of a connection. `local` is the address it was accepted on; "" for Unix sockets."""
+    """The far end of a connection, and what is certain about it. `local` is the address it was accepted on.
+
+    Of a Unix socket's peer the kernel says uid, gid and further groups; -1 and () where it can't. `via`: the balancer
+    that named the address (PROXY protocol); `address` is `unknown` when it named none.
+    """
 
     family: Literal["tcp", "unix"]
     address: str = ""
@@ -43,20 +61,28 @@ class Peer(msgspec.Struct, frozen=True):
     local: str = ""
     local_port: int = 0
     uid: int = -1
+    gid: int = -1
+    groups: tuple[int, ...] = ()
+    is_tls: bool = False
+    certificate: PeerCertificate | None = None
+    via: str = ""
 
 
 class AccessRules(msgspec.Struct, frozen=True):
     """What the settings say about who may come in without a key.
 
-    `hosts`: further names the node goes by (`name` or `name:port`), lower case. `trusted`: networks of
-    proxies; `is_unix_trusted`: peers of the Unix socket are proxies too. `insecure`: anybody who reaches
-    a listener may publish, read and subscribe. `auto_create`: publishing creates unknown streams.
+    `hosts`: further names the node goes by (`name` or `name:port`), lower case. `origins`: pages elsewhere that may use
+    the API (`https://app.example`). `trusted`: networks of proxies; `is_unix_trusted`: peers of the Unix socket are
+    proxies too. `denied`: networks that no client may come from, as far as proxies tell. `insecure`: anybody who
+    reaches a listener may publish, read and subscribe. `auto_create`: publishing creates unknown streams.
     """
 
     service_uid: int
     hosts: frozenset[str] = frozenset()
-    trusted: tuple[IPv4Network | IPv6Network, ...] = ()
+    origins: frozenset[str] = frozenset()
+    trusted: Networks = Networks()
     is_unix_trusted: bool = False
+    denied: Networks = Networks()
     insecure: bool = False
     auto_create: bool = True
 
@@ -70,20 +96,11 @@ class _Facts(msgspec.Struct):
     forwarding: dict[bytes, str] = {}
 
 
-def parse_trusted(texts: Sequence[str]) -> tuple[tuple[IPv4Network | IPv6Network, ...], bool]:
+def parse_trusted(texts: Sequence[str]) -> tuple[Networks, bool]:
     """Networks, and whether `unix` is among them. Raises ConfigInvalid."""
-    networks = []
-    for text in texts:
-        if text == "unix":
-            continue
-        try:
-            networks.append(ip_network(text, strict=False))
-        except ValueError as err:
-            raise ConfigInvalid(
-                f"not an address or network: {text!r}", subject="listen.trusted_proxies",
-                hint='write for example "10.0.0.5", "10.0.0.0/8" or "unix"',
-            ) from err  # fmt: skip
-    return tuple(networks), "unix" in texts
+    hint = 'write for example "10.0.0.5", "10.0.0.0/8" or "unix"'
+    named = [parse_network(text, "listen.trusted_proxies", hint) for text in texts if text != "unix"]
+    return Networks(named), "unix" in texts
 
 
 def judge_request(
@@ -157,6 +174,8 @@ def _check_host(rules: AccessRules, peer: Peer, facts: _Facts) -> None:
 
 
 def _check_site(rules: AccessRules, facts: _Facts, *, is_change: bool) -> None:
+    if facts.origins and all(origin in rules.origins for origin in facts.origins):
+        return  # then Sec-Fetch-Site says nothing new
     refused = ("cross-site", "same-site") if is_change else ("cross-site",)
     foreign = next((site for site in facts.sites if site in refused), None)
     if foreign is not None:
@@ -168,7 +187,8 @@ def _check_site(rules: AccessRules, facts: _Facts, *, is_change: bool) -> None:
         if not _is_own_origin(rules, facts.host, origin):
             raise ForeignOrigin(
                 f"a page of {origin[:200]!r} sent this request", subject=origin[:200],
-                hint="if the page is yours, add its host to the settings: [listen] hosts",
+                hint="if the page is yours, add its origin to the settings: [listen] origins, or hosts where the node "
+                "itself goes by that name",
             )  # fmt: skip
 
 
@@ -212,7 +232,7 @@ def _is_loopback_name(name: str) -> bool:
 
 
 def _judge_forwarded(rules: AccessRules, peer: Peer, forwarding: dict[bytes, str]) -> Principal:
-    is_trusted = rules.is_unix_trusted if peer.family == "unix" else _is_trusted(rules, peer.address)
+    is_trusted = rules.is_unix_trusted if peer.family == "unix" else peer.address in rules.trusted
     if not is_trusted:
         named = ", ".join(sorted(name.decode() for name in forwarding))
         raise ProxiedWithoutTrust(
@@ -229,7 +249,10 @@ def _judge_forwarded(rules: AccessRules, peer: Peer, forwarding: dict[bytes, str
             "the forwarding headers name different clients", subject=", ".join(sorted(claims))[:200],
             hint="let the proxy set or remove Forwarded, X-Forwarded-For and X-Real-IP alike",
         )  # fmt: skip
-    return _address_principal(rules, claims.pop())
+    address = claims.pop()
+    if address in rules.denied:
+        raise Forbidden(f"clients from {address} are kept out", subject=address, hint="[listen] deny names them")
+    return _address_principal(rules, address)
 
 
 def _claimed_address(rules: AccessRules, chain: list[str]) -> str:
@@ -240,7 +263,7 @@ def _claimed_address(rules: AccessRules, chain: list[str]) -> str:
             address = normalize_address(text)
         except ValueError:
             return "unknown"
-        if not _is_trusted(rules, address):
+        if address not in rules.trusted:
             break
     return address
 
@@ -261,16 +284,6 @@ def _strip_port(text: str) -> str:
     if text.startswith("["):
         return text[1:].partition("]")[0]
     return text.partition(":")[0] if text.count(":") == 1 else text
-
-
-def _is_trusted(rules: AccessRules, address: str) -> bool:
-    if not rules.trusted:
-        return False
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return False
-    return any(parsed in network for network in rules.trusted)
 
 
 def _unix_principal(rules: AccessRules, uid: int) -> Principal:
