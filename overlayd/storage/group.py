@@ -26,6 +26,7 @@ from overlayd.model.entry import (
 from overlayd.model.limits import Limits
 from overlayd.model.meta import COMMITMENT_CLOSED, COMMITMENT_NONE, COMMITMENT_OPEN, Meta, encode_meta
 from overlayd.model.metrics import Metrics
+from overlayd.model.usage import GroupMeter, GroupWriting
 from overlayd.storage.fingerprint import fingerprint_of
 from overlayd.storage.hashindex import HashIndex
 from overlayd.storage.pace import PACKETS_PER_SLICE, Pace, slices_of
@@ -71,6 +72,7 @@ class LogState:
         self.creation_minute = 0
         self.creations = 0
         self.changed: set[Stream] = set()
+        self.meter: GroupMeter | None = None
 
     @property
     def indexes(self) -> tuple[HashIndex, HashIndex, HashIndex, Positions]:
@@ -140,6 +142,8 @@ class Group:
         self._is_renamed = False
         self._stream_change = 0
         self.creations = 0
+        self._metered: dict[tuple[str, str], tuple[int, int]] = {}
+        self._metering: GroupWriting | None = None
         self._adoptions: list[Callable[[], None]] = []
 
     @property
@@ -272,8 +276,17 @@ class Group:
         """Something else in memory that counts from the COMMIT on."""
         self._adoptions.append(change)
 
+    def count(self, principal: str, stream: str, packets: int, size: int) -> None:
+        """Packets of a metered principal, counted in the transaction that they are part of."""
+        earlier = self._metered.get((principal, stream), (0, 0))
+        self._metered[principal, stream] = (earlier[0] + packets, earlier[1] + size)
+
     def seal(self) -> None:
         """Works out the tree with the group's leaves. Nothing can be added afterwards."""
+        if self._metered and self.state.meter is not None:
+            self._metering = self.state.meter.begin(self.appended_us, self._metered)
+            self.actions.append(self._metering.write)
+            self.on_adopt(self._metering.adopt)
         self.plan = self.state.tree.extend([entry.leaf for entry in self.entries])
 
     async def adopt_indexes(self, pace: Pace) -> None:
@@ -320,6 +333,8 @@ class Group:
         """The transaction left no trace."""
         for index in self.state.indexes:
             index.roll_back()
+        if self._metering is not None:
+            self._metering.roll_back()
 
     def _adopt_stream(self, pending: PendingStream) -> None:
         stream, book = pending.stream, self.state.book

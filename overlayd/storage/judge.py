@@ -263,6 +263,9 @@ async def _append_new(group: Group, pending: PendingStream, judged: _Judged, pac
         for at, entry in zip(places, entries, strict=True):
             judged.outcomes[at] = receipt_of(entry, prepared[at].draft, name, False)
         await pace.spend(len(places))
+    meter, principal = group.state.meter, prepared[judged.new[0]].draft.principal
+    if meter is not None and meter.is_metered(principal):
+        group.count(principal, name, len(judged.new), sum(len(prepared[at].draft.body) for at in judged.new))
     for at, first in judged.repeats.items():
         receipt = judged.outcomes[first]
         assert isinstance(receipt, Receipt)

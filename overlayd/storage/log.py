@@ -18,6 +18,7 @@ from overlayd.model.entry import StoredEntry
 from overlayd.model.errors import BadParameter, DamagedEntry, NotFound, StorageFull, UnknownPacket, VerificationFailed
 from overlayd.model.merkle import TILE_WIDTH
 from overlayd.model.meta import decode_meta
+from overlayd.model.usage import GroupMeter
 from overlayd.storage import definitions, files, queries
 from overlayd.storage.checkpoint import Checkpoint
 from overlayd.storage.checkpoints import CheckpointSigner
@@ -150,6 +151,10 @@ class Log:
         await self._intake.put(write_job)
         result: T = await write_job.ticket.wait()
         return result
+
+    def meter_with(self, meter: GroupMeter) -> None:
+        """From now on the packets of those that the meter names are counted, each in its own transaction."""
+        self._state.meter = meter
 
     async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Runs a feature's own reads over a read-only connection, in its thread. Checkpoint."""
