@@ -80,6 +80,35 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scan_max: Annotated[int, Meta(ge=1, description="Entries that one read request looks at")] = 100_000
     read_packets_max: Annotated[int, Meta(ge=1, description="Packets in one read answer")] = 1000
 
+    # Outbound
+    outbound_requests: Annotated[int, Meta(ge=1, description="Calls to other servers at the same time")] = 2048
+    outbound_requests_per_host: Annotated[
+        int, Meta(ge=1, description="Calls to one host and port at the same time; fewer than in all")
+    ] = 512
+    outbound_idle_connections: Annotated[int, Meta(ge=0, description="Connections kept open for the next call")] = 512
+    outbound_idle_per_host: Annotated[int, Meta(ge=0, description="The same to one host and port")] = 64
+    outbound_idle_timeout: Annotated[
+        Duration, Meta(description="A kept connection that nobody used for so long is closed")
+    ] = Duration(30)
+    outbound_lookups: Annotated[
+        int, Meta(ge=1, le=256, description="Name look-ups at the same time, each a thread")
+    ] = 16
+    outbound_lookup_timeout: Annotated[Duration, Meta(description="Looking up one name")] = Duration(5)
+    outbound_names: Annotated[int, Meta(ge=0, description="Names whose addresses are remembered")] = 4096
+    outbound_name_age: Annotated[Duration, Meta(description="Addresses are remembered for so long; 0s: never")] = (
+        Duration(30)
+    )
+    outbound_addresses: Annotated[int, Meta(ge=1, le=64, description="Addresses of a name that are tried in turn")] = 8
+    outbound_connect_timeout: Annotated[Duration, Meta(description="Connecting to another server")] = Duration(5)
+    outbound_tls_timeout: Annotated[Duration, Meta(description="The TLS handshake with another server")] = Duration(5)
+    outbound_head_bytes: Annotated[Size, Meta(description="Status line and headers of another server's answer")] = Size(
+        32 << 10
+    )
+    outbound_head_lines: Annotated[int, Meta(ge=1, description="Header lines of another server's answer")] = 200
+    outbound_body_timeout: Annotated[
+        Duration, Meta(description="An answer's body whose status alone counts may take so long; then it is cut")
+    ] = Duration(2)
+
     # Live
     sessions_max: Annotated[int, Meta(ge=1, description="Live sessions in all")] = 10_000
     sessions_per_stream: Annotated[int, Meta(ge=1, description="Live sessions naming the same stream or pattern")] = (
