@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from overlayd.access.networks import Networks, parse_network
-from overlayd.access.principal import EVERYDAY, EVERYTHING, Principal
+from overlayd.access.principal import ALWAYS, EVERYDAY, EVERYTHING, Principal, Standing
 from overlayd.model.errors import BadRequest, Forbidden, ForeignHost, ForeignOrigin, ProxiedWithoutTrust
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -29,7 +29,7 @@ FORWARDING = frozenset(
         b"x-original-forwarded-for", b"cf-connecting-ip", b"true-client-ip", b"fastly-client-ip", b"cdn-loop", b"via",
     )
 )  # fmt: skip
-_LOOKED_AT = FORWARDING | {b"host", b"origin", b"sec-fetch-site"}
+LOOKED_AT = FORWARDING | {b"host", b"origin", b"sec-fetch-site"}
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 _FORWARDED_FOR = re.compile(r'(?:^|[;,])\s*for\s*=\s*(?:"([^"]*)"|([^\s;,"]+))', re.IGNORECASE)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -103,6 +103,68 @@ def parse_trusted(texts: Sequence[str]) -> tuple[Networks, bool]:
     return Networks(named), "unix" in texts
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """Where a request comes from, as far as that is certain.
+
+    `address`: the client's IP address, or `uid:<uid>` of a Unix socket's peer; of a proxied request the one that a
+    trusted proxy names. `is_unix`: the peer itself is on a Unix socket, and no proxy stands in between.
+    `is_foreign`: a proxy that isn't trusted stands in between, so nothing is known about the client.
+    """
+
+    address: str
+    is_unix: bool = False
+    uid: int = -1
+    gid: int = -1
+    groups: tuple[int, ...] = ()
+    is_foreign: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """On this machine, by a Unix socket or by loopback, without a proxy that hides somebody else."""
+        return not self.is_foreign and (self.is_unix or is_loopback_address(self.address))
+
+
+def judge_origin(
+    rules: AccessRules, peer: Peer, *, method: str, headers: Headers, is_websocket: bool = False,
+    is_credentialed: bool = False,
+) -> Origin:  # fmt: skip
+    """Where a request comes from. `is_credentialed`: it carries a credential that no browser adds by itself.
+
+    Such a request may call the node by any name and come through any proxy: a page can point a name at the node, but
+    it can't know the credential. Raises ForeignHost, ForeignOrigin, ProxiedWithoutTrust, Forbidden or BadRequest.
+    """
+    facts = _facts_of(headers)
+    if peer.family == "tcp" and not is_credentialed:
+        _check_host(rules, peer, facts)
+    _check_site(rules, facts, is_change=is_websocket or method not in SAFE_METHODS)
+    if facts.forwarding:
+        return _judge_forwarded(rules, peer, facts.forwarding, is_credentialed=is_credentialed)
+    return _direct_origin(peer)
+
+
+def keyless_principal(rules: AccessRules, origin: Origin, standing: Standing = ALWAYS) -> Principal:
+    """Who asks without a credential, on a node that has none. Raises Forbidden."""
+    if origin.is_unix:
+        is_ours = origin.uid in (0, rules.service_uid)
+        return Principal(
+            name=f"unix:{origin.uid}", kind="unix", rights=EVERYTHING if is_ours else EVERYDAY, address=origin.address,
+            may_create=rules.auto_create, standing=ALWAYS if is_ours else standing,
+        )  # fmt: skip
+    if origin.is_local:
+        return Principal(
+            name="loopback", kind="loopback", rights=EVERYDAY, address=origin.address, may_create=rules.auto_create,
+            standing=standing,
+        )  # fmt: skip
+    if rules.insecure:
+        return Principal(
+            name=f"open:{origin.address}", kind="open", rights=EVERYDAY, address=origin.address, standing=standing
+        )
+    raise Forbidden(
+        f"clients from {origin.address} need a key and the node has none", subject=origin.address,
+        hint="set [listen] insecure = true to let everybody who reaches the node publish and read",
+    )  # fmt: skip
+
+
 def judge_request(
     rules: AccessRules, peer: Peer, *, method: str, headers: Headers, is_websocket: bool = False
 ) -> Principal:
@@ -110,15 +172,8 @@ def judge_request(
 
     Raises ForeignHost, ForeignOrigin, ProxiedWithoutTrust, Forbidden or BadRequest.
     """
-    facts = _facts_of(headers)
-    if peer.family == "tcp":
-        _check_host(rules, peer, facts)
-    _check_site(rules, facts, is_change=is_websocket or method not in SAFE_METHODS)
-    if facts.forwarding:
-        return _judge_forwarded(rules, peer, facts.forwarding)
-    if peer.family == "unix":
-        return _unix_principal(rules, peer.uid)
-    return _address_principal(rules, peer.address)
+    origin = judge_origin(rules, peer, method=method, headers=headers, is_websocket=is_websocket)
+    return keyless_principal(rules, origin)
 
 
 def normalize_address(text: str) -> str:
@@ -141,7 +196,7 @@ def is_loopback_address(text: str) -> bool:
 def _facts_of(headers: Headers) -> _Facts:
     facts = _Facts()
     for name, raw in headers:
-        if name not in _LOOKED_AT:
+        if name not in LOOKED_AT:
             continue
         value = raw.decode("latin-1").strip()
         if name == b"host":
@@ -231,8 +286,18 @@ def _is_loopback_name(name: str) -> bool:
     return bare == "localhost" or bare.endswith(".localhost") or is_loopback_address(bare)
 
 
-def _judge_forwarded(rules: AccessRules, peer: Peer, forwarding: dict[bytes, str]) -> Principal:
+def _direct_origin(peer: Peer) -> Origin:
+    if peer.family == "unix":
+        return Origin(f"uid:{peer.uid}", is_unix=True, uid=peer.uid, gid=peer.gid, groups=peer.groups)
+    return Origin(peer.address)
+
+
+def _judge_forwarded(
+    rules: AccessRules, peer: Peer, forwarding: dict[bytes, str], *, is_credentialed: bool
+) -> Origin:  # fmt: skip
     is_trusted = rules.is_unix_trusted if peer.family == "unix" else peer.address in rules.trusted
+    if not is_trusted and is_credentialed:
+        return Origin(_direct_origin(peer).address, is_foreign=True)
     if not is_trusted:
         named = ", ".join(sorted(name.decode() for name in forwarding))
         raise ProxiedWithoutTrust(
@@ -242,7 +307,7 @@ def _judge_forwarded(rules: AccessRules, peer: Peer, forwarding: dict[bytes, str
         )  # fmt: skip
     claims = {_claimed_address(rules, chain) for chain in _chains_of(forwarding)}
     if not claims:
-        return _unix_principal(rules, peer.uid) if peer.family == "unix" else _address_principal(rules, peer.address)
+        return _direct_origin(peer)
     if len(claims) > 1:
         # A proxy that writes one of these headers and passes the others on lets the client choose one.
         raise ProxiedWithoutTrust(
@@ -252,7 +317,7 @@ def _judge_forwarded(rules: AccessRules, peer: Peer, forwarding: dict[bytes, str
     address = claims.pop()
     if address in rules.denied:
         raise Forbidden(f"clients from {address} are kept out", subject=address, hint="[listen] deny names them")
-    return _address_principal(rules, address)
+    return Origin(address)
 
 
 def _claimed_address(rules: AccessRules, chain: list[str]) -> str:
@@ -284,24 +349,3 @@ def _strip_port(text: str) -> str:
     if text.startswith("["):
         return text[1:].partition("]")[0]
     return text.partition(":")[0] if text.count(":") == 1 else text
-
-
-def _unix_principal(rules: AccessRules, uid: int) -> Principal:
-    is_ours = uid in (0, rules.service_uid)
-    return Principal(
-        name=f"unix:{uid}", kind="unix", rights=EVERYTHING if is_ours else EVERYDAY, address=f"uid:{uid}",
-        may_create=rules.auto_create,
-    )  # fmt: skip
-
-
-def _address_principal(rules: AccessRules, address: str) -> Principal:
-    if is_loopback_address(address):
-        return Principal(
-            name="loopback", kind="loopback", rights=EVERYDAY, address=address, may_create=rules.auto_create
-        )
-    if rules.insecure:
-        return Principal(name=f"open:{address}", kind="open", rights=EVERYDAY, address=address)
-    raise Forbidden(
-        f"clients from {address} need a key and the node has none", subject=address,
-        hint="set [listen] insecure = true to let everybody who reaches the node publish and read",
-    )  # fmt: skip

@@ -4,8 +4,8 @@ from typing import Literal
 
 import msgspec
 
-from overlayd.access.scopes import RIGHTS, Grants, Right, Scope, grants_of
-from overlayd.model.errors import Forbidden
+from overlayd.access.scopes import RIGHTS, Grants, Right, grants_of
+from overlayd.model.errors import Forbidden, Unauthorized
 from overlayd.model.names import is_node_name
 
 PrincipalKind = Literal["unix", "loopback", "open", "key", "jwt", "identity", "certificate", "ticket"]
@@ -15,6 +15,27 @@ EVERYDAY: frozenset[Right] = frozenset(("publish", "read", "subscribe"))
 EVERYTHING: frozenset[Right] = frozenset(RIGHTS)
 AUDIT_STREAM = "overlayd.audit"
 NO_GRANTS = grants_of(())
+
+
+class Standing:
+    """Whether a credential still counts: shared by everybody who was let in by it, ended once and for good.
+
+    `ended`: why it doesn't count any more, `revoked`, `expired`, or `changed` when other rights go with it now.
+    `is_used`: set with each request, for whoever notes when it was used last.
+    """
+
+    __slots__ = ("ended", "is_used")
+
+    def __init__(self) -> None:
+        self.ended: Literal["", "revoked", "expired", "changed"] = ""
+        self.is_used = False
+
+    def __repr__(self) -> str:
+        return f"Standing({self.ended or 'good'})"
+
+
+ALWAYS = Standing()
+"""Of principals that nothing can end, such as the service's own user on the Unix socket."""
 
 
 class StreamFacts(msgspec.Struct, frozen=True):
@@ -31,7 +52,8 @@ class Principal(msgspec.Struct, frozen=True):
     `name` is stored with what they publish and written to the access log: `unix:<uid>`, `loopback`,
     `open:<address>`, `key:<id>`. `address` is what limits per address count: an IP address, or `uid:<uid>` of a
     Unix peer. `may_create`: publishing to an unknown stream creates it. `rights` hold over every stream, `grants`
-    over the streams that their patterns name. `owner`: who the credential belongs to, "" without one.
+    over the streams that their patterns name. `owner`: who the credential belongs to, "" without one. `expires_us`:
+    when the credential ends by itself, 0 for never. `policy`: name of the quota policy, "" for none.
     """
 
     name: str
@@ -41,17 +63,9 @@ class Principal(msgspec.Struct, frozen=True):
     may_create: bool = False
     grants: Grants = NO_GRANTS
     owner: str = ""
-
-
-def scoped_principal(
-    name: str, kind: PrincipalKind, scopes: frozenset[Scope], *, address: str, owner: str, may_create: bool = False
-) -> Principal:
-    """A principal whose rights are those of its scopes."""
-    grants = grants_of(scopes)
-    return Principal(
-        name=name, kind=kind, rights=grants.everywhere, address=address, may_create=may_create, grants=grants,
-        owner=owner,
-    )  # fmt: skip
+    standing: Standing = ALWAYS
+    expires_us: int = 0
+    policy: str = ""
 
 
 def may(principal: Principal, right: Right, stream: str | StreamFacts | None = None) -> bool:
@@ -83,8 +97,10 @@ def may_some(principal: Principal, right: Right) -> bool:
 def require(principal: Principal, right: Right, *, stream: str | None = None, facts: StreamFacts | None = None) -> None:
     """Raises Forbidden when the principal lacks the right over the stream; without a stream, over the whole node.
 
-    `facts` where the stream is known, so that its visibility and its owner count.
+    `facts` where the stream is known, so that its visibility and its owner count. Raises Unauthorized when the
+    credential has ended since the principal was made: whoever works on for long asks again now and then.
     """
+    check_standing(principal)
     asked = stream if facts is None else facts
     if may(principal, right, asked):
         return
@@ -93,9 +109,24 @@ def require(principal: Principal, right: Right, *, stream: str | None = None, fa
 
 
 def require_some(principal: Principal, right: Right) -> None:
-    """Raises Forbidden when the principal has the right over no stream at all."""
+    """Raises Forbidden when the principal has the right over no stream at all, Unauthorized as `require`."""
+    check_standing(principal)
     if not may_some(principal, right):
         raise _refusal(principal, right, f"{right} here", right)
+
+
+def check_standing(principal: Principal) -> None:
+    """Raises Unauthorized when the credential doesn't count any more."""
+    if principal.standing.ended:
+        raise Unauthorized(
+            f"the credential of {principal.name} was {principal.standing.ended} in the meantime",
+            subject=principal.name, hint="connect again, with a credential that counts",
+        )  # fmt: skip
+
+
+def sees_everything(principal: Principal, right: Right) -> bool:
+    """Whether no stream is hidden from the principal, the node's own included."""
+    return right in principal.rights and "admin" in principal.rights and "audit" in principal.rights
 
 
 def _may_own_streams(principal: Principal, right: Right, name: str) -> bool:
