@@ -7,6 +7,7 @@ writes next finds the tail and finishes it.
 
 import fcntl
 import os
+import select
 import struct
 import termios
 from typing import Any, Protocol
@@ -131,6 +132,15 @@ class SocketPushStream(trio.abc.HalfCloseableStream):
         return self._socket
 
     @property
+    def has_bytes(self) -> bool:
+        """Whether the kernel has something for us, or the peer's end."""
+        if self._socket.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(self._socket.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    @property
     def unsent(self) -> int:
         return len(self._tail)
 
@@ -153,7 +163,7 @@ class SocketPushStream(trio.abc.HalfCloseableStream):
     async def push_tail(self) -> None:
         """Waits until the kernel takes more, and hands it some. Checkpoint."""
         try:
-            await trio.lowlevel.wait_writable(self._socket.fileno())
+            await trio.lowlevel.wait_writable(self._number())
         except (trio.ClosedResourceError, OSError, ValueError) as err:
             raise trio.BrokenResourceError("the connection was cut on this side") from err
         self._tail = self._tail[self._write(self._tail) :]
@@ -177,7 +187,7 @@ class SocketPushStream(trio.abc.HalfCloseableStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         while True:
             try:
-                await trio.lowlevel.wait_readable(self._socket.fileno())
+                await trio.lowlevel.wait_readable(self._number())
                 data = os.read(self._socket.fileno(), max_bytes or READ_BYTES)
             except BlockingIOError:
                 continue  # the kernel's mistake
@@ -201,6 +211,14 @@ class SocketPushStream(trio.abc.HalfCloseableStream):
     async def aclose(self) -> None:
         self.abort()
         await trio.lowlevel.checkpoint()
+
+    def _number(self) -> int:
+        """The descriptor. Raises ClosedResourceError: Trio, asked to wait for -1, would take the next one that asks
+        for a second reader of it."""
+        number = self._socket.fileno()
+        if number < 0:
+            raise trio.ClosedResourceError
+        return number
 
     def _write(self, data: Any) -> int:
         """How much of it the kernel took."""

@@ -1,49 +1,69 @@
 """One accepted connection: bytes read ahead, writes with a deadline, and a close that lets the last answer through."""
 
-import os
+from typing import Any, Protocol
 
 import trio
 
 from overlayd.access import Peer
+from overlayd.model.push_stream import PushStream
 
 PIECE_BYTES = 64 << 10
 LINGER_S = 2.0
 LINGER_BYTES = 64 << 20
 
 
+class Link(PushStream, Protocol):
+    """A PushStream over a socket of ours, clear or encrypted."""
+
+    @property
+    def socket(self) -> trio.socket.SocketType: ...
+
+    @property
+    def has_bytes(self) -> bool:
+        """Whether the peer's next bytes are here already. It may ask the kernel."""
+        ...
+
+    async def send_eof(self) -> None:
+        """Says that nothing more comes. Checkpoint. Raises BrokenResourceError."""
+        ...
+
+
 class Connection:
     """A stream with its peer. One task reads; writes of several tasks are put one behind the other.
 
-    A write is finished piece by piece even when its task is cancelled, because half a piece would spoil
-    the stream; but each piece of 64 KiB has `stall_s`, so a peer that stopped reading holds nobody up.
+    A write is finished piece by piece even when its task is cancelled, because half an answer would spoil the
+    connection; but each piece of 64 KiB has `stall_s`, so a peer that stopped reading holds nobody up.
     """
 
-    def __init__(self, stream: trio.SocketStream, peer: Peer, stall_s: float) -> None:
+    def __init__(self, link: Link, peer: Peer, stall_s: float, unread: bytes = b"") -> None:
+        """`unread`: what was read from the peer already."""
+        self.link = link
         self.peer = peer
-        self.unread = bytearray()
+        self.unread = bytearray(unread)
         self.sent_bytes = 0
         self.is_stalled = False
-        self._stream = stream
+        self.answer_headers: tuple[tuple[bytes, bytes], ...] = ()
+        """What every answer to the request at hand carries because of where it comes from and over what (CORS, HSTS).
+        The door sets it, whoever writes a head adds it."""
+        self.requests_left = 0
+        """How many requests it may still bring; the door counts."""
+        self.memo: Any = None
+        """What quick publishing remembers of the last request's headers."""
         self._stall_s = stall_s
         self._send_lock = trio.Lock()
 
     @property
     def socket(self) -> trio.socket.SocketType:
-        return self._stream.socket
+        return self.link.socket
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether `receive` would give something at once."""
+        return bool(self.unread) or self.link.has_bytes
 
     async def receive(self) -> bytes:
         """More bytes from the peer; b"" once it sends no more. Checkpoint. Raises BrokenResourceError."""
-        number = self._stream.socket.fileno()
-        while number >= 0:
-            try:
-                await trio.lowlevel.wait_readable(number)
-                return os.read(number, PIECE_BYTES)
-            except BlockingIOError:
-                continue  # the kernel's mistake
-            except (trio.ClosedResourceError, OSError) as err:
-                raise trio.BrokenResourceError("the peer is gone, or the connection was cut on this side") from err
-        await trio.lowlevel.checkpoint()
-        raise trio.BrokenResourceError("the connection was cut on this side")
+        return await self.link.receive_some(PIECE_BYTES)
 
     def take_unread(self) -> bytes:
         """The bytes read ahead, which then count as read."""
@@ -53,58 +73,71 @@ class Connection:
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         """Writes all of it. Checkpoint. Raises BrokenResourceError when the peer is gone or has stalled."""
-        view = memoryview(data)
         async with self._send_lock:
+            if len(data) <= PIECE_BYTES:
+                await self._send_piece(bytes(data))
+                return
+            view = memoryview(data)
             for at in range(0, len(view), PIECE_BYTES):
-                await self._send_piece(view[at : at + PIECE_BYTES])
+                await self._send_piece(bytes(view[at : at + PIECE_BYTES]))
 
     async def send_soon(self, data: bytes) -> None:
         """Writes all of it. A checkpoint only when the socket doesn't take it at once. Raises as `send`."""
-        sent = 0
-        if not self._send_lock.locked():
-            try:
-                sent = os.write(self._stream.socket.fileno(), data)
-            except BlockingIOError:
-                pass
-            except OSError as err:
-                raise trio.BrokenResourceError("the peer is gone, or the connection was cut on this side") from err
-            self.sent_bytes += sent
-        if sent < len(data):
-            await self.send(memoryview(data)[sent:])
+        if self.link.unsent or self._send_lock.locked() or len(data) > PIECE_BYTES:
+            await self.send(data)
+            return
+        self.sent_bytes += len(data)
+        if self.link.write_now(data):
+            async with self._send_lock:
+                await self._flush_in_time()
+
+    async def flush(self) -> None:
+        """Until nothing that was written is left in the link. A checkpoint only when something is. Raises as `send`."""
+        if self.link.unsent:
+            async with self._send_lock:
+                await self._flush_in_time()
 
     async def wait_writable(self) -> None:
         """Until a write might be taken at once. Checkpoint. Raises BrokenResourceError."""
-        try:
-            await self._stream.wait_send_all_might_not_block()
-        except trio.ClosedResourceError as err:
-            raise trio.BrokenResourceError("the connection was cut on this side") from err
+        await self.link.wait_send_all_might_not_block()
 
     async def close_politely(self) -> None:
         """Ends the connection so that the peer gets what was sent: half close, read out what it still
         sends for a moment (unread bytes would turn the close into a reset), close. Checkpoint."""
-        try:
-            with trio.move_on_after(LINGER_S):
-                await self._stream.send_eof()
-                for _ in range(LINGER_BYTES // PIECE_BYTES):
-                    if not await self._stream.receive_some(PIECE_BYTES):
-                        break
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
-            pass
-        finally:
-            self.abort()
+        await close_politely(self.link)
 
     def abort(self) -> None:
-        """Closes at once. Tasks that read or write on it get BrokenResourceError or ClosedResourceError."""
-        self._stream.socket.close()
+        """Closes at once. Tasks that read or write on it get BrokenResourceError."""
+        self.link.abort()
 
-    async def _send_piece(self, piece: memoryview) -> None:
-        try:
-            with trio.move_on_after(self._stall_s, shield=True) as scope:
-                await self._stream.send_all(piece)
-        except trio.ClosedResourceError as err:
-            raise trio.BrokenResourceError("the connection was cut on this side") from err
+    async def _send_piece(self, piece: bytes) -> None:
+        with trio.move_on_after(self._stall_s, shield=True) as scope:
+            await self.link.send_all(piece)
         if scope.cancelled_caught:
-            self.is_stalled = True
-            self.abort()
-            raise trio.BrokenResourceError("the peer stopped reading")
+            self._give_up()
         self.sent_bytes += len(piece)
+
+    async def _flush_in_time(self) -> None:
+        with trio.move_on_after(self._stall_s, shield=True) as scope:
+            await self.link.flush()
+        if scope.cancelled_caught:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self.is_stalled = True
+        self.abort()
+        raise trio.BrokenResourceError("the peer stopped reading")
+
+
+async def close_politely(link: Link) -> None:
+    """As the connection's. Also ends a link that never became one."""
+    try:
+        with trio.move_on_after(LINGER_S):
+            await link.send_eof()
+            for _ in range(LINGER_BYTES // PIECE_BYTES):
+                if not await link.receive_some(PIECE_BYTES):
+                    break
+    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+        pass
+    finally:
+        link.abort()

@@ -18,13 +18,16 @@ from overlayd.access import AccessRules, Peer, Principal, judge_request
 from overlayd.model.errors import HeadTooLarge, OverlaydError, RequestTimeout, ShuttingDown, UpgradeRequired
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
+from overlayd.model.push_stream import SocketPushStream
 from overlayd.net.access_log import RequestLog
-from overlayd.net.connection import Connection
+from overlayd.net.connection import Connection, Link
 from overlayd.net.guard import Exchange, hypercorn_config
 from overlayd.net.head import METHODS, Head, find_head, parse_head
 from overlayd.net.problem import complete_headers, plain_answer
 from overlayd.net.publish_lane import PublishLane, Visit, find_target
+from overlayd.net.quick_publish import QuickPublish
 from overlayd.net.replay import ReplayingStream
+from overlayd.net.turnstile import Turnstile
 
 LIVE_PATH = "/v1/live"
 _log = structlog.get_logger("net.door")
@@ -66,13 +69,21 @@ class Door:
         self._context = WorkerContext(None)
         self._open: set[Connection] = set()
         self._idle: set[trio.CancelScope] = set()
+        self._turnstile: Turnstile | None = None
+        if publish_lane is not None:
+            quick = QuickPublish(
+                publisher=publish_lane.publisher, request_log=request_log, next_request_id=next_request_id,
+                admit=self._admit, generation=self._access_generation, stop=stop,
+            )  # fmt: skip
+            self._turnstile = Turnstile(quick, limits=limits, metrics=metrics, stop=stop)
         self._crashes = metrics.counter("overlayd_net_connection_crashes", "Connections ended by an unforeseen error")
         stalls = "Connections cut because the peer didn't read for stall_timeout"
         self._stalls = metrics.counter("overlayd_net_connection_stalls", stalls)
 
-    async def serve_connection(self, stream: trio.SocketStream, peer: Peer) -> None:
-        """Serves requests until the connection ends. Raises nothing but Cancelled; closes the stream."""
-        connection = Connection(stream, peer, self._limits.stall_timeout)
+    async def serve_connection(self, link: Link, peer: Peer, unread: bytes = b"") -> None:
+        """Serves requests until the connection ends. `unread`: what was read from the link already. Raises nothing
+        but Cancelled; closes the link."""
+        connection = Connection(link, peer, self._limits.stall_timeout, unread)
         self._open.add(connection)
         try:
             await self._serve_requests(connection)
@@ -89,8 +100,15 @@ class Door:
                 self._metrics.count_limit_hit("stall_timeout")
             connection.abort()
 
+    async def watch(self) -> None:
+        """Watches connections between their requests, as long as connections are served. Until it is cancelled."""
+        if self._turnstile is not None:
+            await self._turnstile.run()
+
     def end_idle(self) -> None:
         """Ends the connections that wait between requests."""
+        if self._turnstile is not None:
+            self._turnstile.end_idle()
         for scope in tuple(self._idle):
             scope.cancel()
 
@@ -101,19 +119,20 @@ class Door:
 
     async def _serve_requests(self, connection: Connection) -> None:
         with trio.CancelScope() as idle:
-            for left in reversed(range(self._limits.requests_per_connection)):
-                goes_on = await self._serve_one(connection, idle, is_last=left == 0)
-                if left == 0:
-                    self._metrics.count_limit_hit("requests_per_connection")
-                if not goes_on:
-                    return
+            connection.requests_left = self._limits.requests_per_connection
+            while connection.requests_left:
+                if not await self._wait_for_request(connection, idle):
+                    break
+                connection.requests_left -= 1
+                if not await self._serve_one(connection, is_last=not connection.requests_left):
+                    break
+            if not connection.requests_left:
+                self._metrics.count_limit_hit("requests_per_connection")
         if idle.cancelled_caught and not self._stop.is_set():
             self._metrics.count_limit_hit("keep_alive_timeout")
 
-    async def _serve_one(self, connection: Connection, idle: trio.CancelScope, *, is_last: bool) -> bool:
+    async def _serve_one(self, connection: Connection, *, is_last: bool) -> bool:
         """Whether another request may follow."""
-        if not await self._wait_for_request(connection, idle):
-            return False
         request_id = self._next_request_id()
         started = trio.current_time()
         head: Head | None = None
@@ -124,9 +143,7 @@ class Door:
             if self._stop.is_set():
                 raise ShuttingDown("the node is shutting down", retry_after_s=5)
             is_websocket = head.is_websocket
-            principal = judge_request(
-                self._rules, connection.peer, method=head.method, headers=head.headers, is_websocket=is_websocket
-            )
+            principal = self._admit(connection, head)
             if is_websocket and head.path != LIVE_PATH:
                 raise UpgradeRequired(
                     f"there is no WebSocket at {head.path[:200]}",
@@ -142,6 +159,17 @@ class Door:
             await self._serve_live(connection, head, principal, request_id, started)
             return False
         return await self._serve_request(connection, head, principal, request_id, started, is_last=is_last)
+
+    def _admit(self, connection: Connection, head: Head) -> Principal:
+        """Who asks. The one place where a request is judged by its head alone; raises where it is refused. What it
+        says of a head holds for the same bytes on the same connection, as long as `_access_generation` stays."""
+        return judge_request(
+            self._rules, connection.peer, method=head.method, headers=head.headers, is_websocket=head.is_websocket
+        )
+
+    def _access_generation(self) -> int:
+        """Changes when the same head may be judged differently."""
+        return 0
 
     async def _serve_request(
         self, connection: Connection, head: Head, principal: Principal, request_id: str, started: float, *,
@@ -196,6 +224,12 @@ class Door:
     async def _wait_for_request(self, connection: Connection, idle: trio.CancelScope) -> bool:
         """Whether a request's first byte came. An idle connection ends by itself, and at once on shutdown: `idle` is
         the scope around all of its requests, which can be cancelled only here."""
+        if self._turnstile is not None and isinstance(connection.link, SocketPushStream):
+            while await self._turnstile.stay(connection):
+                await connection.flush()
+                if connection.unread:
+                    return True
+            return False
         if connection.unread:
             return True
         if self._stop.is_set():

@@ -1,6 +1,5 @@
 """A request's body as the door itself reads it from the connection, never a byte beyond its end."""
 
-import select
 from contextlib import suppress
 
 import trio
@@ -36,11 +35,7 @@ class RequestBody:
     @property
     def is_ready(self) -> bool:
         """Whether `receive` would give something, or the end, at once."""
-        if self._connection.unread or self.is_whole:
-            return True
-        poll = select.poll()
-        poll.register(self._connection.socket.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        return self.is_whole or self._connection.is_readable
 
     def receive_nowait(self) -> bytes | None:
         """The next bytes from those read ahead; b"" at the end; None when more must come from the client. Raises as

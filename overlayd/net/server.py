@@ -11,6 +11,7 @@ from overlayd.model.clock import Entropy
 from overlayd.model.errors import TooManyConnections
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
+from overlayd.model.push_stream import SocketPushStream
 from overlayd.net.connection import Connection
 from overlayd.net.door import Door
 from overlayd.net.listeners import Bound, accept_connections, close_listeners, peer_of
@@ -99,6 +100,7 @@ async def serve_connections(
     accept_errors = metrics.counter("overlayd_net_accept_errors", "Connections that couldn't be accepted", "errno")
     refusing: set[Connection] = set()
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(door.watch)
 
         def take(stream: trio.SocketStream) -> None:
             try:
@@ -108,7 +110,7 @@ async def serve_connections(
                 stream.socket.close()
             except TooManyConnections as error:
                 if len(refusing) < REFUSALS_AT_ONCE:
-                    connection = Connection(stream, peer, limits.stall_timeout)
+                    connection = Connection(SocketPushStream(stream.socket), peer, limits.stall_timeout)
                     nursery.start_soon(_refuse, connection, plain_answer(error, next_request_id()), refusing)
                 else:
                     stream.socket.close()
@@ -136,7 +138,7 @@ async def serve_connections(
 
 async def _serve(door: Door, admission: Admission, stream: trio.SocketStream, peer: Peer) -> None:
     try:
-        await door.serve_connection(stream, peer)
+        await door.serve_connection(SocketPushStream(stream.socket), peer)
     finally:
         admission.leave(peer)
 

@@ -9,6 +9,7 @@ from net_rig import Answer, RawClient
 
 from overlayd.access import Peer, Principal
 from overlayd.model.limits import Limits
+from overlayd.model.push_stream import SocketPushStream
 from overlayd.net.connection import Connection
 from overlayd.net.head import parse_head
 from overlayd.net.publish_lane import PublishLane, Target, Visit, find_target
@@ -45,7 +46,10 @@ async def ask_lane(
     target = find_target(head)
     assert target is not None
     ours, theirs = socket_pair()
-    client, connection = RawClient(theirs), Connection(ours, Peer("unix"), float(limits.stall_timeout))
+    client, connection = (
+        RawClient(theirs),
+        Connection(SocketPushStream(ours.socket), Peer("unix"), float(limits.stall_timeout)),
+    )
     visit = Visit(connection, head, target, who, "r-1", trio.current_time(), lambda: False)
     async with client, ours, trio.open_nursery() as nursery:
         nursery.start_soon(partial(_send, client, body))
