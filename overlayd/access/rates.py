@@ -216,6 +216,7 @@ class RateBook:
         self._now_s = now()
         self._metrics = metrics
         self._secret = secret
+        self._is_used = False
         has_rules = bool(self._rules)
         self.addresses = Buckets(count if has_rules else WAYS)
         self.others = Buckets(count if has_rules else WAYS)
@@ -239,6 +240,11 @@ class RateBook:
         """The actions and names that have a rate."""
         return frozenset(self._rules)
 
+    @property
+    def is_used(self) -> bool:
+        """Whether anything was taken since it was made."""
+        return self._is_used
+
     def now_s(self) -> float:
         """The clock's time, which never goes back."""
         self._now_s = max(self._now_s, self._clock())
@@ -253,6 +259,7 @@ class RateBook:
         if rules is None:
             return
         now = self.now_s()
+        self._is_used = True
         taken: list[tuple[Buckets, int, float]] = []
         for rule in rules:
             subject, amount = _subject(rule, who), size if rule.is_bytes else count

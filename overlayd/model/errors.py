@@ -5,7 +5,7 @@ docs/errors.md (a test compares the two).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import msgspec
 
@@ -111,6 +111,14 @@ class UnknownStream(OverlaydError):
 
 class UnknownPacket(OverlaydError):
     code, title, status = "packet.unknown", "No such packet", 404
+
+
+class UnknownPolicy(OverlaydError):
+    code, title, status = "quota.unknown", "No such quota policy", 404
+
+
+class UnknownReceipt(OverlaydError):
+    code, title, status = "receipt.unknown", "No such receipt", 404
 
 
 class UnknownSession(OverlaydError):
@@ -243,10 +251,16 @@ class LimitReached(OverlaydError):
     code, title, status, retryable = "limit.reached", "A limit of the node is reached", 429, True
     rate: Rate | None = None
 
-    def with_rate(self, rate: Rate) -> "LimitReached":
+    def with_rate(self, rate: Rate) -> Self:
         """The same error, told with its rate."""
         self.rate = rate
         return self
+
+
+class QuotaExceeded(LimitReached):
+    """`extra` says which window, what is left and when it begins anew."""
+
+    code, title, status, retryable = "quota.exceeded", "The quota is used up", 429, True
 
 
 class UpgradeRequired(OverlaydError):

@@ -1,0 +1,245 @@
+"""Rates, quotas and usage put together: what the edge asks before it lets something through, and tells afterwards."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import structlog
+import trio
+
+from overlayd.access.principal import Principal
+from overlayd.access.quota_tables import (
+    QUOTAS_FEATURE,
+    delete_policy,
+    prune_sessions,
+    read_policies,
+    seed_policies,
+    write_policy,
+)
+from overlayd.access.quotas import Account, QuotaBook, QuotaSettings
+from overlayd.access.rate_tables import RATES_FEATURE, load_rates, save_rates
+from overlayd.access.rates import Asker, RateBook, RateSettings
+from overlayd.access.usage import UsageBook, UsageSettings
+from overlayd.access.usage_tables import PRUNED_AT_ONCE, USAGE_FEATURE
+from overlayd.model.clock import Clock, Entropy
+from overlayd.model.errors import LimitReached, OverlaydError, UnknownPolicy
+from overlayd.model.metrics import Metrics
+from overlayd.model.quota import QuotaPolicy
+from overlayd.model.usage import Method
+from overlayd.storage import Log
+
+METERING_FEATURES = (RATES_FEATURE, USAGE_FEATURE, QUOTAS_FEATURE)
+LOCAL_KINDS = frozenset(("unix", "loopback"))
+NO_PASSAGE: AbstractContextManager[None] = nullcontext()
+_log = structlog.get_logger("access.metering")
+
+
+class Metering:
+    """One for the node. Counts nobody before `start`."""
+
+    def __init__(
+        self, *, log: Log, rates: RateSettings, quotas: QuotaSettings, usage: UsageSettings, clock: Clock,
+        entropy: Entropy, metrics: Metrics,
+    ) -> None:  # fmt: skip
+        self._log = log
+        self._rate_settings = rates
+        self.quota_settings = quotas
+        self._usage_settings = usage
+        self._clock = clock
+        self._entropy = entropy
+        self._metrics = metrics
+        self._folds: list[Callable[[], None]] = []
+        self._has_rates = False
+        self._is_started = False
+        self._saved_buckets = 0
+        self.rates: RateBook
+        self.quotas: QuotaBook
+        self.usage: UsageBook
+
+    def __repr__(self) -> str:
+        return f"Metering({self.rates!r}, {self.quotas!r}, {self.usage!r})" if self._is_started else "Metering()"
+
+    async def start(self) -> None:
+        """Reads what is stored. Checkpoint. Raises UnknownPolicy for one that the settings name and nobody made."""
+        saved = await load_rates(self._log, self._entropy)
+        self.rates = RateBook.of_settings(
+            self._rate_settings, now=trio.current_time, metrics=self._metrics, secret=saved.secret
+        )
+        saved.restore(self.rates, self._clock.now_us())
+        self._has_rates = bool(self.rates.names)
+        now_us = self._clock.now_us()
+        await self._log.write(lambda connection: seed_policies(connection, now_us))
+        self.quotas = QuotaBook(
+            store=self._log, settings=self.quota_settings, clock=self._clock, metrics=self._metrics,
+            policies=await self._log.read(read_policies), keep_s=10 * float(self._usage_settings.flush_interval),
+        )  # fmt: skip
+        for name in (self.quota_settings.default_policy, self.quota_settings.receipt_policy):
+            if name and name not in self.quotas.policies:
+                _log.warning("the settings name a quota policy that doesn't exist", policy=name)
+        self.usage = UsageBook(
+            store=self._log, settings=self._usage_settings, clock=self._clock, metrics=self._metrics,
+            secret=saved.secret, on_used=self.quotas.used,
+        )  # fmt: skip
+        self._log.meter_with(self.quotas)
+        self._is_started = True
+
+    async def run(self) -> None:
+        """Writes out what was counted, now and then, until it is cancelled."""
+        saved_at = trio.current_time()
+        while True:
+            await trio.sleep(float(self._usage_settings.flush_interval))
+            await self.flush()
+            if trio.current_time() - saved_at >= self._rate_settings.save_interval:
+                await self._save_rates()
+                saved_at = trio.current_time()
+
+    async def stop(self) -> None:
+        """Writes out the rest. Checkpoint; call it while the log is open and nobody is served any more."""
+        if self._is_started:
+            await self.flush()
+            await self._save_rates()
+
+    async def flush(self) -> None:
+        """Folds and writes what was counted so far; what can't be written is kept and logged. Checkpoint."""
+        for fold in self._folds:
+            fold()
+        for principal, requests in self.quotas.take_pending():
+            self.usage.published(principal, requests)
+        await self.usage.flush()
+        before_us = self._clock.now_us() - int(self._usage_settings.deliveries_retention * 1e6)
+        try:
+            await self.quotas.save_bursts()
+            if self.usage.take_new_hour():
+                await self._log.write(lambda connection: prune_sessions(connection, before_us, PRUNED_AT_ONCE))
+        except OverlaydError as err:
+            _log.warning("quotas not written", error=err.detail)
+
+    def fold_with(self, fold: Callable[[], None]) -> None:
+        """`fold` is called before each writing, to tell `usage` what was counted elsewhere in the meantime."""
+        self._folds.append(fold)
+
+    # Before and after what a client does.
+
+    def concerns(self, principal: Principal) -> bool:
+        """Whether anything bounds this principal."""
+        if not self._is_started:
+            return False
+        return bool(self.policy_of(principal)) or (self._has_rates and self._is_rated(principal))
+
+    async def publish(
+        self,
+        principal: Principal,
+        stream: str,
+        *,
+        packets: int,
+        size: int,
+        is_upload: bool = False,
+        is_new: bool = True,
+    ) -> AbstractContextManager[None]:
+        """To be entered around the append. `is_new`: False for what goes on with a request that was counted already.
+
+        Raises LimitReached, QuotaExceeded (both also on entering), BatchTooLarge, BodyTooLarge, Forbidden.
+        Checkpoint only the first time that a principal is seen.
+        """
+        if not self.concerns(principal):
+            return NO_PASSAGE
+        passage = NO_PASSAGE
+        if name := self.policy_of(principal):
+            policy = self.quotas.policy(name)
+            account = await self.quotas.account(principal.name)
+            self.quotas.check(account, policy, size, requests=int(is_new))
+            passage = self.quotas.passing(account, policy, size, is_new=is_new)
+        if self._has_rates and self._is_rated(principal):
+            who = Asker(principal.name, stream, principal.address)
+            if is_upload:
+                self.rates.take("upload", who, count=int(is_new), size=size)
+            self.rates.take("publish", who, count=packets, size=size)
+        return passage
+
+    async def read(self, principal: Principal, stream: str) -> None:
+        """Before a read request; `stream` is "" when it names none. Raises LimitReached, QuotaExceeded, Forbidden."""
+        if not self.concerns(principal):
+            return
+        await self._check_quota(principal)
+        if self._has_rates and self._is_rated(principal):
+            who = Asker(principal.name, stream, principal.address)
+            self.rates.check("read", who)
+            self.rates.take("read", who)
+
+    def was_read(self, principal: Principal, stream: str, *, size: int, packets: int = 0) -> None:
+        """After a read request, with the bytes of its answer."""
+        if not self._is_started:
+            return
+        if self._has_rates and self._is_rated(principal):
+            self.rates.spend("read", Asker(principal.name, stream, principal.address), size=size)
+        self.usage.delivered(stream, principal.name, "read", packets=packets, bytes=size, requests=1)
+
+    async def connect(self, principal: Principal, method: Method, open_count: int) -> None:
+        """Before a live connection, of which the principal has `open_count`. Raises as `read`."""
+        if not self._is_started:
+            return
+        if self.concerns(principal):
+            account = await self._check_quota(principal)
+            if account is not None:
+                self.quotas.check_streams(account, self.quotas.policy(self.policy_of(principal)), open_count)
+            if self._has_rates and self._is_rated(principal):
+                self.rates.take("connect", Asker(principal.name, "", principal.address))
+        self.usage.delivered("", principal.name, method, packets=0, bytes=0, requests=1)
+
+    def control(self, principal: Principal, size: int) -> None:
+        """Before a control message is looked at. Raises LimitReached."""
+        if self._has_rates and self._is_rated(principal):
+            self.rates.take("control", Asker(principal.name, "", principal.address), size=size)
+
+    def exceeded(self, principal: str, policy_name: str) -> LimitReached | None:
+        """Why a live session can't go on; None while its account has room, or isn't held to a quota."""
+        account = self.quotas.find(principal) if policy_name and self._is_started else None
+        if account is None:
+            return None
+        try:
+            self.quotas.check(account, self.quotas.policy(policy_name), 0, requests=0)
+        except LimitReached as err:
+            return err
+        return None
+
+    def policy_of(self, principal: Principal) -> str:
+        """The policy's name; "" for none."""
+        if principal.policy or principal.kind in LOCAL_KINDS:
+            return principal.policy
+        return self.quota_settings.default_policy
+
+    # Policies.
+
+    async def put_policy(self, policy: QuotaPolicy) -> bool:
+        """Whether it is new. Durable when it returns. Checkpoint."""
+        now_us = self._clock.now_us()
+        is_new: bool = await self._log.write(lambda connection: write_policy(connection, policy, now_us))
+        self.quotas.policies[policy.name] = policy
+        return is_new
+
+    async def delete_policy(self, name: str) -> None:
+        """Whoever has it is refused from now on. Checkpoint. Raises UnknownPolicy."""
+        if not await self._log.write(lambda connection: delete_policy(connection, name)):
+            raise UnknownPolicy(f"there is no quota policy {name!r}", subject=name)
+        self.quotas.policies.pop(name, None)
+
+    async def _check_quota(self, principal: Principal) -> Account | None:
+        name = self.policy_of(principal)
+        if not name:
+            return None
+        policy = self.quotas.policy(name)
+        account = await self.quotas.account(principal.name)
+        self.quotas.check(account, policy, 0)
+        return account
+
+    def _is_rated(self, principal: Principal) -> bool:
+        return self._rate_settings.local or principal.kind not in LOCAL_KINDS
+
+    async def _save_rates(self) -> None:
+        """Not while there is nothing to store, and nothing stored."""
+        if not self._has_rates:
+            return
+        try:
+            if self._saved_buckets or self.rates.is_used:
+                self._saved_buckets = await save_rates(self._log, self.rates, self._clock)
+        except OverlaydError as err:
+            _log.warning("rates not written", error=err.detail)
