@@ -1,6 +1,6 @@
 """Heads of answers that no framework writes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -20,15 +20,17 @@ class AnswerHeads:
         self._date_until = 0.0
 
     def encode(
-        self, status: int, headers: Iterable[tuple[str, str]], length: int | None, request_id: str, *, is_closing: bool
-    ) -> bytes:
+        self, status: int, headers: Iterable[tuple[str, str]], length: int | None, request_id: str, *, is_closing: bool,
+        more: Sequence[tuple[bytes, bytes]] = (),
+    ) -> bytes:  # fmt: skip
         """The head with the headers that every answer carries. `length` None: the body comes in chunks, or ends
-        with the connection. `headers` set none of the common ones."""
+        with the connection. `headers` set none of the common ones. `more`: what the request's origin asks for."""
         named = "".join(f"{name}: {value}\r\n" for name, value in headers)
         if length is not None:
             named += f"content-length: {length}\r\n"
+        extra = b"".join(name + b": " + value + b"\r\n" for name, value in more) if more else b""
         return b"".join((
-            _LINES[status], named.encode("latin-1"), b"x-request-id: ", request_id.encode("ascii"), b"\r\n", _COMMON,
+            _LINES[status], named.encode("latin-1"), b"x-request-id: ", request_id.encode("ascii"), b"\r\n", _COMMON, extra,
             self._date_line(), b"connection: close\r\n\r\n" if is_closing else b"\r\n",
         ))  # fmt: skip
 

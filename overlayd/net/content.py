@@ -50,6 +50,17 @@ class BodyBudget:
         self._holds.discard(hold)
         self._bytes -= hold.bytes
 
+    def take_now(self, count: int) -> bool:
+        """Takes bytes of a body that is here already, if there is room; for `give_back`."""
+        if self._bytes + count > self._bytes_max:
+            return False
+        self._bytes += count
+        return True
+
+    def give_back(self, count: int) -> None:
+        """The body is done with."""
+        self._bytes -= count
+
     def change(self, hold: "Hold", count: int) -> None:
         """Takes or gives back. Raises IntakeBusy when there is no room: a body that waited would hold its part."""
         while count > 0 and self._bytes + count > self._bytes_max:
@@ -309,7 +320,7 @@ class Bodies:
         self._limits = limits
         self._lane = lane
         self._metrics = metrics
-        self._budget = BodyBudget(limits, metrics)
+        self.budget = BodyBudget(limits, metrics)
 
     def without_lane(self) -> "Bodies":
         """The same, on the same budget, for requests that hold no place in the lane."""
@@ -319,7 +330,7 @@ class Bodies:
 
     def hold(self) -> AbstractContextManager[Hold]:
         """A share of the budget for one request."""
-        return self._budget.hold()
+        return self.budget.hold()
 
     def reader(self, source: BodySource, encoding: str, bytes_max: int, limit: str) -> BodyReader:
         """A reader of one body. Raises WrongContentEncoding."""

@@ -24,6 +24,7 @@ from overlayd.pipeline.intake import Intake, PublishAnswer
 from overlayd.storage import Log
 
 NDJSON_TYPES = frozenset(("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"))
+OBJECT_TYPES = frozenset(("application/json", "text/json", ""))
 EVENT = "application/cloudevents+json"
 EVENT_BATCH = "application/cloudevents-batch+json"
 THREAD_BYTES = 256 << 10
@@ -102,7 +103,7 @@ class Publisher:
             return await self._publish_one(ask, await self._decode_event(await body.read_all(hold)))
         if media == EVENT_BATCH:
             return await self._publish_batch(ask, await self._split(await body.read_all(hold)))
-        if media not in ("application/json", "text/json", ""):
+        if media not in OBJECT_TYPES:
             raise self._wrong_type(ask, await _peek(body))
         raw = await body.read_all(hold)
         if is_array(raw):

@@ -29,7 +29,7 @@ from overlayd.net.request_body import ClientLeft, RequestBody
 from overlayd.net.spool import Spool
 
 _TARGET = re.compile(r"/v1/streams/([A-Za-z0-9._~-]+)/(packets|data)")
-_ROUTES = {"packets": "/v1/streams/<stream>/packets", "data": "/v1/streams/<stream>/data"}
+ROUTES = {"packets": "/v1/streams/<stream>/packets", "data": "/v1/streams/<stream>/data"}
 _LEFT = 499
 _Headers = Iterable[tuple[str, str]]
 _log = structlog.get_logger("net.publish_lane")
@@ -62,14 +62,14 @@ def find_target(head: Head) -> Target | None:
     if head.method != "POST":
         return None
     match = _TARGET.fullmatch(head.path)
-    return None if match is None else Target(match[1], match[2] == "data", _ROUTES[match[2]])
+    return None if match is None else Target(match[1], match[2] == "data", ROUTES[match[2]])
 
 
 class PublishLane:
     """Serves publish requests. One for the node."""
 
     def __init__(self, *, publisher: Publisher, spool_directory: Path, request_log: RequestLog) -> None:
-        self._publisher = publisher.without_lane()
+        self.publisher = self._publisher = publisher.without_lane()
         self._spool_directory = spool_directory
         self._request_log = request_log
         self._heads = AnswerHeads()

@@ -94,14 +94,15 @@ class _Judged(msgspec.Struct):
     rejections: dict[int, OverlaydError]
 
 
-class _Terms(msgspec.Struct, frozen=True):
-    """What goes with a request's packets."""
+class Terms(msgspec.Struct, frozen=True):
+    """What goes with a request's packets. `idempotency_key` stands for the id of a single packet."""
 
     principal: str
     may_create: bool
     atomic: bool
-    expected_sequence: int | None
-    traceparent: str
+    expected_sequence: int | None = None
+    traceparent: str = ""
+    idempotency_key: str = ""
 
 
 class _Slices:
@@ -163,7 +164,7 @@ class Intake:
         decoded, rejections = await self._decode(objects, first_index)
         if idempotency_key and decoded:
             self._take_idempotency_key(decoded[0], idempotency_key)
-        terms = _Terms(principal, may_create, atomic, expected_sequence, traceparent)
+        terms = Terms(principal, may_create, atomic, expected_sequence, traceparent)
         return await self._submit(name, decoded, rejections, terms, started)
 
     async def publish_decoded(
@@ -173,8 +174,38 @@ class Intake:
         """The same for packets that came in another form (CloudEvents, `…/data`). Checkpoint."""
         started = trio.current_time()
         name = self._known(stream, may_create)
-        terms = _Terms(principal, may_create, atomic, expected_sequence, traceparent)
+        terms = Terms(principal, may_create, atomic, expected_sequence, traceparent)
         return await self._submit(name, list(decoded), {}, terms, started)
+
+    def judge_now(self, stream: StreamName, raw: bytes, terms: Terms) -> AppendRequest | None:
+        """What to append for a single packet object. None where that takes a wait, or the packet will be refused:
+        `publish` then waits, or says why. Counts nothing."""
+        found = self._log.find_stream(stream)
+        rule = self._rule_at_hand(found)
+        if rule is None or (found is None and not terms.may_create):
+            return None
+        try:
+            decoded = decode_packet(raw, 0, self._limits)
+            if terms.idempotency_key:
+                self._take_idempotency_key(decoded, terms.idempotency_key)
+            self._judge_one(decoded, rule)
+        except OverlaydError:
+            return None
+        draft = decoded.draft
+        draft.principal = terms.principal
+        draft.traceparent = terms.traceparent
+        return AppendRequest(
+            stream, [draft], atomic=terms.atomic, may_create=terms.may_create,
+            expected_sequence=terms.expected_sequence, definition_version=rule.version,
+        )  # fmt: skip
+
+    def count_appended(self, published: int, repeated: int, started: float) -> None:
+        """Packets that `judge_now` judged are durable."""
+        if published:
+            self._published.inc(published)
+        if repeated:
+            self._repeated.inc(repeated)
+        self._seconds.observe(trio.current_time() - started)
 
     def _known(self, stream: str, may_create: bool) -> StreamName:
         name = parse_stream_name(stream)
@@ -218,7 +249,7 @@ class Intake:
         decoded.draft.id = key
 
     async def _submit(
-        self, name: StreamName, decoded: list[Decoded], refused: dict[int, OverlaydError], terms: _Terms, started: float
+        self, name: StreamName, decoded: list[Decoded], refused: dict[int, OverlaydError], terms: Terms, started: float
     ) -> PublishAnswer:
         for one in decoded:
             one.draft.principal = terms.principal
@@ -297,15 +328,29 @@ class Intake:
     async def _rule_of(self, name: StreamName) -> _Rule:
         """What the stream's present definition asks. Waits only for a schema that isn't compiled yet."""
         stream = self._log.find_stream(name)
+        rule = self._rule_at_hand(stream)
+        if rule is not None:
+            return rule
+        stream_hash, version, definition = self._defined(stream)
+        assert definition.schema is not None
+        return self._rule_with(
+            version, definition, await self._schemas.compiled(stream_hash, version, definition.schema)
+        )
+
+    def _rule_at_hand(self, stream: Stream | None) -> _Rule | None:
+        """The same; None where the schema isn't compiled."""
+        stream_hash, version, definition = self._defined(stream)
+        if definition.schema is None:
+            return self._rule_with(version, definition, None)
+        schema = self._schemas.find(stream_hash, version)
+        return None if schema is None else self._rule_with(version, definition, schema)
+
+    def _defined(self, stream: Stream | None) -> tuple[bytes, int, Definition]:
         if stream is None:
-            stream_hash, version, definition = _NO_STREAM, 0, self._defaults
-        else:
-            stream_hash, version, definition = stream.stream_hash, stream.definition_version, stream.definition
-        schema = None
-        if definition.schema is not None:
-            schema = self._schemas.find(stream_hash, version)
-            if schema is None:
-                schema = await self._schemas.compiled(stream_hash, version, definition.schema)
+            return _NO_STREAM, 0, self._defaults
+        return stream.stream_hash, stream.definition_version, stream.definition
+
+    def _rule_with(self, version: int, definition: Definition, schema: CompiledSchema | None) -> _Rule:
         return _Rule(
             version, schema, KeyPath(definition.key) if definition.key else None,
             min(int(definition.limits.packet_bytes), int(self._limits.packet_bytes)), definition.dedup.required_id,

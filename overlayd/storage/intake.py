@@ -46,12 +46,25 @@ class Ticket(Generic[T]):
         return self._answer  # type: ignore[return-value]
 
 
+class AnyTicket(Protocol):
+    """Whom the writer tells: once, in its own task, which must not fail or wait there."""
+
+    @property
+    def is_settled(self) -> bool: ...
+
+    def settle(self, answer: Any) -> None: ...
+
+    def fail(self, error: BaseException) -> None: ...
+
+
 class Job(Protocol):
     """Something for the writer: how heavy it is, and whom to tell."""
 
     packets: int
     bytes: int
-    ticket: Ticket[Any]
+
+    @property
+    def ticket(self) -> AnyTicket: ...
 
 
 class _Waiter:
@@ -112,6 +125,13 @@ class Intake:
             f"the intake was full for {self._limits.admit_timeout}", subject="intake",
             hint="send less at once, or again in a moment", retry_after_s=RETRY_AFTER_S,
         )  # fmt: skip
+
+    def try_put(self, job: Job) -> bool:
+        """Queues the job if that needs no wait and nothing refuses it: `put` would say what does."""
+        if self._refusal is not None or self._waiting or not self._has_room(job):
+            return False
+        self._push(job)
+        return True
 
     def put_nowait(self, job: Job) -> None:
         """Queues one of the node's own jobs past the bounds; there are never more than a handful of them."""

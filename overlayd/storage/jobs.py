@@ -12,7 +12,7 @@ from overlayd.model.bodies import NodeBody, encode_node_body
 from overlayd.model.draft import AppendRequest, AppendResult
 from overlayd.storage.commit import Call
 from overlayd.storage.group import Group, Prepared
-from overlayd.storage.intake import Ticket
+from overlayd.storage.intake import AnyTicket, Ticket
 from overlayd.storage.judge import judge_append
 from overlayd.storage.lookup import Lookups
 from overlayd.storage.pace import Pace
@@ -26,12 +26,13 @@ class AppendJob:
 
     __slots__ = ("bytes", "packets", "prepared", "request", "ticket")
 
-    def __init__(self, request: AppendRequest) -> None:
+    def __init__(self, request: AppendRequest, ticket: AnyTicket | None = None) -> None:
+        """`ticket`: whom to tell; without one somebody waits for the job's own."""
         self.request = request
         self.prepared = Prepared(None, [])
         self.packets = len(request.drafts)
         self.bytes = sum(len(draft.body) + len(draft.metadata) + OVERHEAD_BYTES for draft in request.drafts)
-        self.ticket: Ticket[AppendResult] = Ticket()
+        self.ticket: AnyTicket = ticket if ticket is not None else Ticket[AppendResult]()
 
     async def judge(self, group: Group, lookups: Lookups, pace: Pace) -> AppendResult:
         return await judge_append(group, self.request, self.prepared, lookups, pace)

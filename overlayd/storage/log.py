@@ -25,7 +25,7 @@ from overlayd.storage.checkpoints import CheckpointSigner
 from overlayd.storage.errors import FULL_RETRY_AFTER_S
 from overlayd.storage.group import Group, LogState, id_key
 from overlayd.storage.housekeeping import DiskWatch
-from overlayd.storage.intake import Intake
+from overlayd.storage.intake import AnyTicket, Intake, Ticket
 from overlayd.storage.jobs import AppendJob, ChangeJob, WriteJob, node_job
 from overlayd.storage.judge import is_packet_of
 from overlayd.storage.own import OwnPacket, Statement, append_own
@@ -125,9 +125,14 @@ class Log:
                 "the disk is nearly full; nothing is taken until there is room again", subject="disk",
                 hint="free some room, or shorten the retention of some streams", retry_after_s=FULL_RETRY_AFTER_S,
             )  # fmt: skip
-        job = AppendJob(request)
-        await self._intake.put(job)
-        return await job.ticket.wait()
+        ticket: Ticket[AppendResult] = Ticket()
+        await self._intake.put(AppendJob(request, ticket))
+        return await ticket.wait()
+
+    def append_soon(self, request: AppendRequest, ticket: AnyTicket) -> bool:
+        """As `append`, for who can't wait: the ticket is settled once the drafts are durable, or fails with what
+        refused them. False when that would take a wait or a refusal now; nothing happened then."""
+        return not self._disk.is_full and self._intake.try_put(AppendJob(request, ticket))
 
     async def append_node(self, body: NodeBody | dict[str, Any]) -> int:
         """An entry of the node itself; gives its offset. Raises ValueError for wrong members, and as `append`."""
