@@ -61,12 +61,15 @@ class PublicKey:
         self.verify_digest(sha256(message), signature)
 
     def multiply(self, scalar: bytes) -> "PublicKey":
-        """The point `scalar` times; with a private key's secret this is the shared point of ECDH."""
+        """The point `scalar` times (32 bytes, 1 to the order less 1); with a secret this is the shared point of ECDH."""
         return PublicKey(self._point.multiply(scalar))
 
     def add(self, scalar: bytes) -> "PublicKey":
-        """The point plus `scalar` times the generator."""
-        return PublicKey(self._point.add(scalar))
+        """The point plus `scalar` times the generator. Raises MalformedChainData when that is no point of the curve."""
+        try:
+            return PublicKey(self._point.add(scalar))
+        except ValueError as err:
+            raise MalformedChainData("the sum is no point of the curve", subject="public key") from err
 
     @property
     def key_hash(self) -> bytes:

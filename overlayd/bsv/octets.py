@@ -7,19 +7,22 @@ U64_MAX = (1 << 64) - 1
 
 
 class ByteReader:
-    """Takes values from the front of some bytes. `at` is the next position; every error names the format and place."""
+    """Takes values from the front of some bytes. Every error names the format and the place.
 
-    __slots__ = ("_data", "_name", "at")
+    `data` and `at`, the next position, are open to loops that can't afford a call for each byte.
+    """
+
+    __slots__ = ("_name", "at", "data")
 
     def __init__(self, data: bytes, name: str) -> None:
-        self._data = data
+        self.data = data
         self._name = name
         self.at = 0
 
     @property
     def remaining(self) -> int:
         """Bytes not taken yet."""
-        return len(self._data) - self.at
+        return len(self.data) - self.at
 
     def fault(self, what: str) -> MalformedChainData:
         """The error to raise about the present position."""
@@ -29,26 +32,26 @@ class ByteReader:
         """The next `count` bytes."""
         at = self.at
         end = at + count
-        if end > len(self._data):
-            raise self.fault(f"ends {end - len(self._data)} bytes early")
+        if end > len(self.data):
+            raise self.fault(f"ends {end - len(self.data)} bytes early")
         self.at = end
-        return self._data[at:end]
+        return self.data[at:end]
 
     def since(self, start: int) -> bytes:
         """The bytes from an earlier position to the present one."""
-        return self._data[start : self.at]
+        return self.data[start : self.at]
 
     def peek(self, offset: int, count: int) -> bytes:
         """Up to `count` bytes that stand `offset` bytes ahead, without taking them."""
-        return self._data[self.at + offset : self.at + offset + count]
+        return self.data[self.at + offset : self.at + offset + count]
 
     def u8(self) -> int:
         """One byte."""
         at = self.at
-        if at >= len(self._data):
+        if at >= len(self.data):
             raise self.fault("ends early")
         self.at = at + 1
-        return self._data[at]
+        return self.data[at]
 
     def u32(self) -> int:
         """Four bytes, little-endian."""
@@ -83,8 +86,8 @@ class ByteReader:
 
     def finish(self) -> None:
         """Raises unless everything was taken."""
-        if self.at != len(self._data):
-            raise self.fault(f"{len(self._data) - self.at} bytes too many")
+        if self.at != len(self.data):
+            raise self.fault(f"{len(self.data) - self.at} bytes too many")
 
 
 def encode_varint(value: int) -> bytes:

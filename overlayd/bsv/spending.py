@@ -12,7 +12,15 @@ from overlayd.bsv.hashes import hash160
 from overlayd.bsv.keys import PrivateKey, PublicKey
 from overlayd.bsv.script import lock_to_key, parse_p2pk, parse_p2pkh, parse_script, unlock_with
 from overlayd.bsv.sighash import ALL_FORKID, Digests
-from overlayd.bsv.tx import NULL_OUTPOINT, SATOSHIS_MAX, SEQUENCE_FINAL, ExtendedTransaction, Transaction, TxInput, TxOutput
+from overlayd.bsv.tx import (
+    NULL_OUTPOINT,
+    SATOSHIS_MAX,
+    SEQUENCE_FINAL,
+    ExtendedTransaction,
+    Transaction,
+    TxInput,
+    TxOutput,
+)
 from overlayd.model.errors import MalformedChainData, ScriptFailed, SignatureInvalid, TransactionInvalid
 
 P2PKH_INPUT_BYTES = 148
@@ -147,4 +155,3 @@ def _verify_input(digests: Digests, tx: Transaction, index: int, spent: TxOutput
     except (MalformedChainData, SignatureInvalid) as err:
         raise ScriptFailed(err.detail, subject=subject) from err
     return InputVerdict.VERIFIED
-
