@@ -14,6 +14,7 @@ import trio
 from quart_trio import QuartTrio
 
 from overlayd.access import AccessRules
+from overlayd.access.metering import METERING_FEATURES, Metering
 from overlayd.access.origin import parse_trusted
 from overlayd.config import Settings
 from overlayd.delivery.delivery import Delivery
@@ -37,6 +38,7 @@ from overlayd.net.live_publish import live_publisher
 from overlayd.net.live_routes import add_live_routes
 from overlayd.net.live_socket import LiveSockets
 from overlayd.net.log_routes import add_log_routes
+from overlayd.net.metered import meter_reads
 from overlayd.net.node_routes import ReadyChecks, add_node_routes
 from overlayd.net.publish import Publisher
 from overlayd.net.publish_lane import PublishLane
@@ -82,14 +84,20 @@ class Parts:
         self.intake = Intake(
             log=log, limits=limits, schemas=self.schemas, metrics=metrics, defaults=settings.defaults.definition
         )
-        self.publisher = Publisher(intake=self.intake, log=log, limits=limits, lane=self.lane, bodies=self.bodies)
+        self.metering = Metering(
+            log=log, rates=settings.rates, quotas=settings.quotas, usage=settings.usage, clock=clock, entropy=entropy,
+            metrics=metrics,
+        )  # fmt: skip
+        self.publisher = Publisher(
+            intake=self.intake, log=log, limits=limits, lane=self.lane, bodies=self.bodies, metering=self.metering
+        )
         self.registry = Registry(limits=limits, clock=clock, entropy=entropy, metrics=metrics)
         self.delivery = Delivery(
             log=log, limits=limits, settings=settings.delivery, clock=clock, metrics=metrics,
             lease_filter=self.filters.lease,
         )  # fmt: skip
         self.live_sockets = LiveSockets(
-            delivery=self.delivery, registry=self.registry, publish=live_publisher(self.intake, log, limits),
+            delivery=self.delivery, registry=self.registry, publish=live_publisher(self.intake, log, limits, self.metering),
             node=settings.node.name, next_request_id=self.request_ids.draw,
         )  # fmt: skip
         self.app = self._build_app()
@@ -105,6 +113,7 @@ class Parts:
         add_read_routes(app, delivery=self.delivery, registry=self.registry, lane=self.lane)
         add_live_routes(app, delivery=self.delivery, registry=self.registry, node=node)
         add_log_routes(app, log=log, lane=self.lane)
+        meter_reads(app, self.metering)
         add_node_routes(
             app, log=log, node_name=node, metrics=self.metrics, ready_checks=self._ready_checks(),
             is_metrics_served=self.settings.metrics.enabled,
@@ -157,17 +166,20 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
     async with (
         open_log(
             directory, settings=settings.storage, limits=settings.limits, defaults=settings.defaults.definition,
-            clock=clock, entropy=entropy, metrics=metrics,
+            clock=clock, entropy=entropy, metrics=metrics, features=METERING_FEATURES,
         ) as log,
         _stopping_on_signals() as stop_asked,
     ):  # fmt: skip
         parts = Parts(log, settings, metrics, clock, entropy)
         await declare_streams(log, settings, parts.schemas)
         async with trio.open_nursery() as nursery:
+            await parts.metering.start()
+            nursery.start_soon(parts.metering.run)
             nursery.start_soon(_feed_watchdog, notifier)
             nursery.start_soon(_stop_when_asked, stop_asked, parts.stop, notifier)
             await serve_edge(parts, directory, partial(_announce, on_ready, notifier, log))
             nursery.cancel_scope.cancel()
+        await parts.metering.stop()
     _log.info("stopped")
 
 

@@ -135,13 +135,11 @@ class Metering:
         is_upload: bool = False,
         is_new: bool = True,
     ) -> AbstractContextManager[None]:
-        """To be entered around the append. `is_new`: False for what goes on with a request that was counted already.
+        """For those whom it `concerns`: to be entered around the append. `is_new`: False for what goes on with a request that was counted already.
 
         Raises LimitReached, QuotaExceeded (both also on entering), BatchTooLarge, BodyTooLarge, Forbidden.
         Checkpoint only the first time that a principal is seen.
         """
-        if not self.concerns(principal):
-            return NO_PASSAGE
         passage = NO_PASSAGE
         if name := self.policy_of(principal):
             policy = self.quotas.policy(name)
@@ -151,8 +149,8 @@ class Metering:
         if self._has_rates and self._is_rated(principal):
             who = Asker(principal.name, stream, principal.address)
             if is_upload:
-                self.rates.take("upload", who, count=int(is_new), size=size)
-            self.rates.take("publish", who, count=packets, size=size)
+                self.rates.take("upload", who, count=int(is_new), size=size, is_part=True)
+            self.rates.take("publish", who, count=packets, size=size, is_part=is_upload)
         return passage
 
     async def read(self, principal: Principal, stream: str) -> None:

@@ -250,8 +250,9 @@ class RateBook:
         self._now_s = max(self._now_s, self._clock())
         return self._now_s
 
-    def take(self, name: str, who: Asker, *, count: int = 1, size: int = 0) -> None:
-        """Takes from every bucket that is meant, or from none.
+    def take(self, name: str, who: Asker, *, count: int = 1, size: int = 0, is_part: bool = False) -> None:
+        """Takes from every bucket that is meant, or from none. `is_part`: the node itself cut it out of something
+        longer, so when it is more than ever comes at once, a full bucket is enough, and is overdrawn.
 
         Raises LimitReached with the rate that was hit; BatchTooLarge or BodyTooLarge for more than ever comes at once.
         """
@@ -267,8 +268,9 @@ class RateBook:
                 continue
             buckets, key = self._place(rule, subject)
             full_at = max(buckets.full_at(key), now) + amount * rule.interval_s
-            if full_at - now > rule.full_s + SLACK_S:
-                raise self._refuse(rule, subject, amount, full_at - now)
+            allowed_s = amount * rule.interval_s if is_part and amount > rule.burst else rule.full_s
+            if full_at - now > allowed_s + SLACK_S:
+                raise self._refuse(rule, subject, rule.burst if is_part else amount, full_at - now)
             taken.append((buckets, key, full_at))
         for buckets, key, full_at in taken:
             buckets.put(key, full_at, now)
@@ -324,7 +326,7 @@ class RateBook:
                 subject=rule.name, hint="send it in smaller parts",
             )  # fmt: skip
         wait_s = full_s - rule.full_s
-        left = _left(rule, full_s - amount * rule.interval_s)
+        left = max(0, _left(rule, full_s - amount * rule.interval_s))
         return LimitReached(
             f"{subject} may do this {rule} {'' if rule.is_bytes else what}".rstrip(),
             subject=rule.name, hint="wait as long as Retry-After says", retry_after_s=wait_s,

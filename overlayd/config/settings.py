@@ -5,6 +5,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from overlayd.access.quotas import QuotaSettings
+from overlayd.access.rates import RateSettings
+from overlayd.access.usage import UsageSettings
 from overlayd.delivery.settings import DeliverySettings
 from overlayd.model.definition import Definition
 from overlayd.model.limits import Limits
@@ -62,6 +65,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         DefaultsSettings()
     )
     delivery: Annotated[DeliverySettings, Meta(description="How packets reach live readers")] = DeliverySettings()
+    rates: Annotated[RateSettings, Meta(description="How much a principal, stream or address may do per time")] = (
+        RateSettings()
+    )
+    quotas: Annotated[QuotaSettings, Meta(description="Who is held to which quota")] = QuotaSettings()
+    usage: Annotated[UsageSettings, Meta(description="What is remembered of who used how much")] = UsageSettings()
     log: Annotated[LogSettings, Meta(description="What the node writes to standard error")] = LogSettings()
     metrics: Annotated[MetricsSettings, Meta(description="What the node tells about itself")] = MetricsSettings()
     streams: tuple[StreamSettings, ...] = ()

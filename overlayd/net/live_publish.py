@@ -1,6 +1,7 @@
 """Publishing over a live connection: the message's packets through the same function as a request's."""
 
 from overlayd.access import Principal
+from overlayd.access.metering import NO_PASSAGE, Metering
 from overlayd.delivery.socket import PublishPackets
 from overlayd.model.errors import BatchTooLarge, InvalidPacket, OverlaydError, Violation
 from overlayd.model.limits import Limits
@@ -11,8 +12,8 @@ from overlayd.pipeline.intake import Intake
 from overlayd.storage import Log
 
 
-def live_publisher(intake: Intake, log: Log, limits: Limits) -> PublishPackets:
-    """The function that live connections publish with."""
+def live_publisher(intake: Intake, log: Log, limits: Limits, metering: Metering | None = None) -> PublishPackets:
+    """The function that live connections publish with. `metering`: None when nobody is held to a rate or quota."""
 
     async def publish(message: PublishMessage, principal: Principal) -> ReceiptMessage:
         """Durable when it returns. Raises what refuses the whole message."""
@@ -27,10 +28,15 @@ def live_publisher(intake: Intake, log: Log, limits: Limits) -> PublishPackets:
                 subject="batch_packets_max", hint="send several messages",
             )  # fmt: skip
         expected = message.expected_sequence if isinstance(message.expected_sequence, int) else None
-        answer = await intake.publish(
-            message.stream, [bytes(packet) for packet in message.packets], principal=principal.name,
-            may_create=principal.may_create, atomic=message.atomic, expected_sequence=expected,
-        )  # fmt: skip
+        packets, passage = [bytes(packet) for packet in message.packets], NO_PASSAGE
+        if metering is not None and metering.concerns(principal):
+            size = sum(map(len, packets))
+            passage = await metering.publish(principal, message.stream, packets=len(packets), size=size)
+        with passage:
+            answer = await intake.publish(
+                message.stream, packets, principal=principal.name, may_create=principal.may_create,
+                atomic=message.atomic, expected_sequence=expected,
+            )  # fmt: skip
         rejections: list[tuple[int, OverlaydError]] = answer.rejections
         receipts = await receipt_bodies(log, parse_stream_name(message.stream), answer.receipts, with_proof=False)
         return ReceiptMessage(

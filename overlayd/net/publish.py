@@ -11,6 +11,7 @@ import msgspec
 import trio
 
 from overlayd.access import Principal
+from overlayd.access.metering import NO_PASSAGE, Metering
 from overlayd.model.errors import BadParameter, InvalidPacket, OverlaydError, PacketTooLarge, WrongContentType
 from overlayd.model.limits import Limits
 from overlayd.model.names import StreamName
@@ -76,7 +77,12 @@ class DataAsk(msgspec.Struct, frozen=True):
 class Publisher:
     """Publishes request bodies. One for the node."""
 
-    def __init__(self, *, intake: Intake, log: Log, limits: Limits, lane: AnyLane, bodies: Bodies) -> None:
+    def __init__(
+        self, *, intake: Intake, log: Log, limits: Limits, lane: AnyLane, bodies: Bodies,
+        metering: Metering | None = None,
+    ) -> None:  # fmt: skip
+        """`metering`: None when nobody is held to a rate or quota."""
+        self.metering = metering
         self.intake = intake
         self.log = log
         self.limits = limits
@@ -120,19 +126,31 @@ class Publisher:
 
     async def submit(self, ask: Ask, objects: list[bytes], *, atomic: bool, first_index: int = 0) -> PublishAnswer:
         """Packet objects to the intake. Checkpoint; steps out of the lane."""
-        async with self.lane.step_out():
-            return await self.intake.publish(
-                ask.stream, objects, principal=ask.principal.name, may_create=ask.principal.may_create, atomic=atomic,
-                expected_sequence=ask.expected_sequence, traceparent=ask.traceparent,
-                idempotency_key=ask.idempotency_key, first_index=first_index,
+        passage = NO_PASSAGE
+        if self.metering is not None and self.metering.concerns(ask.principal):
+            passage = await self.metering.publish(
+                ask.principal, ask.stream, packets=len(objects), size=sum(map(len, objects)), is_upload=ask.is_lines,
+                is_new=not first_index,
             )  # fmt: skip
+        async with self.lane.step_out():
+            with passage:
+                return await self.intake.publish(
+                    ask.stream, objects, principal=ask.principal.name, may_create=ask.principal.may_create,
+                    atomic=atomic, expected_sequence=ask.expected_sequence, traceparent=ask.traceparent,
+                    idempotency_key=ask.idempotency_key, first_index=first_index,
+                )  # fmt: skip
 
     async def _submit_decoded(self, ask: Ask, decoded: list[Decoded], *, atomic: bool) -> PublishAnswer:
+        passage = NO_PASSAGE
+        if self.metering is not None and self.metering.concerns(ask.principal):
+            size = sum(len(one.draft.body) for one in decoded)
+            passage = await self.metering.publish(ask.principal, ask.stream, packets=len(decoded), size=size)
         async with self.lane.step_out():
-            return await self.intake.publish_decoded(
-                ask.stream, decoded, principal=ask.principal.name, may_create=ask.principal.may_create, atomic=atomic,
-                expected_sequence=ask.expected_sequence, traceparent=ask.traceparent,
-            )  # fmt: skip
+            with passage:
+                return await self.intake.publish_decoded(
+                    ask.stream, decoded, principal=ask.principal.name, may_create=ask.principal.may_create,
+                    atomic=atomic, expected_sequence=ask.expected_sequence, traceparent=ask.traceparent,
+                )  # fmt: skip
 
     async def _publish_object(self, ask: Ask, raw: bytes) -> Published:
         if len(raw) > self.limits.packet_bytes:

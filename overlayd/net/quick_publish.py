@@ -102,6 +102,7 @@ class QuickPublish:
         self._head_bytes_max = int(limits.head_bytes)
         self._body_bytes_max = min(QUICK_BYTES, int(limits.packet_bytes), int(limits.body_bytes))
         self._limits = limits
+        self._metering = publisher.metering
         self._budget = publisher.bodies.budget
         self._request_log = request_log
         self._admit = admit
@@ -210,6 +211,8 @@ class QuickPublish:
                 return None
             principal = self._admit(connection, head)
             require(principal, "publish")
+            if self._metering is not None and self._metering.concerns(principal):
+                return None  # what may have to wait or be refused
             ask = packets_ask(target.stream, principal, head.headers, head.query, "")
         except OverlaydError:
             return None
