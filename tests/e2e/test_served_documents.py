@@ -3,21 +3,19 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
+from js_packages import needs_node, run_js
 from node_process import Node
 from unix_forwarder import UnixForwarder
 
 from overlayd.net.asyncapi import build_asyncapi
 from overlayd.net.openapi import build_openapi
 
-JS = Path(__file__).parent.parent / "js"
 # Left out, because the check can't know better:
 # - positive_data_acceptance: parameters that exclude each other (`receipts=all` on JSON, `id` beside a different
 #   Idempotency-Key) have no form in OpenAPI;
@@ -67,10 +65,9 @@ def _resolve(document: Any, reference: str) -> None:
         document = document[step.replace("~1", "/").replace("~0", "~")]
 
 
-@pytest.mark.skipif(shutil.which("node") is None or shutil.which("npm") is None, reason="needs Node.js and npm")
+@needs_node
 def test_an_event_source_reads_and_resumes(node: Node) -> None:
     """The eventsource package gets every packet once, and goes on behind the id it saw last."""
-    _install_js()
     packets = [{"id": f"es-{n}", "data": {"n": n, "text": "a\nb\u2028c"}} for n in range(6)]
     httpx.post(f"{node.url}/v1/streams/es.a/packets", json=packets).raise_for_status()
     url = f"{node.url}/v1/live?stream=es.a&from=beginning"
@@ -81,23 +78,6 @@ def test_an_event_source_reads_and_resumes(node: Node) -> None:
     assert [event["data"]["packet"]["packet_id"] for event in rest] == ["es-3", "es-4", "es-5"]
 
 
-def _install_js() -> None:
-    if (JS / "node_modules" / "eventsource").is_dir():
-        return
-    done = subprocess.run(
-        ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=JS, capture_output=True, text=True, check=False,
-        timeout=120,
-    )  # fmt: skip
-    if done.returncode:
-        pytest.skip(f"npm could not install the reader: {done.stderr[-200:]}")
-
-
 def _read_events(url: str, count: int, last_event_id: str = "") -> list[dict[str, Any]]:
-    done = subprocess.run(
-        ["node", str(JS / "eventsource-read.mjs"), url, str(count), last_event_id],
-        capture_output=True, text=True, check=False, timeout=30,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    # Not splitlines(): the payload holds a line separator of Unicode, which isn't one of JSON or SSE.
-    events = [json.loads(line) for line in done.stdout.split("\n") if line]
+    events = run_js("eventsource-read.mjs", url, str(count), last_event_id)
     return [event for event in events if event["event"] == "packet"]
