@@ -3,19 +3,20 @@
 `delivery/subscriptions/definition.py` judges what the shapes alone can't say.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from overlayd.model.units import Duration
+from overlayd.model.definition import decode_unit
+from overlayd.model.units import Duration, Size
 
 SubscriptionKind = Literal["webhook", "agent", "pull", "live", "forward"]
 Ordering = Literal["none", "stream"]
 OutletFormat = Literal["packet", "cloudevents", "template"]
 
 
-class RetryRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class RetryRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When a failed delivery is tried again: exponentially, or after the pauses of a list. Never both.
 
     Nothing of it given: the schedule that goes with the ordering.
@@ -43,7 +44,7 @@ class RetryRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     ) = UNSET
 
 
-class WebhookRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class WebhookRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a webhook's packets are posted and how."""
 
     url: Annotated[str, Meta(max_length=2048, description="Where packets are posted, https:// or http://")]
@@ -75,7 +76,7 @@ class WebhookRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     ) = UNSET
 
 
-class PullRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class PullRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How workers share what they fetch."""
 
     lease: Annotated[Duration, Meta(description="A worker must acknowledge or extend what it fetched within it")] = (
@@ -89,7 +90,7 @@ class PullRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     )
 
 
-class SubscriptionDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class SubscriptionDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that says what a durable subscription is. Where it stands isn't part of it."""
 
     name: Annotated[str, Meta(min_length=1, max_length=64, description="Unique on the node")]
@@ -103,3 +104,23 @@ class SubscriptionDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=
     min_confirmations: Annotated[int, Meta(ge=1, le=9999)] | UnsetType = UNSET
     webhook: WebhookRule | UnsetType = UNSET
     pull: PullRule | UnsetType = UNSET
+
+
+def encode_subscription(definition: SubscriptionDefinition) -> bytes:
+    """Compact JSON; the same definition always gives the same bytes."""
+    return _ENCODER.encode(definition)
+
+
+def decode_subscription(text: bytes) -> SubscriptionDefinition:
+    """Raises msgspec.ValidationError or msgspec.DecodeError."""
+    return _DECODER.decode(text)
+
+
+def _encode_unit(value: Any) -> Any:
+    if isinstance(value, (Duration, Size)):
+        return str(value)
+    raise TypeError(f"no JSON form for {type(value).__name__}")  # pragma: no cover - a programming error
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_encode_unit, order="deterministic")
+_DECODER = msgspec.json.Decoder(SubscriptionDefinition, dec_hook=decode_unit)

@@ -1,0 +1,498 @@
+"""What one subscription has settled and what is outstanding: a floor, and the items above it in the log's order.
+
+No input or output and no clock: the caller tells the time (seconds that never go back) and writes down what `drain`
+gives. Memory leads and the database follows; what must not be seen before it is durable waits for that outside.
+"""
+
+import heapq
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+from overlayd.delivery.frames import Message
+from overlayd.model.cursor import Cursor
+from overlayd.model.outlet import DeliveryKind
+
+Key = tuple[int, int, int]
+"""Trigger's offset, index in its range (-1: it stands for itself), number among what the trigger tells there."""
+
+UnitState = Literal["flying", "waiting", "leased", "done"]
+
+HELD_MESSAGES = 8
+"""Decoded packets kept of a stream that is held; those behind them are read again when their turn comes."""
+
+
+class Item:
+    """One thing to deliver. `before` and `after`: where to resume to get it again, and to go on behind it.
+
+    `packet_offset`: where the packet stands, which isn't the trigger's offset for confirmations; 0 for notices.
+    `message` is dropped when it may stay long; packets are read again from the log.
+    """
+
+    __slots__ = (
+        "after", "arrived", "before", "is_settled", "key", "kind", "message", "packet_offset", "stream", "trigger_us",
+        "unit",
+    )  # fmt: skip
+
+    def __init__(
+        self, key: Key, kind: DeliveryKind, stream: str, *, before: Cursor, after: Cursor, message: Message | None,
+        packet_offset: int = 0, trigger_us: int = 0,
+    ) -> None:  # fmt: skip
+        self.key = key
+        self.kind = kind
+        self.stream = stream
+        self.before = before
+        self.after = after
+        self.message = message
+        self.packet_offset = packet_offset
+        self.trigger_us = trigger_us
+        self.arrived = 0.0
+        self.is_settled = False
+        self.unit: Unit | None = None
+
+    def __repr__(self) -> str:
+        return f"Item({self.key}, {self.kind}, settled={self.is_settled})"
+
+
+class Unit:
+    """What is delivered at once: an item, or a batch of one stream's packets whose bounds stay as they are.
+
+    `attempts`: those that ended, or leases that began. `due`: when it may fly again, or when its lease ends; `next_us`
+    is the same as wall time. `dead_id`: a dead letter that is tried again, which moves no floor.
+    """
+
+    __slots__ = (
+        "attempts", "dead_id", "due", "first_us", "has_row", "is_fixed", "items", "key", "left", "next_us", "state",
+        "stream",
+    )  # fmt: skip
+
+    def __init__(self, key: Key, items: list[Item], stream: str, *, left: int, dead_id: int = 0) -> None:
+        self.key = key
+        self.items = items
+        self.stream = stream
+        self.left = left
+        self.dead_id = dead_id
+        self.state: UnitState = "waiting"
+        self.is_fixed = False
+        self.has_row = False
+        self.attempts = 0
+        self.first_us = 0
+        self.next_us = 0
+        self.due = 0.0
+
+    def __repr__(self) -> str:
+        return f"Unit({self.key}, {self.state}, items={len(self.items)}, attempts={self.attempts})"
+
+
+class UnitRow(msgspec.Struct, frozen=True):
+    """A unit as it is written down. `members`: the keys of a batch. One that flies is written as `waiting`: after a
+    crash it is tried again."""
+
+    key: Key
+    state: Literal["waiting", "leased", "done"]
+    attempts: int = 0
+    first_us: int = 0
+    next_us: int = 0
+    members: tuple[Key, ...] = ()
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Of all its items."""
+        return self.members or (self.key,)
+
+
+class Changes(msgspec.Struct):
+    """Rows to write, and keys of rows to take away, since the last time."""
+
+    rows: list[UnitRow]
+    gone: list[Key]
+
+
+class _Stream:
+    """One stream's items that nobody took yet. `busy`: the unit that holds it, where order is asked for."""
+
+    __slots__ = ("busy", "loose", "parked", "timer")
+
+    def __init__(self) -> None:
+        self.loose: deque[Item] = deque()
+        self.busy: Unit | None = None
+        self.parked: deque[Unit] = deque()
+        self.timer = 0.0
+
+
+class Ledger:
+    """The floor and everything above it. One task at a time changes it, between two awaits."""
+
+    def __init__(
+        self, floor: Cursor, rows: Sequence[tuple[UnitRow, float]] = (), *, is_ordered: bool = False,
+        batch_size: int = 1, batch_wait_s: float = 0.0,
+    ) -> None:  # fmt: skip
+        """`rows`: what was written down before, each with when it is due; the scan from the floor finds their items
+        again."""
+        self.floor = floor
+        self.position = floor
+        self._is_ordered = is_ordered
+        self._batch_size = batch_size
+        self._batch_wait_s = batch_wait_s
+        self._items: deque[Item] = deque()
+        self._streams: dict[str, _Stream] = {}
+        self._ready: OrderedDict[str, None] = OrderedDict()
+        self._due: deque[Unit] = deque()
+        self._expired: deque[Unit] = deque()
+        self._timers: list[tuple[float, int, Unit | str]] = []
+        self._timer_number = 0
+        self._changed: dict[Key, Unit] = {}
+        self._gone: list[Key] = []
+        self._restored: deque[tuple[Unit, UnitRow]] = deque()
+        self._restored_by_key: dict[Key, Unit] = {}
+        self._loose = 0
+        self._held_loose = 0
+        self._last_key: Key = (floor.offset, -1, 0)
+        self.unsettled = 0
+        self.flying = 0
+        for row, due in sorted(rows, key=lambda pair: pair[0].key):
+            self._restore(row, due)
+
+    def __repr__(self) -> str:
+        return f"Ledger(floor={self.floor}, outstanding={self.outstanding}, loose={self._loose}, flying={self.flying})"
+
+    @property
+    def outstanding(self) -> int:
+        """Items above the floor that were found, settled ones included."""
+        return len(self._items)
+
+    @property
+    def ready(self) -> int:
+        """Items that nobody took yet and whose stream isn't held."""
+        return self._loose - self._held_loose
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing above the floor that is known, and nothing written down that isn't found again yet."""
+        return not self._items and not self._restored
+
+    @property
+    def oldest(self) -> Item | None:
+        """The item that holds the floor."""
+        return self._items[0] if self._items else None
+
+    @property
+    def last_key(self) -> Key:
+        """The key of what was added last."""
+        return self._last_key
+
+    def items(self) -> Iterator[Item]:
+        """Everything above the floor that was found, in the log's order."""
+        return iter(self._items)
+
+    def was_settled(self, offset: int) -> bool:
+        """Whether the packet at the offset was settled before a restart and wasn't found again yet."""
+        unit = self._restored_by_key.get((offset, -1, 0))
+        return unit is not None and unit.state == "done"
+
+    # What the scan finds
+
+    def add(self, item: Item, now: float) -> None:
+        """The next item in the log's order. One that was settled before a restart stays settled."""
+        assert item.key > self._last_key or not self._items
+        self._last_key = item.key
+        item.arrived = now
+        self._items.append(item)
+        self.unsettled += 1
+        unit = self._restored_by_key.pop(item.key, None)
+        if unit is None:
+            self._add_loose(item, self._stream(item.stream))
+            return
+        item.unit = unit
+        item.message = None
+        unit.items.append(item)
+        unit.stream = item.stream
+        if unit.state == "done":
+            self._settle_item(item)
+        elif self._is_ordered:
+            self._hold(self._stream(item.stream), unit)
+
+    def scanned(self, position: Cursor) -> None:
+        """Everything up to the position was looked at."""
+        self.position = position
+        while self._restored and self._restored[0][1].keys[-1][0] <= position.offset:
+            unit, row = self._restored.popleft()
+            missing = 0
+            for key in row.keys:
+                missing += self._restored_by_key.pop(key, None) is not None
+            unit.left -= missing
+            if not unit.left:
+                self._drop(unit)
+            elif unit.state != "done":
+                self._set_timer(unit.due, unit)
+        self._advance()
+
+    def _add_loose(self, item: Item, stream: _Stream) -> None:
+        stream.loose.append(item)
+        self._loose += 1
+        if stream.busy is None:
+            self._ready[item.stream] = None
+            return
+        self._held_loose += 1
+        if len(stream.loose) > HELD_MESSAGES and item.kind == "packets":
+            item.message = None
+
+    def _restore(self, row: UnitRow, due: float) -> None:
+        unit = Unit(row.key, [], "", left=len(row.keys))
+        unit.state, unit.attempts, unit.first_us, unit.next_us = row.state, row.attempts, row.first_us, row.next_us
+        unit.is_fixed, unit.has_row, unit.due = bool(row.members), True, due
+        self._restored.append((unit, row))
+        for key in row.keys:
+            self._restored_by_key[key] = unit
+
+    # Taking, and what becomes of what was taken
+
+    def take(self, now: float) -> Unit | None:
+        """The next unit that may be delivered, now flying; None when there is none at the moment."""
+        self._run_timers(now)
+        while self._due:
+            unit = self._due.popleft()
+            if unit.state != "waiting":
+                continue
+            stream = self._stream(unit.stream)
+            if unit.dead_id and self._is_ordered and stream.busy is not None:
+                stream.parked.append(unit)
+                continue
+            return self._begin(unit, stream)
+        while self._ready:
+            name = next(iter(self._ready))
+            stream = self._streams[name]
+            del self._ready[name]
+            taken = self._form(name, stream, now)
+            if taken is None:
+                continue
+            self._begin(taken, stream)
+            if stream.loose and stream.busy is None:
+                self._ready[name] = None
+            return taken
+        return None
+
+    def lease(self, unit: Unit, due: float, next_us: int) -> None:
+        """A flying unit is given out until then; counts as an attempt."""
+        assert unit.state == "flying"
+        self.flying -= 1
+        unit.state = "leased"
+        unit.attempts += 1
+        self.extend(unit, due, next_us)
+
+    def extend(self, unit: Unit, due: float, next_us: int) -> None:
+        """The lease ends then instead."""
+        assert unit.state == "leased"
+        unit.next_us = next_us
+        self._set_timer(due, unit)
+        self._change(unit)
+
+    def fix(self, unit: Unit) -> None:
+        """The unit's bounds are written down, so that they are the same at every attempt."""
+        unit.is_fixed = True
+        self._change(unit)
+
+    def settle(self, unit: Unit) -> None:
+        """Nothing more is to be done for it. A unit that flies or is leased or waits."""
+        assert unit.state != "done"
+        self.flying -= unit.state == "flying"
+        unit.state = "done"
+        for item in unit.items:
+            self._settle_item(item)
+        self._change(unit)
+        self._release(unit)
+        self._advance()
+
+    def fail(self, unit: Unit, due: float, next_us: int) -> None:
+        """It is tried again then. Where order is asked for its stream waits with it; not so for dead letters."""
+        assert unit.state in ("flying", "leased")
+        self.flying -= unit.state == "flying"
+        unit.state = "waiting"
+        unit.next_us = next_us
+        self._set_timer(due, unit)
+        self._change(unit)
+        for item in unit.items:
+            item.message = item.message if item.kind != "packets" else None
+        if unit.dead_id:
+            self._release(unit)
+
+    def give_back(self, unit: Unit, now: float) -> None:
+        """A flying unit wasn't tried after all."""
+        assert unit.state == "flying"
+        if unit.dead_id or unit.attempts or unit.is_fixed:
+            self.fail(unit, now, unit.next_us)
+            return
+        self.flying -= 1
+        stream = self._stream(unit.stream)
+        for item in reversed(unit.items):
+            item.unit = None
+            stream.loose.appendleft(item)
+            self._loose += 1
+            self._held_loose += stream.busy is not None
+        unit.items = []
+        self._release(unit)
+        self._ready[unit.stream] = None
+        self._ready.move_to_end(unit.stream, last=False)
+
+    def add_dead(self, unit: Unit, due: float) -> None:
+        """A dead letter that is to be tried again."""
+        assert unit.dead_id
+        assert unit.state == "waiting"
+        self._set_timer(due, unit)
+
+    def expire(self, now: float) -> list[Unit]:
+        """The units whose lease is over; they stay leased until the caller fails or settles each."""
+        self._run_timers(now)
+        expired = [unit for unit in self._expired if unit.state == "leased" and unit.due <= now]
+        self._expired.clear()
+        return expired
+
+    def next_due(self) -> float | None:
+        """When something waiting may be taken, or a lease ends."""
+        while self._timers and not self._is_timer_valid(self._timers[0]):
+            heapq.heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
+
+    def drain(self) -> Changes:
+        """What is to be written down now. It must be, before what is drained next."""
+        rows = []
+        for unit in self._changed.values():
+            if not unit.left:
+                continue
+            unit.has_row = True
+            rows.append(_row_of(unit))
+        changes = Changes(rows, self._gone)
+        self._changed, self._gone = {}, []
+        return changes
+
+    def forget_messages(self) -> None:
+        """Packets are read again from the log before they are delivered."""
+        for item in self._items:
+            if item.kind == "packets":
+                item.message = None
+
+    def _form(self, name: str, stream: _Stream, now: float) -> Unit | None:
+        """A unit of the stream's next items; None when a batch still waits to get full."""
+        if not stream.loose or stream.busy is not None:
+            return None
+        first, count = stream.loose[0], 1
+        if self._batch_size > 1 and first.kind == "packets":
+            while count < min(self._batch_size, len(stream.loose)) and stream.loose[count].kind == "packets":
+                count += 1
+            is_full = count == self._batch_size or count < len(stream.loose)
+            ripe = first.arrived + self._batch_wait_s
+            if not is_full and now < ripe:
+                if stream.timer != ripe:
+                    stream.timer = ripe
+                    self._set_timer(ripe, name)
+                return None
+        items = [stream.loose.popleft() for _ in range(count)]
+        self._loose -= count
+        unit = Unit(items[0].key, items, name, left=count)
+        for item in items:
+            item.unit = unit
+        return unit
+
+    def _stream(self, name: str) -> _Stream:
+        stream = self._streams.get(name)
+        if stream is None:
+            stream = self._streams[name] = _Stream()
+        return stream
+
+    def _begin(self, unit: Unit, stream: _Stream) -> Unit:
+        unit.state = "flying"
+        self.flying += 1
+        if self._is_ordered:
+            self._hold(stream, unit)
+        return unit
+
+    def _hold(self, stream: _Stream, unit: Unit) -> None:
+        if stream.busy is None:
+            self._held_loose += len(stream.loose)
+            self._ready.pop(unit.stream, None)
+        stream.busy = unit
+
+    def _release(self, unit: Unit) -> None:
+        """Its stream may go on."""
+        stream = self._streams.get(unit.stream)
+        if stream is None:
+            return
+        if stream.busy is unit:
+            stream.busy = None
+            self._held_loose -= len(stream.loose)
+            if stream.parked:
+                self._due.append(stream.parked.popleft())
+            if stream.loose:
+                self._ready[unit.stream] = None
+        if not stream.loose and stream.busy is None and not stream.parked:
+            self._ready.pop(unit.stream, None)
+            del self._streams[unit.stream]
+
+    def _settle_item(self, item: Item) -> None:
+        assert not item.is_settled
+        item.is_settled = True
+        item.message = None
+        self.unsettled -= 1
+
+    def _advance(self) -> None:
+        """Moves the floor up to the first item that isn't settled."""
+        items = self._items
+        while items and items[0].is_settled:
+            unit = items.popleft().unit
+            assert unit is not None
+            unit.left -= 1
+            if not unit.left:
+                self._drop(unit)
+        self.floor = items[0].before if items else self.position
+
+    def _change(self, unit: Unit) -> None:
+        if not unit.dead_id:
+            self._changed[unit.key] = unit
+
+    def _drop(self, unit: Unit) -> None:
+        if self._changed.get(unit.key) is unit:
+            del self._changed[unit.key]
+        if unit.has_row:
+            unit.has_row = False
+            self._gone.append(unit.key)
+
+    def _set_timer(self, due: float, what: Unit | str) -> None:
+        if isinstance(what, Unit):
+            what.due = due
+        self._timer_number += 1
+        heapq.heappush(self._timers, (due, self._timer_number, what))
+
+    def _is_timer_valid(self, timer: tuple[float, int, Unit | str]) -> bool:
+        due, _, what = timer
+        if isinstance(what, str):
+            stream = self._streams.get(what)
+            return stream is not None and stream.timer == due and bool(stream.loose)
+        return what.due == due and what.state in ("waiting", "leased")
+
+    def _run_timers(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            timer = heapq.heappop(self._timers)
+            if not self._is_timer_valid(timer):
+                continue
+            what = timer[2]
+            if isinstance(what, str):
+                if self._streams[what].busy is None:
+                    self._ready[what] = None
+            elif what.state == "leased":
+                self._expired.append(what)
+            else:
+                self._due.append(what)
+
+
+def _row_of(unit: Unit) -> UnitRow:
+    assert unit.items
+    return UnitRow(
+        key=unit.key,
+        state=unit.state if unit.state != "flying" else "waiting",
+        attempts=unit.attempts,
+        first_us=unit.first_us,
+        next_us=unit.next_us,
+        members=tuple(item.key for item in unit.items) if unit.is_fixed else (),
+    )

@@ -1,0 +1,139 @@
+"""Writes down what subscriptions settled: in rounds, each one transaction for everything that changed since the last.
+
+While one round commits, the next one gathers, so a busy node settles hundreds of deliveries with one commit and an
+idle one settles each at once.
+"""
+
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from overlayd.delivery.subscriptions.subscription import Subscription
+from overlayd.delivery.subscriptions.tables import Round
+from overlayd.model.cursor import Cursor
+from overlayd.model.errors import IntakeBusy, OverlaydError, ShuttingDown, StorageFull
+from overlayd.model.metrics import COUNTS, Metrics
+from overlayd.storage import Log
+
+TROUBLE_PAUSE_S = 0.5
+_log = structlog.get_logger("delivery.rounds")
+
+
+class RoundTicket:
+    """The end of one round. `trouble`: why it isn't durable yet."""
+
+    __slots__ = ("_changed", "is_durable", "trouble")
+
+    def __init__(self) -> None:
+        self.is_durable = False
+        self.trouble: OverlaydError | None = None
+        self._changed = trio.Event()
+
+    async def wait(self) -> None:
+        """Until the round is durable, however long that takes. Checkpoint."""
+        while not self.is_durable:
+            await self._changed.wait()
+        await trio.lowlevel.checkpoint()
+
+    async def wait_or_raise(self) -> None:
+        """Until the round is durable. Checkpoint. Raises StorageFull or what else keeps it from that; it is written
+        all the same once that is over."""
+        while not self.is_durable:
+            if self.trouble is not None:
+                error = self.trouble
+                raise type(error)(
+                    error.detail, subject=error.subject, hint=error.hint, retry_after_s=error.retry_after_s
+                )
+            await self._changed.wait()
+        await trio.lowlevel.checkpoint()
+
+    def tell(self, trouble: OverlaydError | None) -> None:
+        """Wakes those who wait: None once it is durable."""
+        self.is_durable, self.trouble = trouble is None, trouble
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+class Rounds:
+    """Gathers subscriptions that changed and writes them down."""
+
+    def __init__(self, log: Log, metrics: Metrics, position: Callable[[], Cursor]) -> None:
+        """`position`: up to where the dispatcher looked."""
+        self._log = log
+        self._position = position
+        self._dirty: dict[int, Subscription] = {}
+        self._wants_position = False
+        self._ticket = RoundTicket()
+        self._work = trio.Event()
+        self.is_writing = False
+        self.stored_position: Cursor | None = None
+        self.busy: dict[int, Subscription] = {}
+        """Those that may hold an older floor than the stored position, though what is written says they share it."""
+        self._sizes = metrics.histogram(
+            "overlayd_subscription_round_subscriptions", "Subscriptions written down in one transaction", buckets=COUNTS
+        )
+
+    def mark(self, subscription: Subscription) -> RoundTicket:
+        """What changed about it is written in the next round, whose ticket this is. Doesn't yield."""
+        self._dirty[subscription.number] = subscription
+        self._work.set()
+        return self._ticket
+
+    def mark_position(self) -> RoundTicket:
+        """The dispatcher's position is written in the next round."""
+        self._wants_position = True
+        self._work.set()
+        return self._ticket
+
+    @property
+    def is_clean(self) -> bool:
+        return not self._dirty and not self._wants_position and not self.is_writing
+
+    async def run(self) -> None:
+        """Writes until it is cancelled. Cancelled while a round commits, that round is still written."""
+        while True:
+            await self._work.wait()
+            self._work = trio.Event()
+            await self._write_round()
+
+    async def _write_round(self) -> None:
+        round, ticket = self._gather(), self._ticket
+        self._ticket = RoundTicket()
+        self.is_writing = True
+        try:
+            while True:
+                try:
+                    await self._log.write(round.write)
+                    break
+                except ShuttingDown:
+                    return
+                except (StorageFull, IntakeBusy) as err:
+                    _log.warning("settlements wait", error=err.detail, subscriptions=len(round.states))
+                    ticket.tell(err)
+                await trio.sleep(TROUBLE_PAUSE_S)
+        finally:
+            self.is_writing = False
+        if round.position is not None:
+            self.stored_position = round.position
+        self._sizes.observe(len(round.states))
+        ticket.tell(None)
+
+    def _gather(self) -> Round:
+        """Everything that changed, and the position. Subscriptions that lie behind the position get a floor of their
+        own in the same transaction, or a restart would pass over what they still have to do."""
+        round, position = Round(), self._position()
+        if self._wants_position:
+            self._wants_position = False
+            round.position = position
+            for number in list(self.busy):
+                subscription = self.busy[number]
+                if subscription.is_tracked and subscription.ledger.is_empty:
+                    del self.busy[number]
+                elif subscription.shared_row:
+                    self._dirty[number] = subscription
+        dirty, self._dirty = self._dirty, {}
+        for subscription in dirty.values():
+            if not subscription.is_gone:
+                subscription.drain(round, position)
+        return round

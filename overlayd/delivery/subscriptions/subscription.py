@@ -1,0 +1,162 @@
+"""One durable subscription while the node runs: its definition, its ledger, and what is written down about it."""
+
+from collections import deque
+
+import msgspec
+import trio
+
+from overlayd.delivery.matching import Matcher
+from overlayd.delivery.query import Selection
+from overlayd.delivery.scanning import Judge
+from overlayd.delivery.subscriptions.ledger import Ledger, Unit
+from overlayd.delivery.subscriptions.retry import RetryPolicy, policy_of
+from overlayd.delivery.subscriptions.tables import AttemptBody, DeadRow, Rest, Round, Runs, State, StateRow
+from overlayd.model.cursor import Cursor
+from overlayd.model.subscription import Ordering, PullRule, SubscriptionDefinition, WebhookRule
+
+ATTEMPTS_KEPT = 100
+"""Attempts of each subscription that can be looked at."""
+
+TOLD_MAX = 256
+"""Runs of packets that a subscription knows it won't get, which their removal therefore needn't tell again."""
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """For whom a subscription reads: the principal's name and the rights it had over the whole node."""
+
+    principal: str
+    rights: tuple[str, ...] = ()
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What the definition comes down to, whichever kind it is."""
+
+    ordering: Ordering
+    batch_size: int
+    batch_wait_s: float
+    concurrency: int
+    rate_per_second: float | None
+    gaps: bool
+    retry: RetryPolicy
+
+
+def rules_of(definition: SubscriptionDefinition) -> Rules:
+    """The rules of a definition that was judged."""
+    webhook = definition.webhook
+    if isinstance(webhook, WebhookRule):
+        return Rules(
+            ordering=webhook.ordering,
+            batch_size=webhook.batch_size,
+            batch_wait_s=float(webhook.batch_wait),
+            concurrency=webhook.concurrency,
+            rate_per_second=webhook.rate_per_second or None,
+            gaps=bool(webhook.gaps),
+            retry=policy_of(webhook.retry, webhook.ordering),
+        )
+    pull = definition.pull if isinstance(definition.pull, PullRule) else PullRule()
+    return Rules(pull.ordering, 1, 0.0, 1, None, True, RetryPolicy(pull.max_deliveries))
+
+
+class Subscription:
+    """A subscription and where it stands. Changed between two awaits only.
+
+    `is_tracked`: the dispatcher follows the head for it; everything up to the dispatcher's position that it wants is
+    in the ledger. `shared_row`: what is written down says that it shares the stored position. `bell`: rung when its
+    worker should look again.
+    """
+
+    def __init__(
+        self, *, number: int, id: str, owner: str, reading: Reading, created_us: int,
+        definition: SubscriptionDefinition, selection: Selection, matcher: Matcher, rest: Rest, ledger: Ledger,
+    ) -> None:  # fmt: skip
+        self.number = number
+        self.id = id
+        self.owner = owner
+        self.reading = reading
+        self.created_us = created_us
+        self.definition = definition
+        self.selection = selection
+        self.matcher = matcher
+        self.rules = rules_of(definition)
+        self.rest = rest
+        self.ledger = ledger
+        self.judge: Judge | None = None
+        self.is_tracked = False
+        self.is_gone = False
+        self.shared_row = False
+        self.dead_letters = 0
+        self.bell = trio.Event()
+        self.attempts_new: deque[tuple[int, AttemptBody]] = deque(maxlen=ATTEMPTS_KEPT)
+        self.dead_new: list[DeadRow] = []
+        self.dead_gone: list[int] = []
+        self.dead_flying: dict[int, Unit] = {}
+
+    def __repr__(self) -> str:
+        return f"Subscription({self.definition.name!r}, {self.definition.kind}, {self.rest.state}, {self.ledger!r})"
+
+    @property
+    def name(self) -> str:
+        return self.definition.name
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing to do until the dispatcher finds something for it."""
+        return self.is_tracked and self.ledger.is_empty and not self.dead_flying
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a worker has something to do, or to wait for."""
+        return self.rest.state == "active" and not self.is_gone and not self.is_idle
+
+    def ring(self) -> None:
+        """Whoever works for it looks again."""
+        self.bell.set()
+        self.bell = trio.Event()
+
+    def floor(self, position: Cursor) -> Cursor:
+        """Everything at or below it is settled. `position`: the dispatcher's."""
+        if self.is_tracked and self.ledger.is_empty and position.epoch == self.ledger.position.epoch:
+            return max(self.ledger.floor, position, key=lambda cursor: cursor.offset)
+        return self.ledger.floor
+
+    def change(self, **members: object) -> None:
+        """Changes what is kept beside the floor."""
+        self.rest = msgspec.structs.replace(self.rest, **members)  # type: ignore[arg-type]
+
+    def set_state(self, state: State, reason: str = "", at_us: int = 0) -> None:
+        """Active again forgets for how long it failed."""
+        self.change(
+            state=state, reason=reason, failing_us=0, hold_us=0, disabled_us=at_us if state == "disabled" else 0
+        )
+        self.ring()
+
+    def note_attempt(self, body: AttemptBody) -> None:
+        """Keeps an attempt for those who ask."""
+        self.attempts_new.append((self.rest.attempts % ATTEMPTS_KEPT, body))
+        self.change(attempts=self.rest.attempts + 1)
+
+    def note_told(self, low: int, high: int) -> None:
+        """It knows that it won't get these packets."""
+        runs: Runs = (*self.rest.told[-TOLD_MAX + 1 :], (low, high))
+        self.change(told=runs)
+
+    def was_told(self, offset: int) -> bool:
+        return any(low <= offset <= high for low, high in self.rest.told)
+
+    def drain(self, round: Round, position: Cursor) -> None:
+        """Adds everything that changed to the next transaction. `position`: the dispatcher's."""
+        changes = self.ledger.drain()
+        for key in changes.gone:
+            round.add_gone(self.number, key)
+        for row in changes.rows:
+            round.add_unit(self.number, row)
+        for slot, body in self.attempts_new:
+            round.add_attempt(self.number, slot, body)
+        for letter in self.dead_new:
+            round.add_dead(letter)
+        round.dead_gone += self.dead_gone
+        self.attempts_new.clear()
+        self.dead_new, self.dead_gone = [], []
+        # A queued letter is written down in a row of its own, so it keeps nobody from sharing the position.
+        self.shared_row = self.is_tracked and self.ledger.is_empty
+        round.add_state(StateRow(self.number, self.floor(position), self.shared_row, self.rest))
