@@ -5,95 +5,32 @@ operation, fails.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
-
-import msgspec
+from typing import Any
 
 import overlayd
 from overlayd.model import wire
 from overlayd.model.definition import Definition
 from overlayd.model.errors import OverlaydError, error_classes
 from overlayd.model.wire_schema import schema_components
+from overlayd.net.operations import (
+    BOOLEAN,
+    EPOCH,
+    INTEGER,
+    JSON,
+    LIMIT,
+    LIVE_QUERY,
+    OCTETS,
+    PUBLISH_QUERY,
+    SEQUENCE,
+    STREAM,
+    TEXT,
+    Answer,
+    Operation,
+    Parameter,
+    query_of,
+)
 
 REF = "#/components/schemas/{name}"
-JSON = "application/json"
-
-
-class Parameter(msgspec.Struct, frozen=True):
-    """A query, path or header parameter."""
-
-    name: str
-    place: Literal["query", "path", "header"]
-    description: str
-    schema: dict[str, Any]
-    is_required: bool = False
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """A successful answer: status, words, and its body by content type: a type, several in a tuple, or a bare schema."""
-
-    status: int
-    description: str
-    content: dict[str, Any] = {}
-
-
-class Operation(msgspec.Struct, frozen=True):
-    """One method on one path."""
-
-    method: Literal["get", "put", "post", "delete"]
-    path: str
-    summary: str
-    tag: str
-    answers: tuple[Answer, ...]
-    parameters: tuple[Parameter, ...] = ()
-    request: dict[str, Any] = {}
-    errors: tuple[int, ...] = ()
-    right: str = ""
-
-
-TEXT: dict[str, Any] = {"type": "string"}
-INTEGER: dict[str, Any] = {"type": "integer", "minimum": 0}
-BOOLEAN: dict[str, Any] = {"type": "boolean"}
-OCTETS: dict[str, Any] = {}
-NAME_SCHEMA = {"type": "string", "maxLength": 128, "pattern": r"^[a-z0-9_-]{1,64}(\.[a-z0-9_-]{1,64})*$"}
-
-STREAM = Parameter("stream", "path", "Name of the stream", NAME_SCHEMA, True)
-SEQUENCE = Parameter("sequence", "path", "Sequence of the packet", {"type": "integer", "minimum": 1}, True)
-EPOCH = Parameter("epoch", "path", "Epoch of the log", {"type": "string", "pattern": "^[1-9][0-9]*[a-z2-7]{8}$"}, True)
-LIMIT = Parameter("limit", "query", "At most so many", {"type": "integer", "minimum": 1, "maximum": 1000})
-
-
-def _query(name: str, description: str, schema: dict[str, Any] = TEXT) -> Parameter:
-    return Parameter(name, "query", description, schema)
-
-
-def _many(name: str, description: str) -> Parameter:
-    return Parameter(name, "query", description, {"type": "array", "items": TEXT})
-
-
-LIVE_QUERY = (
-    _many("stream", "Pattern over stream names; * one token, > the rest"),
-    _many("topic", "Pattern over topics"),
-    _many("type", "Packet type"),
-    _many("key", "Packet key"),
-    _query("deliver", "When a packet is given", {"enum": ["appended", "confirmed", "both"]}),
-    _query("min_confirmations", "Depth, one of the stream's list", {"type": "integer", "minimum": 1}),
-    _query("filter", "A CEL expression over packet and data"),
-    _query("after", "Cursor to go on from"),
-    _query("from", "now, beginning, last or an RFC 3339 time"),
-    _query("format", "Form of the messages", {"enum": ["packet", "cloudevents"]}),
-    _query("status", "Status changes too", BOOLEAN),
-    _query("on_gap", "Announce a gap, or fail on it", {"enum": ["message", "error"]}),
-)
-
-PUBLISH_QUERY = (
-    _query("atomic", "All or none; default true for arrays and CloudEvents batches", BOOLEAN),
-    _query("expected_sequence", "The stream's last sequence before this request", INTEGER),
-    _query("stop_on_error", "NDJSON: stop at the first rejected line", BOOLEAN),
-    _query("proof", "Receipts with checkpoint and inclusion path", BOOLEAN),
-    _query("receipts", "NDJSON: write all receipts as NDJSON", {"enum": ["all"]}),
-    Parameter("Idempotency-Key", "header", "Stands for id on a single packet", {"type": "string", "maxLength": 128}),
-)
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
@@ -115,9 +52,9 @@ OPERATIONS: tuple[Operation, ...] = (
         "post", "/v1/streams/{stream}/data", "Publish whatever body as the data of one packet", "publish",
         (Answer(201, "Durable", {JSON: wire.ReceiptBody}), Answer(200, "Durable before", {JSON: wire.ReceiptBody})),
         (
-            STREAM, _query("id", "The packet's id"), _query("type", "The packet's type"), _query("key", "The packet's key"),
-            _query("expected_sequence", "The stream's last sequence before this request", INTEGER),
-            _query("proof", "Receipt with checkpoint and inclusion path", BOOLEAN), PUBLISH_QUERY[-1],
+            STREAM, query_of("id", "The packet's id"), query_of("type", "The packet's type"), query_of("key", "The packet's key"),
+            query_of("expected_sequence", "The stream's last sequence before this request", INTEGER),
+            query_of("proof", "Receipt with checkpoint and inclusion path", BOOLEAN), PUBLISH_QUERY[-1],
         ),
         {"*/*": OCTETS},
         (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503, 507), "publish",
@@ -126,9 +63,9 @@ OPERATIONS: tuple[Operation, ...] = (
         "get", "/v1/streams/{stream}/packets", "Read or wait for packets of a stream", "read",
         (Answer(200, "Packets and gaps behind `after`", {JSON: wire.PacketsBody}),),
         (
-            STREAM, _query("after", "Sequence to go on from", INTEGER), LIMIT,
-            _query("wait", "Hold so long for a first packet, such as 30s; at most 55s"),
-            _query("deliver", "When a packet is given", {"enum": ["appended", "confirmed"]}),
+            STREAM, query_of("after", "Sequence to go on from", INTEGER), LIMIT,
+            query_of("wait", "Hold so long for a first packet, such as 30s; at most 55s"),
+            query_of("deliver", "When a packet is given", {"enum": ["appended", "confirmed"]}),
         ),
         {}, (400, 403, 404, 429, 503), "read",
     ),
@@ -145,30 +82,30 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "get", "/v1/streams/{stream}/packets/{sequence}/proof", "A proof that stands alone", "proofs",
         (Answer(200, "The proof file", {JSON: {"type": "object"}, "text/plain": TEXT}),),
-        (STREAM, SEQUENCE, _query("format", "C2SP tlog-proof instead of JSON", {"enum": ["tlog-proof"]})),
+        (STREAM, SEQUENCE, query_of("format", "C2SP tlog-proof instead of JSON", {"enum": ["tlog-proof"]})),
         {}, (400, 403, 404, 410), "read",
     ),
     Operation(
         "get", "/v1/streams/{stream}/last", "The newest packet, also per key", "read",
         (Answer(200, "The packet", {JSON: wire.Packet}),),
-        (STREAM, _query("key", "Newest packet with this key")), {}, (400, 403, 404), "read",
+        (STREAM, query_of("key", "Newest packet with this key")), {}, (400, 403, 404), "read",
     ),
     Operation(
         "get", "/v1/packets", "Packets by their id", "read", (Answer(200, "What the caller may read", {JSON: wire.PacketList}),),
-        (_query("id", "The producer's id"), _query("txid", "Transaction id")), {}, (400, 403), "read",
+        (query_of("id", "The producer's id"), query_of("txid", "Transaction id")), {}, (400, 403), "read",
     ),
     Operation(
         "get", "/v1/read", "Read messages of a live query, page by page", "read",
         (Answer(200, "Messages and a moved cursor", {JSON: wire.ReadBody}),),
-        (*LIVE_QUERY, LIMIT, _query("wait", "Hold so long for a first message; at most 55s")),
+        (*LIVE_QUERY, LIMIT, query_of("wait", "Hold so long for a first message; at most 55s")),
         {}, (400, 403, 404, 410, 422, 429, 503), "read",
     ),
     Operation(
         "get", "/v1/live", "Live packets as server-sent events or NDJSON (WebSocket: see /asyncapi.json)", "live",
         (Answer(200, "An endless answer", {"text/event-stream": TEXT, "application/x-ndjson": TEXT}),),
         (
-            *LIVE_QUERY, _query("heartbeat", "Such as 15s"), _query("seen", "size:root last seen, to be told of a fork"),
-            _query("last_event_id", "As the Last-Event-ID header"),
+            *LIVE_QUERY, query_of("heartbeat", "Such as 15s"), query_of("seen", "size:root last seen, to be told of a fork"),
+            query_of("last_event_id", "As the Last-Event-ID header"),
             Parameter("Last-Event-ID", "header", "Cursor to resume from", TEXT),
         ),
         {}, (400, 403, 404, 406, 409, 410, 422, 426, 429, 503), "subscribe",
@@ -176,8 +113,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "get", "/v1/streams", "List streams", "streams", (Answer(200, "Streams by name", {JSON: wire.StreamList}),),
         (
-            _query("q", "Text in name or title"), _query("tag", "A tag"),
-            _query("state", "Only this state", {"enum": ["active", "paused", "stopped"]}), LIMIT, _query("after", "Name to go on from"),
+            query_of("q", "Text in name or title"), query_of("tag", "A tag"),
+            query_of("state", "Only this state", {"enum": ["active", "paused", "stopped"]}), LIMIT, query_of("after", "Name to go on from"),
         ),
         {}, (400, 403), "read",
     ),
@@ -220,7 +157,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "get", "/v1/log/consistency", "That a newer log begins with an older one", "proofs",
         (Answer(200, "RFC 6962 consistency path", {JSON: wire.ConsistencyBody}),),
-        (Parameter("from", "query", "Older size", INTEGER, True), _query("to", "Newer size; default the newest checkpoint's", INTEGER)),
+        (Parameter("from", "query", "Older size", INTEGER, True), query_of("to", "Newer size; default the newest checkpoint's", INTEGER)),
         {}, (400, 403), "read",
     ),
     Operation(
