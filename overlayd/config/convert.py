@@ -24,8 +24,6 @@ LATER_TABLES = frozenset(
         "subscriptions",
         "sources",
         "cluster",
-        "keys",
-        "access",
         "agentpipe",
         "events",
         "datastreams",

@@ -230,7 +230,7 @@ def _build_streams(
 
 
 def _fill_in(settings: Settings, environ: Mapping[str, str], origins: dict[str, Origin]) -> Settings:
-    """What can only be known here: the data directory and the node's name."""
+    """What can only be known here: the data directory, the node's name, and where keys are declared."""
     node, storage = settings.node, settings.storage
     if not node.name:
         node = msgspec.structs.replace(node, name=platform.node() or "overlayd")
@@ -239,7 +239,11 @@ def _fill_in(settings: Settings, environ: Mapping[str, str], origins: dict[str, 
         if directory:
             origins["storage.dir"] = Origin("environment", "STATE_DIRECTORY")
         storage = msgspec.structs.replace(storage, dir=directory or DATA_DIRECTORY)
-    return msgspec.structs.replace(settings, node=node, storage=storage)
+    keys = tuple(
+        msgspec.structs.replace(key, declared_in=str(origins[f"keys[{index}]"]))
+        for index, key in enumerate(settings.keys)
+    )
+    return msgspec.structs.replace(settings, node=node, storage=storage, keys=keys)
 
 
 def _refusal(problems: Problems) -> ConfigInvalid:

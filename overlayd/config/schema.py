@@ -121,6 +121,8 @@ def _collect(struct: type[msgspec.Struct], prefix: Path, attributes: Path, shape
     for field in msgspec.structs.fields(struct):
         way = (*attributes, field.name)
         kind, metas = split_annotation(field.type)
+        if any((meta.extra or {}).get("filled_in") for meta in metas):
+            continue  # nobody writes it; it is known only when everything is put together
         description = next((meta.description for meta in metas if meta.description), "")
         if is_struct(kind):
             path = prefix if is_inline(metas) else (*prefix, field.name)

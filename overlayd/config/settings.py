@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from overlayd.access.quotas import QuotaSettings
 from overlayd.access.rates import RateSettings
+from overlayd.access.settings import AccessSettings, KeySettings
 from overlayd.access.usage import UsageSettings
 from overlayd.delivery.settings import DeliverySettings
 from overlayd.model.definition import Definition
@@ -65,6 +66,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         DefaultsSettings()
     )
     delivery: Annotated[DeliverySettings, Meta(description="How packets reach live readers")] = DeliverySettings()
+    access: Annotated[AccessSettings, Meta(description="Who may come in, and how failing at it is answered")] = (
+        AccessSettings()
+    )
+    keys: Annotated[tuple[KeySettings, ...], Meta(description="An API key; its secret stands elsewhere")] = ()
     rates: Annotated[RateSettings, Meta(description="How much a principal, stream or address may do per time")] = (
         RateSettings()
     )

@@ -1,0 +1,143 @@
+"""Tables `[access]` and `[[keys]]`: who may come in, and what they may do."""
+
+import re
+from collections.abc import Iterable
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from overlayd.access.scopes import parse_scope
+from overlayd.access.secret_text import parse_digest
+from overlayd.model.clock import parse_time_us
+from overlayd.model.errors import OverlaydError
+from overlayd.model.units import Duration, Size
+
+_NAME = re.compile(r"[a-z0-9_-]{1,64}", re.ASCII)
+_SCOPES = 'Rights, maybe over a pattern: "publish:weather.*", "read", "manage:@own"'
+
+
+class RoleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A named set of scopes. One with the name of a built-in role takes its place."""
+
+    name: Annotated[str, Meta(max_length=64, description="What keys call it", examples=["weather-station"])]
+    scopes: Annotated[tuple[str, ...], Meta(description=_SCOPES)] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        _check(self.name, self.scopes)
+
+
+class UnixUserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What users of this machine may do over the Unix sockets without a key."""
+
+    name: Annotated[str, Meta(max_length=64, description="What the node calls them", examples=["collectd"])]
+    uid: Annotated[int, Meta(ge=-1, description="User id; -1: any")] = -1
+    gid: Annotated[int, Meta(ge=-1, description="Group id, primary or further; -1: any")] = -1
+    scopes: Annotated[tuple[str, ...], Meta(description=_SCOPES)] = ()
+    roles: Annotated[tuple[str, ...], Meta(description="Named sets of scopes")] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        _check(self.name, self.scopes)
+        if self.uid < 0 and self.gid < 0:
+            raise ValueError(f"{self.name}: say which uid or gid it is")
+
+
+class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An API key that the configuration declares. Its secret stands elsewhere; several may count at once."""
+
+    name: Annotated[str, Meta(max_length=64, description="The key's id: a-z, 0-9, _ and -", examples=["press-7"])]
+    hashes: Annotated[
+        tuple[str, ...],
+        Meta(
+            description='Hashes of its secrets, "sha256:<hex>"; `overlayd keys generate` draws one and shows its hash',
+            extra={"secret": True},
+        ),
+    ] = ()  # fmt: skip
+    file: Annotated[
+        str, Meta(description="File with the secrets, one a line, readable by the service alone; empty: none")
+    ] = ""
+    credential: Annotated[
+        str, Meta(max_length=255, description="The same as a credential of the service manager, by its name")
+    ] = ""
+    owner: Annotated[str, Meta(max_length=128, description="Whose it is; empty: the key's name")] = ""
+    scopes: Annotated[tuple[str, ...], Meta(description=_SCOPES)] = ()
+    roles: Annotated[tuple[str, ...], Meta(description="Named sets of scopes")] = ()
+    expires: Annotated[str, Meta(max_length=40, description="RFC 3339 time at which it ends; empty: never")] = ""
+    policy: Annotated[str, Meta(max_length=64, description="Quota policy; empty: the default one")] = ""
+    declared_in: Annotated[str, Meta(extra={"filled_in": True})] = ""
+    """File and line, for the answer to whoever wants to change it through the API."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError. What stands in the file and the credential is read when the node starts."""
+        _check(self.name, self.scopes)
+        try:
+            for text in self.hashes:
+                parse_digest(text)
+        except OverlaydError as err:
+            raise ValueError(f"{self.name}: {err.detail}") from err
+        if not (self.hashes or self.file or self.credential):
+            raise ValueError(f"{self.name}: a key needs hashes, a file or a credential")
+        if self.expires:
+            parse_time_us(self.expires)
+
+    @property
+    def expires_us(self) -> int:
+        """0 for never."""
+        return parse_time_us(self.expires) if self.expires else 0
+
+
+class AccessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may come in, and how failing at it is answered."""
+
+    loopback_free: Annotated[
+        bool, Meta(description="Clients on this machine need no key to publish and read even though keys exist")
+    ] = False
+    signed_body_max: Annotated[Size, Meta(description="Body of a request whose signature covers it")] = Size(1 << 20)
+    failures_per_address: Annotated[
+        int, Meta(ge=1, description="Wrong credentials from one address (IPv6: one /64) before it is slowed down")
+    ] = 10
+    failure_forgiven: Annotated[Duration, Meta(description="One wrong credential is forgiven in this time")] = Duration(
+        6
+    )
+    failure_addresses: Annotated[
+        int, Meta(ge=16, description="Addresses whose wrong credentials are remembered; the oldest give way")
+    ] = 10_000
+    keys_max: Annotated[int, Meta(ge=1, description="API keys on the node")] = 200_000
+    secrets_per_key: Annotated[int, Meta(ge=2, description="Secrets of one key that count at the same time")] = 4
+    rotation_grace: Annotated[
+        Duration, Meta(description="A secret goes on for so long after its key was rotated, unless the request says else")
+    ] = Duration(86_400)  # fmt: skip
+    rotation_grace_max: Annotated[Duration, Meta(description="Longest that a rotated secret may go on")] = Duration(
+        30 * 86_400
+    )
+    ticket_ttl: Annotated[Duration, Meta(description="A ticket must be used within it, unless asked for otherwise")] = (
+        Duration(60)
+    )
+    ticket_ttl_max: Annotated[Duration, Meta(description="Longest that a ticket may wait to be used")] = Duration(600)
+    tickets_max: Annotated[int, Meta(ge=1, description="Tickets that wait to be used")] = 10_000
+    tickets_per_principal: Annotated[
+        int, Meta(ge=1, description="Tickets of one principal that wait to be used; fewer than in all")
+    ] = 1000
+    audit_pending: Annotated[int, Meta(ge=1, description="Audit records that wait to be written")] = 1024
+    audit_repeats: Annotated[
+        Duration, Meta(description="Equal audit records within it are written once, then counted")
+    ] = Duration(60)
+    audit_repeats_max: Annotated[
+        int, Meta(ge=1, description="Different audit records that are being counted; more are counted together")
+    ] = 1024
+    roles: Annotated[tuple[RoleSettings, ...], Meta(description="A named set of scopes")] = ()
+    unix_users: Annotated[
+        tuple[UnixUserSettings, ...], Meta(description="A user or group of this machine, told by the Unix socket")
+    ] = ()
+
+
+def _check(name: str, scopes: Iterable[str]) -> None:
+    if _NAME.fullmatch(name) is None:
+        raise ValueError(f"not a name: {name[:80]!r}; at most 64 of a-z, 0-9, _ and -")
+    try:
+        for scope in scopes:
+            parse_scope(scope)
+    except OverlaydError as err:
+        raise ValueError(f"{name}: {err.detail}") from err
