@@ -5,14 +5,15 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from overlayd.delivery.frames import FrameBook
-from overlayd.delivery.matching import MatcherBook, ViewBook, check_confirmations
+from overlayd.delivery.matching import Matcher, MatcherBook, PacketView, ViewBook, check_confirmations
 from overlayd.delivery.meters import Meters
-from overlayd.delivery.query import LiveQuery, Start, parse_arguments, parse_message
+from overlayd.delivery.query import LiveQuery, Selection, Start, parse_arguments, parse_message
 from overlayd.delivery.reader import Reader
 from overlayd.delivery.scanning import Judge, ScanBook, Scanner
 from overlayd.delivery.settings import DeliverySettings
 from overlayd.delivery.start import check_seen, open_at
 from overlayd.model.clock import Clock
+from overlayd.model.entry import StoredEntry
 from overlayd.model.errors import BadParameter
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
@@ -97,6 +98,24 @@ class Delivery:
             run_entries_max = 0
         reader = Reader(self.log, scanner, self._scans, opening, run_entries_max=run_entries_max)
         return OpenReader(query, reader, never, proof, lease)
+
+    def matcher(self, selection: Selection) -> Matcher:
+        """The matcher that everybody with this selection shares."""
+        return self._matchers.matcher(selection)
+
+    def view(self, entry: StoredEntry, stream: str) -> PacketView:
+        """A packet's entry with its meta decoded. Raises VerificationFailed."""
+        return self._views.view(entry, stream)
+
+    async def follow(self, matcher: Matcher, start: Start, judge: Judge | None) -> Reader:
+        """A reader for whoever keeps its own account of what it got, with a filter that it holds itself.
+
+        Checkpoint for some starts. Raises BadCursor, FutureCursor, UnknownEpoch.
+        """
+        scanner = Scanner(self.log, matcher, self._views, judge)
+        opening = await open_at(self.log, scanner, start, scan_max=self.limits.scan_max)
+        entries_max = min(self.settings.progress_entries, self.limits.scan_max // 2)
+        return Reader(self.log, scanner, self._scans, opening, run_entries_max=entries_max)
 
     def forget(self) -> None:
         """Drops everything that was kept of entries. For erasure, which promises that nothing of them is left."""
