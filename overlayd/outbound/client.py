@@ -99,7 +99,7 @@ class Outbound:
     async def keep_house(self) -> None:
         """Closes connections that nobody uses any more. Runs until cancelled, then closes them all."""
         try:
-            while True:  # nobody could set an event: connections grow old by themselves
+            while True:  # noqa: ASYNC110 - no event: connections grow old by themselves
                 await trio.sleep(max(_SWEEP_MIN_S, self._pool.close_expired()))
         finally:
             self._pool.close_all()
