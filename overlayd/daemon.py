@@ -16,11 +16,13 @@ from quart_trio import QuartTrio
 from overlayd.access import AccessRules
 from overlayd.access.metering import METERING_FEATURES, Metering
 from overlayd.access.origin import parse_trusted
+from overlayd.access.streaming_sessions import StreamingSessions
 from overlayd.config import Settings
 from overlayd.delivery.delivery import Delivery
 from overlayd.delivery.frames import packet_body
 from overlayd.delivery.session import Ending, Registry
 from overlayd.model.access_lines import access_writer
+from overlayd.model.audit import ignore_record
 from overlayd.model.clock import Clock, Entropy, SystemClock
 from overlayd.model.logs import configure_logs
 from overlayd.model.metrics import Metrics
@@ -38,7 +40,7 @@ from overlayd.net.live_publish import live_publisher
 from overlayd.net.live_routes import add_live_routes
 from overlayd.net.live_socket import LiveSockets
 from overlayd.net.log_routes import add_log_routes
-from overlayd.net.metered import meter_reads
+from overlayd.net.metering_routes import add_metering_routes
 from overlayd.net.node_routes import ReadyChecks, add_node_routes
 from overlayd.net.publish import Publisher
 from overlayd.net.publish_lane import PublishLane
@@ -72,6 +74,8 @@ class Parts:
         self.log = log
         self.settings = settings
         self.metrics = metrics
+        self.clock = clock
+        self.entropy = entropy
         self.stop = trio.Event()
         self.request_ids = RequestIds(entropy)
         self.request_log = RequestLog(
@@ -113,7 +117,11 @@ class Parts:
         add_read_routes(app, delivery=self.delivery, registry=self.registry, lane=self.lane)
         add_live_routes(app, delivery=self.delivery, registry=self.registry, node=node)
         add_log_routes(app, log=log, lane=self.lane)
-        meter_reads(app, self.metering)
+        add_metering_routes(
+            app, metering=self.metering, clock=self.clock, lane=self.lane, bodies=self.bodies, limits=limits,
+            sessions=StreamingSessions(log=log, metering=self.metering, clock=self.clock, entropy=self.entropy),
+            count_sessions=self.registry.count_of, audit=ignore_record,
+        )  # fmt: skip
         add_node_routes(
             app, log=log, node_name=node, metrics=self.metrics, ready_checks=self._ready_checks(),
             is_metrics_served=self.settings.metrics.enabled,

@@ -51,6 +51,10 @@ class Metering:
         self._has_rates = False
         self._is_started = False
         self._saved_buckets = 0
+        self._failures = metrics.counter("overlayd_usage_flush_failures", "Times that usage couldn't be written out")
+        metrics.gauge("overlayd_quota_accounts", "Principals whose usage is held in memory").set_function(
+            lambda: len(self.quotas) if self._is_started else 0
+        )
         self.rates: RateBook
         self.quotas: QuotaBook
         self.usage: UsageBook
@@ -59,7 +63,7 @@ class Metering:
         return f"Metering({self.rates!r}, {self.quotas!r}, {self.usage!r})" if self._is_started else "Metering()"
 
     async def start(self) -> None:
-        """Reads what is stored. Checkpoint. Raises UnknownPolicy for one that the settings name and nobody made."""
+        """Reads what is stored, and counts from now on. Checkpoint."""
         saved = await load_rates(self._log, self._entropy)
         self.rates = RateBook.of_settings(
             self._rate_settings, now=trio.current_time, metrics=self._metrics, secret=saved.secret
@@ -77,7 +81,7 @@ class Metering:
                 _log.warning("the settings name a quota policy that doesn't exist", policy=name)
         self.usage = UsageBook(
             store=self._log, settings=self._usage_settings, clock=self._clock, metrics=self._metrics,
-            secret=saved.secret, on_used=self.quotas.used,
+            secret=saved.secret, on_used=self.quotas.used, on_failed=self._failures.inc,
         )  # fmt: skip
         self._log.meter_with(self.quotas)
         self._is_started = True

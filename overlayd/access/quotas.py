@@ -126,9 +126,9 @@ class QuotaBook:
         self._accounts: dict[str, Account] = {}
         self._bursts: dict[str, tuple[int, int]] = {}
         self.policies = dict(policies)
-        metrics.gauge("overlayd_quota_accounts", "Principals whose usage is held in memory").set_function(
-            lambda: len(self._accounts)
-        )
+
+    def __len__(self) -> int:
+        return len(self._accounts)
 
     def __repr__(self) -> str:
         return f"QuotaBook(policies={len(self.policies)}, accounts={len(self._accounts)})"

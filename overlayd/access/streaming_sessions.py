@@ -121,16 +121,28 @@ class StreamingSessions:
             raise UnknownSession(f"there is no streaming session {session_id[:64]!r}", subject="agentSessionId")
         return session
 
+    async def account_for(self, receipt_id: str, principal: Principal) -> tuple[Account, QuotaPolicy]:
+        """As `account`, also for a receipt that isn't opened yet. Checkpoint. Raises Forbidden."""
+        policy_name = self._metering.policy_of(principal) or self._metering.quota_settings.receipt_policy
+        wanted = Receipt(receipt_id, principal.name, policy_name, self._clock.now_us())
+        receipt = await self._log.read(lambda connection: read_receipt(connection, receipt_id))
+        return await self.account(receipt or wanted)
+
+    async def count_open(self, receipt_id: str) -> int:
+        """Sessions of a receipt that are active. Checkpoint."""
+        return await self._log.read(lambda connection: count_open(connection, receipt_id))
+
     async def update(
-        self, session_id: str, agent_id: str, progress: Progress, principal: Principal, *, is_complete: bool
-    ) -> StreamingSession:
+        self, session_id: str, agent_id: str, receipt_id: str, progress: Progress, principal: Principal, *,
+        is_complete: bool,
+    ) -> StreamingSession:  # fmt: skip
         """The session with its new totals; they may only grow. Durable, and counted, when it returns. Checkpoint.
 
         Raises UnknownSession, BadParameter, QuotaExceeded (then nothing changed).
         """
         session = await self.find(session_id, principal, may_see_all=False)
-        if session.agent_id != agent_id:
-            raise UnknownSession(f"there is no such session of agent {agent_id[:64]!r}", subject="agentId")
+        if (session.agent_id, session.receipt_id) != (agent_id, receipt_id):
+            raise UnknownSession("there is no such session of that agent and receipt", subject="agentSessionId")
         receipt = await self.receipt(session.receipt_id, principal, may_see_all=False)
         account, policy = await self.account(receipt)
         foreseen = _advance(session, progress, self._clock.now_us(), is_complete=is_complete)

@@ -62,9 +62,10 @@ class UsageBook:
 
     def __init__(
         self, *, store: Store, settings: UsageSettings, clock: Clock, metrics: Metrics, secret: bytes,
-        on_used: Callable[[str, int, int], None],
+        on_used: Callable[[str, int, int], None], on_failed: Callable[[], None],
     ) -> None:  # fmt: skip
-        """`secret` keys the hashes of addresses. `on_used`: hears of bytes and requests of a principal at once."""
+        """`secret` keys the hashes of addresses. `on_used`: hears of bytes and requests of a principal at
+        once; `on_failed`: that something couldn't be written out."""
         self._store = store
         self._settings = settings
         self._clock = clock
@@ -75,7 +76,7 @@ class UsageBook:
         self._ended: list[tuple[EndedDelivery, str]] = []
         self._pruned_hour = 0
         self._is_new_hour = False
-        self._failed = metrics.counter("overlayd_usage_flush_failures", "Times that usage couldn't be written out")
+        self._on_failed = on_failed
 
     def __repr__(self) -> str:
         return f"UsageBook(pending={len(self._pending)}, ended={len(self._ended)})"
@@ -136,7 +137,7 @@ class UsageBook:
                 self._pruned_hour = hour
                 self._is_new_hour = True
         except OverlaydError as err:
-            self._failed.inc()
+            self._on_failed()
             _log.warning("usage not written", error=err.detail)
         finally:
             if not is_done:

@@ -109,14 +109,10 @@ class PolicyList(msgspec.Struct, kw_only=True):
     policies: list[QuotaPolicy]
 
 
-class _Camel(msgspec.Struct, kw_only=True, rename="camel"):
-    """Bodies of the streaming sessions are written as other systems write them."""
-
-
-class StreamingOpen(_Camel, forbid_unknown_fields=True, rename="camel"):
+class StreamingOpen(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     """Begins a streaming session."""
 
-    receipt_id: Annotated[str, Meta(min_length=1, max_length=128)]
+    receipt_id: Annotated[str, Meta(max_length=128, description="Also as query parameter or X-Receipt-Id")] = ""
     agent_id: Annotated[str, Meta(max_length=128)] | None = None
     webhook_url: (
         Annotated[str, Meta(max_length=2048, description="Kept and given back; nothing is sent there")] | None
@@ -126,7 +122,7 @@ class StreamingOpen(_Camel, forbid_unknown_fields=True, rename="camel"):
     estimated_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 0
 
 
-class ReceiptWindow(_Camel, rename="camel"):
+class ReceiptWindow(msgspec.Struct, kw_only=True, rename="camel"):
     """One window of a receipt's quota. What isn't bounded is told as 2^53 - 1."""
 
     window_start: Time
@@ -138,7 +134,7 @@ class ReceiptWindow(_Camel, rename="camel"):
     requests_allowed: int
 
 
-class ReceiptBurst(_Camel, rename="camel"):
+class ReceiptBurst(msgspec.Struct, kw_only=True, rename="camel"):
     """A receipt's burst."""
 
     available: bool
@@ -147,14 +143,14 @@ class ReceiptBurst(_Camel, rename="camel"):
     duration_minutes: int
 
 
-class ReceiptPolicy(_Camel, rename="camel"):
+class ReceiptPolicy(msgspec.Struct, kw_only=True, rename="camel"):
     """A receipt's policy."""
 
     policy_name: str
     tier: str
 
 
-class ReceiptStreams(_Camel, rename="camel"):
+class ReceiptStreams(msgspec.Struct, kw_only=True, rename="camel"):
     """Sessions that are open. `peak_bandwidth_mbps` is the policy's figure."""
 
     active_streams: int
@@ -162,7 +158,7 @@ class ReceiptStreams(_Camel, rename="camel"):
     peak_bandwidth_mbps: float
 
 
-class ReceiptWindows(_Camel, rename="camel"):
+class ReceiptWindows(msgspec.Struct, kw_only=True, rename="camel"):
     """A receipt's windows."""
 
     hour: ReceiptWindow
@@ -170,7 +166,7 @@ class ReceiptWindows(_Camel, rename="camel"):
     month: ReceiptWindow
 
 
-class ReceiptProjections(_Camel, rename="camel"):
+class ReceiptProjections(msgspec.Struct, kw_only=True, rename="camel"):
     """Bytes at each window's end if it goes on as it did since the window's start."""
 
     hour_bytes: int
@@ -178,7 +174,7 @@ class ReceiptProjections(_Camel, rename="camel"):
     month_bytes: int
 
 
-class ReceiptQuota(_Camel, rename="camel"):
+class ReceiptQuota(msgspec.Struct, kw_only=True, rename="camel"):
     """Where a receipt stands."""
 
     receipt_id: str
@@ -189,7 +185,7 @@ class ReceiptQuota(_Camel, rename="camel"):
     projections: ReceiptProjections
 
 
-class QuotaStatus(_Camel, rename="camel"):
+class QuotaStatus(msgspec.Struct, kw_only=True, rename="camel"):
     """The part of a receipt's quota that comes with a session."""
 
     policy_name: str
@@ -197,7 +193,7 @@ class QuotaStatus(_Camel, rename="camel"):
     burst: ReceiptBurst
 
 
-class StreamingOpened(_Camel, rename="camel"):
+class StreamingOpened(msgspec.Struct, kw_only=True, rename="camel"):
     """A session that has begun. Both ids are the same."""
 
     session_id: str
@@ -211,7 +207,7 @@ class StreamingOpened(_Camel, rename="camel"):
     status: str = "created"
 
 
-class StreamingState(_Camel, rename="camel"):
+class StreamingState(msgspec.Struct, kw_only=True, rename="camel"):
     """A session as it stands."""
 
     session_id: str
@@ -230,7 +226,7 @@ class StreamingState(_Camel, rename="camel"):
     updated_at: Time
 
 
-class PolicyIn(_Camel, forbid_unknown_fields=True, rename="camel"):
+class PolicyIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     """A quota policy as other systems write it. What is left out isn't bounded."""
 
     policy_name: Annotated[str, Meta(pattern="^[a-z0-9_-]{1,64}$")]
@@ -248,18 +244,18 @@ class PolicyIn(_Camel, forbid_unknown_fields=True, rename="camel"):
     is_active: bool = True
 
 
-class PolicyMade(_Camel, rename="camel"):
+class PolicyMade(msgspec.Struct, kw_only=True, rename="camel"):
     """A policy that was created or changed."""
 
     policy: PolicyIn
     status: Literal["created", "updated"]
 
 
-class AgentSessionIn(_Camel, forbid_unknown_fields=True, rename="camel"):
+class AgentSessionIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     """One step of an agent's session. Totals, not differences; what is left out stays as it is."""
 
     agent_id: Annotated[str, Meta(min_length=1, max_length=128)]
-    receipt_id: Annotated[str, Meta(min_length=1, max_length=128)]
+    receipt_id: Annotated[str, Meta(max_length=128, description="Also as query parameter or X-Receipt-Id")] = ""
     action: Literal["create", "update", "complete"]
     agent_session_id: Annotated[str, Meta(max_length=64)] = ""
     session_type: Literal["standard", "priority", "bulk"] = "standard"
@@ -269,7 +265,7 @@ class AgentSessionIn(_Camel, forbid_unknown_fields=True, rename="camel"):
     last_sequence: Annotated[int, Meta(ge=0, le=1 << 62)] | None = None
 
 
-class AgentSessionOut(_Camel, rename="camel"):
+class AgentSessionOut(msgspec.Struct, kw_only=True, rename="camel"):
     """An agent's session after the step."""
 
     agent_session_id: str

@@ -12,6 +12,7 @@ from overlayd.model import wire
 from overlayd.model.definition import Definition
 from overlayd.model.errors import OverlaydError, error_classes
 from overlayd.model.wire_schema import schema_components
+from overlayd.net.openapi_usage import USAGE_OPERATIONS
 from overlayd.net.operations import (
     BOOLEAN,
     EPOCH,
@@ -33,6 +34,7 @@ from overlayd.net.operations import (
 REF = "#/components/schemas/{name}"
 
 OPERATIONS: tuple[Operation, ...] = (
+    *USAGE_OPERATIONS,
     Operation(
         "post", "/v1/streams/{stream}/packets", "Publish packets; answered when they are durable", "publish",
         (

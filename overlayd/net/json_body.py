@@ -1,0 +1,58 @@
+"""A request's JSON body as a struct, with mistakes told by JSON pointers."""
+
+import re
+from typing import TypeVar
+
+import msgspec
+from quart import Request
+
+from overlayd.model.errors import InvalidDefinition, Violation, WrongContentType
+from overlayd.model.limits import Limits
+from overlayd.net.app import body_reader
+from overlayd.net.content import Bodies
+from overlayd.pipeline.json_text import parse_json
+
+T = TypeVar("T")
+
+_PLACE = re.compile(r"(.*) - at `\$(.*)`", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
+
+
+class JsonBodies:
+    """Reads bodies of at most `definition_bytes`."""
+
+    def __init__(self, bodies: Bodies, limits: Limits) -> None:
+        self._bodies = bodies
+        self._limits = limits
+
+    async def read(self, asked: Request, kind: type[T], what: str) -> T:
+        """The body. `what` begins the words of a refusal: "the policy can't be used". Checkpoint.
+
+        Raises WrongContentType, BodyTooLarge, MalformedJson, UnusableJson, InvalidDefinition, RequestTimeout, IntakeBusy.
+        """
+        content_type = asked.mimetype
+        if content_type and content_type != "application/json" and not content_type.endswith("+json"):
+            raise WrongContentType(
+                f"the body must be JSON, not {content_type[:80]}", subject="Content-Type",
+                hint="Content-Type: application/json",
+            )  # fmt: skip
+        limit = int(self._limits.definition_bytes)
+        with self._bodies.hold() as hold:
+            raw = await body_reader(asked, self._bodies, limit, "definition_bytes").read_all(hold)
+        parse_json(raw, self._limits.json_depth_max)
+        try:
+            return msgspec.json.decode(raw, type=kind)
+        except msgspec.ValidationError as err:
+            raise invalid_body(err, what) from err
+
+
+def invalid_body(error: msgspec.ValidationError, what: str) -> InvalidDefinition:
+    """msgspec's words with a JSON pointer: "Expected `str`, got `int` - at `$.tags[0]`"."""
+    text = str(error)
+    match = _PLACE.fullmatch(text)
+    detail, path = (match[1], match[2]) if match else (text, "")
+    pointer = "".join(f"/{name or index}" for name, index in _STEP.findall(path))
+    return InvalidDefinition(
+        f"{what}: {detail}" + (f" at {pointer}" if pointer else ""),
+        violations=[Violation(pointer, "definition.member", detail)],
+    )
