@@ -10,7 +10,7 @@ INSTALL := $(PIP) install --quiet --no-deps --require-hashes --only-binary :all:
 APT := apt-get install -y make python3 python3-venv
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test test-slow check format lock config-example bench fuse clean
+.PHONY: help venv run test test-slow check format lock config-example bench binary oracle fuse clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -44,6 +44,11 @@ config-example: $(VENV)/.base-installed ## Write config.example.toml anew from t
 
 bench: $(VENV)/.bench-installed ## Measure the node beside its peers (PART=publish|batch|fanout|replay|sessions|all)
 	@$(BIN)/python -m benchmarks.compare $(or $(PART),all)
+
+binary: build/package-env/.installed build/sbom-env/.installed ## Build dist/overlayd, one file with the interpreter and everything else in it
+	@packaging/build
+
+oracle: $(VENV)/.oracle-installed ## Install the chain libraries that tests compare ours with (their licence restricts use; never shipped)
 
 fuse: $(VENV)/.dev-installed ## Build the optional file system that loses power (needs a compiler)
 	@pkg-config --exists fuse3 2>/dev/null || { \
@@ -87,6 +92,26 @@ $(VENV)/.bench-installed: requirements/bench.lock $(VENV)/.dev-installed
 	@$(INSTALL) -r requirements/bench.lock
 	@touch $@
 
+# An interpreter of its own, without the tools for tests, so that nothing but the base packages can go in.
+build/package-env/.installed: requirements/base.lock requirements/build.lock requirements/packaging.lock | $(VENV)/.python
+	@$(PYTHON) -c 'import sys, sysconfig; sys.exit(not sysconfig.get_config_var("Py_ENABLE_SHARED"))' || { \
+	  echo "packing needs Python's shared library. On Debian 12:" >&2; \
+	  echo "  apt-get install -y libpython3.11" >&2; exit 2; }
+	@$(PYTHON) -m venv build/package-env
+	@build/package-env/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
+	  --require-hashes --only-binary :all: -r requirements/base.lock -r requirements/packaging.lock
+	@touch $@
+
+build/sbom-env/.installed: requirements/sbom.lock | $(VENV)/.python
+	@$(PYTHON) -m venv build/sbom-env
+	@build/sbom-env/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
+	  --require-hashes --only-binary :all: -r requirements/sbom.lock
+	@touch $@
+
+$(VENV)/.oracle-installed: requirements/oracle.lock $(VENV)/.dev-installed
+	@$(INSTALL) -r requirements/oracle.lock
+	@touch $@
+
 # ---- the locks: hashes of every file of a release, no index address ----
 
 # Whatever pip is configured to look at on this machine must not show in the locks.
@@ -104,9 +129,12 @@ lock: build/lock-tools/.installed ## Resolve the requirements anew; UPGRADE=1 ta
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/build.in -o requirements/build.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements/base.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/dev.in -o requirements/dev.lock
+	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/oracle.in -o requirements/oracle.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/bench.in -o requirements/bench.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/fuse-build.in -o requirements/fuse-build.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/fuse.in -o requirements/fuse.lock
+	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/packaging.in -o requirements/packaging.lock
+	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/sbom.in -o requirements/sbom.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/tools.in -o requirements/tools.lock
 	cp requirements/demo.lock build/demo-with-dependencies.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/demo.in -o build/demo-with-dependencies.lock

@@ -4,8 +4,6 @@ import importlib
 
 import click
 
-from overlayd import __version__
-
 _COMMANDS = {
     "run": ("overlayd.cli.run", "Run a node"),
     "init": ("overlayd.cli.init", "Write a commented configuration and the node's keys into a directory"),
@@ -71,10 +69,20 @@ class _LazyGroup(click.Group):
             return super().invoke(ctx)
 
 
+def _tell_version(ctx: click.Context, _parameter: click.Parameter, is_asked: bool) -> None:
+    if is_asked and not ctx.resilient_parsing:
+        from overlayd.build_info import version_text  # looks at every library, which no other command needs
+
+        click.echo(version_text())
+        ctx.exit()
+
+
 @click.group(
     cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-@click.version_option(__version__, prog_name="overlayd", message="%(prog)s %(version)s")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_tell_version, help="Show versions and exit."
+)
 def cli() -> None:
     """A durable, verifiable event broker for an edge node: one process, one file."""
 

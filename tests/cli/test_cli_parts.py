@@ -53,8 +53,10 @@ def test_every_command_loads_and_has_help(name: str) -> None:
 
 
 def test_version() -> None:
-    """As other tools print it."""
-    assert run("--version").output == f"overlayd {overlayd.__version__}\n"
+    """The first line as other tools print it, then the libraries."""
+    lines = run("--version").output.splitlines()
+    assert lines[0] == f"overlayd {overlayd.__version__}"
+    assert len(lines) == 3 and "SQLite" in lines[1] and "trio" in lines[2]
 
 
 @pytest.mark.parametrize(
