@@ -20,7 +20,6 @@ S = TypeVar("S", bound=msgspec.Struct)
 LATER_TABLES = frozenset(
     [
         "chain",
-        "webhooks",
         "subscriptions",
         "sources",
         "cluster",

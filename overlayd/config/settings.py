@@ -10,6 +10,7 @@ from overlayd.access.rates import RateSettings
 from overlayd.access.settings import AccessSettings, KeySettings
 from overlayd.access.usage import UsageSettings
 from overlayd.delivery.settings import DeliverySettings
+from overlayd.delivery.webhooks.settings import WebhookSettings
 from overlayd.model.definition import Definition
 from overlayd.model.limits import Limits
 from overlayd.model.logs import LogSettings
@@ -75,6 +76,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     quotas: Annotated[QuotaSettings, Meta(description="Who is held to which quota")] = QuotaSettings()
     usage: Annotated[UsageSettings, Meta(description="What is remembered of who used how much")] = UsageSettings()
+    webhooks: Annotated[WebhookSettings, Meta(description="What webhooks may call, and how their secrets change")] = (
+        WebhookSettings()
+    )
     log: Annotated[LogSettings, Meta(description="What the node writes to standard error")] = LogSettings()
     metrics: Annotated[MetricsSettings, Meta(description="What the node tells about itself")] = MetricsSettings()
     streams: tuple[StreamSettings, ...] = ()

@@ -41,7 +41,7 @@ def format_number(value: float) -> str:
     fraction = "" if fraction == "0" else fraction
     digits = (whole + fraction).lstrip("0")
     point = len(whole) + int(power or 0) - (len(whole + fraction) - len(digits))
-    digits = digits.rstrip("0")  # value = 0.digits × 10^point
+    digits = digits.rstrip("0")  # the value is 0.digits, shifted by `point` places
     exponent = point - 1
     if exponent not in _SAFE_EXPONENTS:
         tail = f".{digits[1:]}" if len(digits) > 1 else ""

@@ -77,6 +77,10 @@ class BadRequest(OverlaydError):
     code, title, status = "request.malformed", "The request can't be read", 400
 
 
+class KeyInUrl(OverlaydError):
+    code, title, status = "access.key_in_url", "An API key stands in the URL", 400
+
+
 class LengthRequired(OverlaydError):
     code, title, status = "request.length", "The body's length is wrong", 400
 
@@ -119,6 +123,10 @@ class UnknownPolicy(OverlaydError):
 
 class UnknownReceipt(OverlaydError):
     code, title, status = "receipt.unknown", "No such receipt", 404
+
+
+class UnknownKey(OverlaydError):
+    code, title, status = "key.unknown", "No such key", 404
 
 
 class UnknownSession(OverlaydError):
@@ -303,6 +311,10 @@ class CommitFailed(OverlaydError):
     """The disk refused a commit in a way that can't be gone on from; the process exits."""
 
     code, title, status, retryable = "storage.failed", "The log can't be written", 503, True
+
+
+class SealBroken(OverlaydError):
+    code, title, status = "secret.sealed", "A stored secret can't be opened", 500
 
 
 class OutboundFailure(OverlaydError):

@@ -19,6 +19,17 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     head_timeout: Annotated[Duration, Meta(description="From a connection's first byte to the end of a head")] = (
         Duration(10)
     )
+    handshake_timeout: Annotated[
+        Duration,
+        Meta(description="A balancer's PROXY header and the TLS handshake together, from the connection's begin"),
+    ] = Duration(10)
+    handshake_threads: Annotated[
+        int, Meta(ge=1, le=16, description="Threads that do the arithmetic of TLS handshakes; each can fill a core")
+    ] = 1
+    opening_max: Annotated[
+        int, Meta(ge=1, description="Connections before or in their handshake; with more, the longest idle one is cut")
+    ] = 1024
+    proxy_header_bytes: Annotated[Size, Meta(description="A balancer's PROXY protocol header")] = Size(2 << 10)
     keep_alive_timeout: Annotated[Duration, Meta(description="An idle connection is closed after it")] = Duration(75)
     head_lines: Annotated[int, Meta(ge=1, description="Header lines of one request")] = 100
     requests_per_connection: Annotated[int, Meta(ge=1, description="Requests after which a connection is closed")] = (
@@ -109,6 +120,21 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Duration, Meta(description="An answer's body whose status alone counts may take so long; then it is cut")
     ] = Duration(2)
 
+    # Webhooks
+    webhook_body_bytes: Annotated[Size, Meta(description="Body of one webhook request")] = Size(8 << 20)
+    webhook_response_bytes: Annotated[
+        Size, Meta(description="Of a webhook's answer so much is kept with the attempt")
+    ] = Size(4 << 10)
+    webhook_retry_after: Annotated[
+        Duration, Meta(description="Longest pause that a webhook's Retry-After can ask for")
+    ] = Duration(86_400)
+    webhook_headers: Annotated[int, Meta(ge=0, le=100, description="Further headers of a webhook")] = 32
+    webhook_header_bytes: Annotated[Size, Meta(description="Their names and values together")] = Size(8 << 10)
+    webhook_secrets: Annotated[
+        int, Meta(ge=2, le=16, description="Secrets of a webhook that are valid at the same time, while rotating")
+    ] = 4
+    template_placeholders: Annotated[int, Meta(ge=1, description="Placeholders in one template")] = 256
+
     # Live
     sessions_max: Annotated[int, Meta(ge=1, description="Live sessions in all")] = 10_000
     sessions_per_stream: Annotated[int, Meta(ge=1, description="Live sessions naming the same stream or pattern")] = (
@@ -157,3 +183,20 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     filter_overruns: Annotated[int, Meta(ge=1, description="Overruns after which a filter is disabled")] = 3
     filters_per_principal: Annotated[int, Meta(ge=1, description="Distinct filters of one principal")] = 20
     filters_max: Annotated[int, Meta(ge=1, description="Distinct filters on the node")] = 1000
+
+    # Durable subscriptions
+    subscriptions_max: Annotated[int, Meta(ge=1, description="Durable subscriptions on the node")] = 20_000
+    subscriptions_per_principal: Annotated[int, Meta(ge=1, description="Durable subscriptions of one principal")] = (
+        10_000
+    )
+    outstanding_max: Annotated[
+        int, Meta(ge=1, description="Packets of one subscription above its floor; more wait in the log")
+    ] = 10_000
+    deliveries_in_flight: Annotated[
+        int, Meta(ge=1, description="Deliveries in flight beyond one for each subscription")
+    ] = 1000
+    dead_letters_per_subscription: Annotated[
+        int, Meta(ge=1, description="Dead letters of one subscription; the oldest go first")
+    ] = 10_000
+    fetch_max: Annotated[int, Meta(ge=1, description="Messages that one fetch leases")] = 1000
+    leases_per_request: Annotated[int, Meta(ge=1, description="Leases named in one ack, nack or extend")] = 10_000

@@ -34,6 +34,8 @@ class AnswerReader:
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._is_delimited = False
+        self.limit_hit = ""
+        """The limit that ended the reading, as it is called in `Limits`."""
         self.wire_bytes = 0
         """Everything that came, to the first byte of the head and back."""
         self.status = 0
@@ -61,6 +63,7 @@ class AnswerReader:
             if not self.is_complete:
                 self._note(Reason.ANSWER_MALFORMED, f"what came isn't HTTP/1.1: {err}")
         if not self.is_head_complete and self._head_bytes > self._head_bytes_max:
+            self.limit_hit = "outbound_head_bytes"
             self._note(Reason.ANSWER_HEAD_TOO_LARGE, f"the answer's head is over {self._head_bytes_max} bytes")
         if self._failure is not None:
             raise self._failure
@@ -110,6 +113,7 @@ class AnswerReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_lines += 1
         if self._head_lines > self._head_lines_max:
+            self.limit_hit = "outbound_head_lines"
             self._note(Reason.ANSWER_HEAD_TOO_LARGE, f"the answer has more than {self._head_lines_max} header lines")
         elif not self.is_head_complete:
             self.headers.append((name.decode("latin-1").lower(), value.decode("latin-1").strip()))

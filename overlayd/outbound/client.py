@@ -22,6 +22,12 @@ from overlayd.outbound.settings import OutboundSettings
 from overlayd.outbound.url import Target, parse_url
 
 _SWEEP_MIN_S = 0.1
+_LIMITS: dict[str, str] = {
+    Reason.DNS_TIMEOUT: "outbound_lookup_timeout",
+    Reason.CONNECT_TIMEOUT: "outbound_connect_timeout",
+    Reason.TLS_TIMEOUT: "outbound_tls_timeout",
+}
+"""Limits that a failure tells of. The part's own time is nearly always what ended it."""
 _DEAD = frozenset({Reason.ANSWER_CLOSED, Reason.ANSWER_RESET})
 
 
@@ -132,7 +138,9 @@ class Outbound:
             result = f"{call.reader.status // 100}xx"
             return call.connection, call.reader
         except BaseException as err:
-            result = err.reason if isinstance(err, OutboundFailure) else result
+            if isinstance(err, OutboundFailure):
+                result = err.reason
+                self._count_limit(call, err)
             call.close()
             raise
         finally:
@@ -159,7 +167,7 @@ class Outbound:
         call.connection = connection
         connection.uses += 1
         call.reader = AnswerReader(
-            head_bytes=limits.outbound_head_bytes, head_lines=limits.outbound_head_lines,
+            head_bytes=int(limits.outbound_head_bytes), head_lines=limits.outbound_head_lines,
             body_max=None if call.is_streamed else request.body_max, is_body_evidence=request.is_body_evidence,
         )  # fmt: skip
         await talk(
@@ -171,6 +179,7 @@ class Outbound:
         """Time is over. Raises OutboundFailure, unless the status is there and the rest was evidence."""
         reader = call.reader
         if call.deadline.part is Part.BODY and reader is not None and call.request.is_body_evidence:
+            self._metrics.count_limit_hit("outbound_body_timeout")
             reader.cut_body()
             return
         if call.deadline.part is Part.LOOKUP and self._resolver.is_full:
@@ -179,6 +188,12 @@ class Outbound:
                 subject=call.target.origin,
             )  # fmt: skip
         raise call.deadline.failure(call.target)
+
+    def _count_limit(self, call: "_Call", failure: OutboundFailure) -> None:
+        limit = call.reader.limit_hit if call.reader is not None else ""
+        limit = limit or _LIMITS.get(failure.reason, "")
+        if limit:
+            self._metrics.count_limit_hit(limit)
 
 
 class OutboundStream:

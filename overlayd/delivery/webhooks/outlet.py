@@ -1,0 +1,132 @@
+"""The webhook outlet: one attempt is one signed POST."""
+
+from functools import partial
+
+import trio
+
+from overlayd import __version__
+from overlayd.delivery.frames import Message
+from overlayd.delivery.webhooks.body import Body, BodyTooLong, build_body, traceparent_of
+from overlayd.delivery.webhooks.secrets import LiveSecret, SecretKeeper
+from overlayd.delivery.webhooks.signing import body_signature, sign_inside, standard_signature
+from overlayd.delivery.webhooks.verdict import judge_answer
+from overlayd.model.clock import Clock
+from overlayd.model.errors import OutboundFailure, OverlaydError
+from overlayd.model.limits import Limits
+from overlayd.model.metrics import Metrics
+from overlayd.model.outlet import AttemptResult, Delivery
+from overlayd.model.subscription import WebhookRule
+from overlayd.outbound import Outbound, OutboundRequest
+
+THREAD_BYTES = 64 << 10
+"""Deliveries whose packets are larger together are built and signed in a thread."""
+THREADS = 2
+_PACKET_BYTES = 512
+"""What a packet takes in a body besides its data, roughly."""
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class WebhookOutlet:
+    """`model.outlet.Outlet` for webhooks."""
+
+    def __init__(
+        self, outbound: Outbound, secrets: SecretKeeper, *, limits: Limits, clock: Clock, metrics: Metrics
+    ) -> None:
+        self._outbound = outbound
+        self._secrets = secrets
+        self._limits = limits
+        self._clock = clock
+        self._metrics = metrics
+        self._threads = trio.CapacityLimiter(THREADS)
+        self._attempts = metrics.counter(
+            "overlayd_webhook_attempts", "Attempts to deliver to webhooks, by outcome", "outcome"
+        )
+        self._bytes = metrics.counter("overlayd_webhook_bytes", "Bytes of the bodies sent to webhooks")
+
+    async def attempt(self, delivery: Delivery[Message]) -> AttemptResult:
+        """One signed POST, in the order place, body, signature, so that none of them waits. Checkpoint."""
+        result = await self._attempt(delivery)
+        self._attempts.labels(result.outcome).inc()
+        return result
+
+    async def _attempt(self, delivery: Delivery[Message]) -> AttemptResult:
+        rule = delivery.definition.webhook
+        assert isinstance(rule, WebhookRule)
+        started = trio.current_time()
+        try:
+            async with self._outbound.place(rule.url, delivery.subscription_id) as place:
+                started = trio.current_time()
+                request = await self._request(delivery, rule)
+                answer = await self._outbound.send_placed(request, place)
+                self._bytes.inc(len(request.body))
+        except OutboundFailure as failure:
+            return _failed(f"{failure.reason}: {failure.detail}", started)
+        except BodyTooLong as err:
+            self._metrics.count_limit_hit("webhook_body_bytes")
+            return _failed(f"body.too_long: {err}", started)
+        except OverlaydError as err:
+            return _failed(f"{err.code}: {err.detail}", started)
+        result = judge_answer(
+            answer, now_us=self._clock.now_us(), retry_after_max_s=self._limits.webhook_retry_after
+        )  # fmt: skip
+        if len(answer.body) >= self._limits.webhook_response_bytes:
+            self._metrics.count_limit_hit("webhook_response_bytes")
+        if result.retry_after_s == self._limits.webhook_retry_after:
+            self._metrics.count_limit_hit("webhook_retry_after")
+        return result
+
+    async def _request(self, delivery: Delivery[Message], rule: WebhookRule) -> OutboundRequest:
+        secrets = await self._secrets.live(delivery.subscription_id)
+        now_us = self._clock.now_us()
+        build = partial(
+            _build_signed, delivery, rule, secrets, now_us=now_us, bytes_max=int(self._limits.webhook_body_bytes)
+        )
+        if _size_of(delivery) > THREAD_BYTES:
+            body, headers = await trio.to_thread.run_sync(build, limiter=self._threads)
+        else:
+            body, headers = build()
+        return OutboundRequest(
+            method="POST", url=rule.url, headers=headers, body=body, timeout_s=float(rule.timeout),
+            body_max=int(self._limits.webhook_response_bytes), is_body_evidence=True, is_repeatable=True,
+        )  # fmt: skip
+
+
+def _build_signed(
+    delivery: Delivery[Message], rule: WebhookRule, secrets: tuple[LiveSecret, ...], *, now_us: int, bytes_max: int
+) -> tuple[bytes, Headers]:
+    body = build_body(delivery, rule, now_us=now_us, bytes_max=bytes_max)
+    newest = secrets[0].key
+    text = sign_inside(newest, body.text) if body.is_signable else body.text
+    return text, (*_own_headers(delivery, body, text, secrets, now_us), *rule.headers.items())
+
+
+def _own_headers(
+    delivery: Delivery[Message], body: Body, text: bytes, secrets: tuple[LiveSecret, ...], now_us: int
+) -> Headers:
+    timestamp_s = now_us // 1_000_000
+    keys = [secret.key for secret in secrets]
+    headers = [
+        ("content-type", body.content_type),
+        ("user-agent", f"overlayd/{__version__}"),
+        ("webhook-id", delivery.delivery_id),
+        ("webhook-timestamp", str(timestamp_s)),
+        ("webhook-signature", standard_signature(keys, delivery.delivery_id, timestamp_s, text)),
+        ("X-Overlayd-Signature", body_signature(keys[0], text)),
+    ]
+    if trace := traceparent_of(delivery.messages):
+        headers.append(("traceparent", trace))
+    return tuple(headers)
+
+
+def _size_of(delivery: Delivery[Message]) -> int:
+    """About how large the body gets."""
+    size = 0
+    for message in delivery.messages:
+        entry = getattr(message.subject, "entry", None)
+        size += _PACKET_BYTES + (len(entry.body) + len(entry.meta) if entry is not None else 0)
+    return size
+
+
+def _failed(reason: str, started: float) -> AttemptResult:
+    return AttemptResult("retry", reason=reason, duration_us=int((trio.current_time() - started) * 1e6))

@@ -1,0 +1,27 @@
+"""Everything about webhooks that the daemon puts together and the subscriptions are given."""
+
+from overlayd.delivery.webhooks.definition import WebhookJudge
+from overlayd.delivery.webhooks.outlet import WebhookOutlet
+from overlayd.delivery.webhooks.secrets import PURPOSE, SecretKeeper
+from overlayd.delivery.webhooks.settings import WebhookSettings
+from overlayd.model.clock import Clock, Entropy
+from overlayd.model.limits import Limits
+from overlayd.model.metrics import Metrics
+from overlayd.outbound import Outbound
+from overlayd.storage import Log
+from overlayd.storage.sealing import Sealer
+
+
+class Webhooks:
+    """`judge` checks definitions, `secrets` keeps what signs them, `outlet` makes attempts."""
+
+    def __init__(
+        self, log: Log, outbound: Outbound, settings: WebhookSettings, *, sealing_key: bytes, limits: Limits,
+        clock: Clock, entropy: Entropy, metrics: Metrics,
+    ) -> None:  # fmt: skip
+        self.judge = WebhookJudge(limits, outbound.policy, metrics)
+        self.secrets = SecretKeeper(
+            log, Sealer(sealing_key, PURPOSE, entropy), limits=limits, grace_s=float(settings.secret_grace),
+            clock=clock, entropy=entropy, metrics=metrics,
+        )  # fmt: skip
+        self.outlet = WebhookOutlet(outbound, self.secrets, limits=limits, clock=clock, metrics=metrics)
