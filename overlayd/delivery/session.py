@@ -219,6 +219,10 @@ class Registry:
             if not counts:
                 del self._by_pattern[text]
 
+    def count_of(self, principal: str) -> int:
+        """Live sessions of a principal."""
+        return self._by_principal[principal]
+
     def count_subscribers(self, stream: str) -> int:
         """Live sessions that name the stream or a pattern over it."""
         found: set[str] = set()
