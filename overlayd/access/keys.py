@@ -1,7 +1,7 @@
 """The API keys that count now: found by a secret's hash, ended at once when they are revoked or expire."""
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -71,6 +71,10 @@ class KeyBook:
         """By id."""
         return iter([self._keys[id] for id in sorted(self._keys)])
 
+    def all(self) -> Iterable[Key]:
+        """In no order."""
+        return self._keys.values()
+
     def get(self, id: str) -> Key | None:
         return self._keys.get(id)
 
@@ -130,16 +134,6 @@ class KeyBook:
     def has_living(self) -> bool:
         """Whether a secret of any key counts."""
         return bool(self._by_digest)
-
-    def note_uses(self, now_us: int) -> dict[str, int]:
-        """Keys that were used since the last call, with the time that is noted for them now."""
-        uses = {}
-        for key in self._keys.values():
-            for standing in key.standings.values():
-                if standing.is_used:
-                    standing.is_used = False
-                    key.used_us = uses[key.record.id] = now_us
-        return uses
 
     def _end_all(self, key: Key) -> None:
         for digest in list(key.standings):

@@ -4,9 +4,9 @@ from typing import Literal
 
 import msgspec
 
-from overlayd.access.scopes import RIGHTS, Grants, Right, grants_of
+from overlayd.access.scopes import RIGHTS, Grants, Right, Scope, grants_of
 from overlayd.model.errors import Forbidden, Unauthorized
-from overlayd.model.names import is_node_name
+from overlayd.model.names import NODE_PREFIX, is_node_name
 
 PrincipalKind = Literal["unix", "loopback", "open", "key", "jwt", "identity", "certificate", "ticket"]
 Visibility = Literal["private", "public"]
@@ -87,6 +87,13 @@ def may(principal: Principal, right: Right, stream: str | StreamFacts | None = N
     if stream.visibility == "public" and right in ("read", "subscribe"):
         return True
     return right in principal.grants.own and stream.owner != "" and stream.owner == principal.owner
+
+
+def may_hold(principal: Principal, scope: Scope) -> bool:
+    """Whether the principal has everything that the scope allows, so that it may hand the scope on."""
+    if scope.right in principal.rights and scope.pattern.split(".")[0] != NODE_PREFIX:
+        return True
+    return principal.grants.is_wider(scope) or sees_everything(principal, scope.right)
 
 
 def may_some(principal: Principal, right: Right) -> bool:

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import msgspec
 
 from overlayd.model.errors import BadParameter
-from overlayd.model.names import Pattern
+from overlayd.model.names import NODE_PREFIX, Pattern
 
 Right = Literal["publish", "read", "subscribe", "manage", "admin", "agent", "audit"]
 
@@ -78,8 +78,27 @@ class Grants:
             self._decisions[right, stream] = found
         return found
 
+    def is_wider(self, scope: Scope) -> bool:
+        """Whether everything that the scope allows is allowed."""
+        if scope.pattern == OWN:
+            return scope.right in self.own or scope.right in self.everywhere
+        return any(is_within(scope.pattern, pattern.text) for pattern in self._patterns.get(scope.right, ()))
+
     def __repr__(self) -> str:
         return f"Grants({' '.join(self.scopes)})"
+
+
+def is_within(inner: str, outer: str) -> bool:
+    """Whether every name under one pattern is under the other. A wildcard in front stands for no name of the node."""
+    ours, theirs = inner.split("."), outer.split(".")
+    if ours[0] == NODE_PREFIX and theirs[0] in ("*", ">"):
+        return False
+    for at, word in enumerate(theirs):
+        if word == ">":
+            return len(ours) > at
+        if at >= len(ours) or ours[at] == ">" or word not in ("*", ours[at]):
+            return False
+    return len(ours) == len(theirs)
 
 
 _shared: dict[frozenset[Scope], Grants] = {}

@@ -53,6 +53,11 @@ def is_key(text: str) -> bool:
     return _KEY.fullmatch(text) is not None
 
 
+def holds_key(text: str) -> bool:
+    """Whether an API key stands somewhere in the text."""
+    return _KEY.search(text) is not None
+
+
 def is_ticket(text: str) -> bool:
     """Whether the text has the form of a ticket."""
     return _TICKET.fullmatch(text) is not None

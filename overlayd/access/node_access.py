@@ -1,0 +1,156 @@
+"""Access put together: keys, tickets, owners, the gate and the audit trail, as the daemon uses them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import structlog
+import trio
+
+from overlayd.access.audit import AuditTrail, MakePacket
+from overlayd.access.bearers import KeyScheme, TicketScheme
+from overlayd.access.declared_keys import declare_keys
+from overlayd.access.failures import FailureBook
+from overlayd.access.gate import Gate, Scheme
+from overlayd.access.key_changes import KeyChanges
+from overlayd.access.key_records import read_keys, read_owners, store_uses
+from overlayd.access.keys import Key, KeyBook
+from overlayd.access.origin import AccessRules
+from overlayd.access.roles import RoleBook
+from overlayd.access.settings import AccessSettings, KeySettings
+from overlayd.access.stream_guard import StreamGuard
+from overlayd.access.tickets import TicketBook
+from overlayd.access.unix_users import UnixUsers
+from overlayd.model.clock import Clock, Entropy
+from overlayd.model.errors import OverlaydError
+from overlayd.model.metrics import Metrics
+from overlayd.storage import Log
+
+EXPIRY_S = 1.0
+"""A credential that expires is ended at most so much later on what it let in; requests are refused at once."""
+USES_S = 60.0
+KEYS_AT_ONCE = 1000
+_log = structlog.get_logger("access")
+
+
+class NodeAccess:
+    """One for the node. Lets nobody in before `load`."""
+
+    def __init__(
+        self, *, log: Log, rules: AccessRules, settings: AccessSettings, declared: Sequence[KeySettings],
+        environ: Mapping[str, str], make_audit: MakePacket, clock: Clock, entropy: Entropy, metrics: Metrics,
+        schemes: Iterable[Scheme] = (),
+    ) -> None:  # fmt: skip
+        """`schemes`: further kinds of credentials. Raises ConfigInvalid."""
+        self._log = log
+        self._clock = clock
+        self._environ = environ
+        self._declared = declared
+        self.settings = settings
+        self.on_review: Callable[[], None] = lambda: None
+        """Called when what live sessions were let in by may have ended; the daemon sets it."""
+        roles = RoleBook(settings.roles)
+        self.trail = AuditTrail(
+            settings, metrics, make_packet=make_audit, append=log.append_own, now_s=trio.current_time
+        )
+        self.streams = StreamGuard(log.find_stream)
+        self.keys = KeyBook(roles, self._note_change)
+        self.tickets = TicketBook(settings, entropy, metrics, trio.current_time)
+        self.failures = FailureBook(settings, metrics, trio.current_time)
+        self.changes = KeyChanges(
+            keys=self.keys, settings=settings, trail=self.trail, append=log.append_own, clock=clock, entropy=entropy,
+            metrics=metrics, on_change=self._note_change,
+        )  # fmt: skip
+        bearers = (KeyScheme(self.keys, clock, may_create=rules.auto_create), TicketScheme(self.tickets))
+        self.gate = Gate(
+            rules=rules, schemes=(*bearers, *schemes), failures=self.failures, audit=self.trail.note_once, clock=clock,
+            metrics=metrics, unix_users=UnixUsers(settings.unix_users, roles), is_loopback_free=settings.loopback_free,
+        )  # fmt: skip
+        self._changed = trio.Event()
+        known = metrics.gauge("overlayd_access_keys", "API keys on the node")
+        known.set_function(lambda: len(self.keys))
+
+    def __repr__(self) -> str:
+        return f"NodeAccess(keys={len(self.keys)}, {self.gate!r})"
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether anybody could come in by a credential."""
+        return self.gate.has_credentials
+
+    async def load(self) -> None:
+        """Takes in what is stored and what the configuration declares. Checkpoint. Raises ConfigInvalid."""
+        records, uses = await self._log.read(read_keys)
+        now_us = self._clock.now_us()
+        declare_keys(self.keys, self._declared, self._environ, now_us)
+        for number, record in enumerate(records):
+            if self.keys.get(record.id) is None:
+                self.keys.put(record)
+            if number % KEYS_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        for id, used_us in uses.items():
+            key = self.keys.get(id)
+            if key is not None:
+                key.used_us = used_us
+        for name, owner in (await self._log.read(read_owners)).items():
+            self.streams.own(name, owner)
+        self.keys.end_expired(now_us)
+        self.gate.refresh()
+
+    async def run(self) -> None:
+        """Writes audit records, ends what expires, notes which keys are used. Until cancelled. Checkpoint."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.trail.run)
+            nursery.start_soon(self._end_expired)
+            nursery.start_soon(self._note_uses)
+
+    def review(self) -> None:
+        """Looks whether who is in may stay: after rights, keys or streams changed."""
+        self.gate.refresh()
+        self.on_review()
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self.review()
+
+    async def _end_expired(self) -> None:
+        """Nothing to do, and no waking up, as long as there are no credentials."""
+        while True:
+            self._changed = trio.Event()
+            next_us = self.keys.end_expired(self._clock.now_us())
+            self.review()
+            with trio.move_on_after(EXPIRY_S if next_us is not None or self.has_credentials else float("inf")):
+                await self._changed.wait()
+            await trio.lowlevel.checkpoint()
+
+    async def _note_uses(self) -> None:
+        try:
+            while True:
+                await trio.sleep(USES_S)
+                await self._store_uses()
+        finally:
+            with trio.move_on_after(EXPIRY_S, shield=True):
+                await self._store_uses()
+
+    async def _store_uses(self) -> None:
+        """Notes which keys were used since the last time, some keys at a time."""
+        keys = list(self.keys.all())
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            uses = note_uses(keys[start : start + KEYS_AT_ONCE], self._clock.now_us())
+            await trio.lowlevel.checkpoint()
+            if not uses:
+                continue
+            try:
+                await self._log.write(lambda connection, uses=uses: store_uses(connection, uses))  # type: ignore[misc]
+            except OverlaydError as error:
+                _log.warning("the last use of keys can't be noted", error=error.detail, keys=len(uses))
+                return
+
+
+def note_uses(keys: Iterable[Key], now_us: int) -> dict[str, int]:
+    """Keys among these that were used since the last call, with the time that is noted for them now."""
+    uses = {}
+    for key in keys:
+        for standing in key.standings.values():
+            if standing.is_used:
+                standing.is_used = False
+                key.used_us = uses[key.record.id] = now_us
+    return uses
