@@ -98,9 +98,10 @@ def reads_or_refuses(parse: Callable[[bytes], Any], raw: bytes) -> Any:
     try:
         return parse(raw)
     except MalformedChainData as err:
-        assert err.subject
-        assert err.detail
-        return None
+        refused = err
+    assert refused.subject
+    assert refused.detail
+    return None
 
 
 def refusal(parse: Callable[[Any], Any], value: Any) -> str:

@@ -1,5 +1,7 @@
 """Headers, compact targets, work, the networks' first blocks, and mainnet's difficulty rule."""
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 from bsv_samples import flipped, load, refusal
@@ -28,7 +30,7 @@ def test_the_first_380_headers_of_mainnet() -> None:
     """They begin with the network's first block, each names the one before, and all have their work."""
     assert HEADERS[0] == MAINNET.genesis
     assert len(HEADERS) == 380
-    for earlier, header in zip(HEADERS, HEADERS[1:], strict=False):
+    for earlier, header in pairwise(HEADERS):
         assert header.previous == earlier.hash
         header.verify_work(LIMIT)
         assert header.work == 0x100010001

@@ -64,11 +64,12 @@ def test_no_byte_of_a_signed_transaction_can_change() -> None:
     extended = spend(KEY, funding(KEY))
     raw = extended.encode()
     for at, changed in flipped(raw):
-        with pytest.raises((MalformedChainData, VerificationFailed)):
+        try:
             verdicts = verify_spending(parse_extended(changed))
-            # Another locking script isn't judged here: it must be seen as such, never as verified.
-            assert verdicts == [InputVerdict.UNCHECKED], at
-            raise VerificationFailed("unchecked")
+        except (MalformedChainData, VerificationFailed):
+            continue
+        # A locking script that isn't P2PKH any more isn't judged here: it is seen as such, never as verified.
+        assert verdicts == [InputVerdict.UNCHECKED], at
 
 
 @settings(max_examples=50)
