@@ -138,12 +138,22 @@ class Log:
         """An entry of the node itself; gives its offset. Raises ValueError for wrong members, and as `append`."""
         return int(await self._change(node_job(body)))
 
-    async def append_own(self, packets: Sequence[OwnPacket], statements: Sequence[Statement] = ()) -> list[int]:
+    async def append_own(
+        self, packets: Sequence[OwnPacket], statements: Sequence[Statement] = (),
+        on_commit: Callable[[], None] | None = None,
+    ) -> list[int]:  # fmt: skip
         """Packets of the node's own streams, and a feature's statements in the same transaction; gives the offsets.
 
+        `on_commit` is called once they are durable, also when the caller was cancelled meanwhile; it must not raise.
         Checkpoint. Raises as `append`, except that a nearly full disk doesn't keep the node from it.
         """
-        offsets: list[int] = await self._change(ChangeJob(lambda group: append_own(group, packets, statements)))
+
+        def change(group: Group) -> list[int]:
+            if on_commit is not None:
+                group.on_adopt(on_commit)
+            return append_own(group, packets, statements)
+
+        offsets: list[int] = await self._change(ChangeJob(change))
         return offsets
 
     async def write(self, job: Callable[[sqlite3.Connection], T]) -> T:
