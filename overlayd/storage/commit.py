@@ -14,7 +14,12 @@ import msgspec
 from overlayd.storage.errors import is_of_the_database
 from overlayd.storage.tree import TILE_INSERT, Tile
 
+ENTRY_INSERT = "INSERT INTO entry (offset, e, leaf, sealed) VALUES "
 ROWS_PER_STATEMENT_MAX = 512
+PLAIN_ROWS_MAX = 96
+"""Entries up to which each number of them has a prepared statement of its own."""
+STATEMENTS_KEPT = 256
+"""Prepared statements that the writing connection keeps: those, and all others."""
 ROW_WIDTH = 4
 
 
@@ -35,9 +40,14 @@ def commit_group(
     actions: Sequence[Callable[[sqlite3.Connection], None]] = (),
 ) -> None:
     """All of it, durable when it returns, or none of it. Raises sqlite3.Error."""
-    connection.execute("BEGIN IMMEDIATE")
+    is_plain = 0 < len(row_values) <= ROW_WIDTH * PLAIN_ROWS_MAX and not (tiles or statements or calls or actions)
     try:
-        _insert(connection, "INSERT INTO entry (offset, e, leaf, sealed) VALUES ", ROW_WIDTH, row_values)
+        if is_plain:
+            # A statement outside of a transaction is one of its own: entries alone are committed in a single step.
+            connection.execute(_insert_sql(ENTRY_INSERT, ROW_WIDTH, len(row_values) // ROW_WIDTH), row_values)
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        _insert(connection, ENTRY_INSERT, ROW_WIDTH, row_values)
         if tiles:
             _insert(connection, TILE_INSERT, 2, [value for tile in tiles for value in (tile.id, tile.hashes)])
         for statement, values in statements:

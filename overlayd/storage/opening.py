@@ -83,16 +83,19 @@ async def open_log(
     try:
         async with trio_asyncio.open_loop() as loop:
             store = _Store(opened, directory, loop, settings, limits, clock, metrics, started_us)
-            async with trio.open_nursery() as nursery:
-                store.start(nursery)
-                try:
-                    yield store.log
-                except Exception as err:  # raised again below, outside the nurseries that would wrap it
-                    failure = err
-                finally:
-                    await store.close_intake()
-                    nursery.cancel_scope.cancel()
-            await store.close()
+            try:
+                async with trio.open_nursery() as nursery:
+                    store.start(nursery)
+                    try:
+                        yield store.log
+                    except Exception as err:  # raised again below, outside the nurseries that would wrap it
+                        failure = err
+                    finally:
+                        await store.close_intake()
+                        nursery.cancel_scope.cancel()
+                await store.close()
+            finally:
+                store.end_thread()
     finally:
         opened.connection.close()
         opened.lock.release()
@@ -155,6 +158,10 @@ class _Store:
                     await self._writer.stop()
                 except OverlaydError as err:
                     self.failure = err
+
+    def end_thread(self) -> None:
+        """Once nobody writes any more."""
+        self._writer.close()
 
     async def _guard(self, run: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
         """Keeps the error that ends the store in its plain form, and ends everything else."""

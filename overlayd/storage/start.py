@@ -18,7 +18,7 @@ from overlayd.model.merkle import TILE_WIDTH
 from overlayd.model.metrics import Metrics
 from overlayd.model.note import Ed25519Signer, VerifierKey, log_id_of, origin_of
 from overlayd.storage import queries
-from overlayd.storage.commit import commit_group
+from overlayd.storage.commit import STATEMENTS_KEPT, commit_group
 from overlayd.storage.epochs import EpochRow, Loss, ancestry_of, check_root, judge_high_water, next_epoch
 from overlayd.storage.files import HighWater
 from overlayd.storage.group import Group, LogState
@@ -55,7 +55,9 @@ class Identity(msgspec.Struct, frozen=True):
 
 def open_database(path: Path, sync: str, features: tuple[Feature, ...]) -> sqlite3.Connection:
     """The writing connection, its schema up to date. Raises NewerSchema, sqlite3.Error."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S, cached_statements=STATEMENTS_KEPT
+    )  # fmt: skip
     try:
         prepare_database(connection)
         for pragma in (

@@ -24,6 +24,7 @@ from overlayd.storage.pace import Pace
 from overlayd.storage.settings import StorageSettings
 from overlayd.storage.space import PAGES_PER_SLICE, give_back_pages
 from overlayd.storage.wal import WalMeter, checkpoint_passive, checkpoint_truncate
+from overlayd.storage.writer_thread import WriterThread
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ class Writer:
         self._linger_s = float(settings.linger)
         self._limits = limits
         self._on_full = on_full
-        self._thread = trio.CapacityLimiter(1)
+        self._thread = WriterThread("writer")
         self._current: list[Job] = []
         self._maintenance = Maintenance(state, settings.flush_entries)
         self._wal = WalMeter(settings.wal_bytes)
@@ -164,7 +165,12 @@ class Writer:
 
     async def in_thread(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Runs a function over the writing connection. For start, shutdown and the writer itself."""
-        return await trio.to_thread.run_sync(function, self._connection, limiter=self._thread)
+        connection = self._connection
+        return await self._thread.run(lambda: function(connection))
+
+    def close(self) -> None:
+        """After `stop`, or when nothing runs any more: ends the thread."""
+        self._thread.close()
 
     async def _run_group(self, jobs: list[Job]) -> None:
         started, pace = trio.current_time(), Pace()

@@ -11,7 +11,7 @@ from storage_rig import Rig, append, draft, drafts, receipts
 from overlayd.model.definition import Definition
 from overlayd.model.errors import CommitFailed, IntakeBusy, OverlaydError, PacketTooLarge, ShuttingDown, StorageFull
 from overlayd.model.units import Duration, Size
-from overlayd.storage import Log, files, start
+from overlayd.storage import Log, commit, files, start
 from overlayd.storage.errors import is_fatal, translate_sqlite
 
 
@@ -79,11 +79,16 @@ FATAL = [
 
 
 @pytest.mark.parametrize(("code", "expected"), REFUSALS)
-@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "INSERT INTO entry", "COMMIT"])
+@pytest.mark.parametrize(
+    ("statement", "plain_rows_max"),
+    [("INSERT INTO entry", 96), ("BEGIN IMMEDIATE", 0), ("INSERT INTO entry", 0), ("COMMIT", 0)],
+)
 async def test_goes_on_after_a_refusal(
-    rig: Rig, faults: Faults, code: int, expected: type[OverlaydError], statement: str
-) -> None:
+    rig: Rig, faults: Faults, code: int, expected: type[OverlaydError], statement: str, plain_rows_max: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """The group is rolled back whole, everybody in it is told, and the next one is taken with no hole before it."""
+    monkeypatch.setattr(commit, "PLAIN_ROWS_MAX", plain_rows_max)
     async with rig.open() as log:
         await append(log, "s", drafts("a", data="1"))
         head = log.head
@@ -99,9 +104,14 @@ async def test_goes_on_after_a_refusal(
 
 
 @pytest.mark.parametrize("code", FATAL)
-@pytest.mark.parametrize("statement", ["INSERT INTO entry", "COMMIT"])
-async def test_ends_after_anything_worse(rig: Rig, faults: Faults, code: int, statement: str) -> None:
+@pytest.mark.parametrize(
+    ("statement", "plain_rows_max"), [("INSERT INTO entry", 96), ("INSERT INTO entry", 0), ("COMMIT", 0)]
+)
+async def test_ends_after_anything_worse(
+    rig: Rig, faults: Faults, code: int, statement: str, plain_rows_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Everybody who waits is told, and the block that holds the log ends with CommitFailed."""
+    monkeypatch.setattr(commit, "PLAIN_ROWS_MAX", plain_rows_max)
     told = []
 
     async def send(log: Log) -> None:
@@ -290,7 +300,7 @@ async def test_linger_waits_for_company(rig: Rig, faults: Faults) -> None:
             for _ in range(20):
                 await trio.lowlevel.checkpoint()
             nursery.start_soon(append, log, "s", [draft()])
-        assert sum(sql.startswith("COMMIT") for sql in faults.seen) == 1
+        assert sum(sql.startswith("INSERT INTO entry") for sql in faults.seen) == 1
 
 
 async def test_wal_is_copied_between_groups(rig: Rig, faults: Faults) -> None:
