@@ -48,6 +48,9 @@ bench: $(VENV)/.bench-installed ## Measure the node beside its peers (PART=publi
 binary: build/package-env/.installed build/sbom-env/.installed ## Build dist/overlayd, one file with the interpreter and everything else in it
 	@packaging/build
 
+deb: binary ## Build a Debian package with the same tree unpacked, units, manual and completion
+	@packaging/build-deb
+
 oracle: $(VENV)/.oracle-installed ## Install the chain libraries that tests compare ours with (their licence restricts use; never shipped)
 
 fuse: $(VENV)/.dev-installed ## Build the optional file system that loses power (needs a compiler)

@@ -56,7 +56,9 @@ def test_version() -> None:
     """The first line as other tools print it, then the libraries."""
     lines = run("--version").output.splitlines()
     assert lines[0] == f"overlayd {overlayd.__version__}"
-    assert len(lines) == 3 and "SQLite" in lines[1] and "trio" in lines[2]
+    assert len(lines) == 3
+    assert "SQLite" in lines[1]
+    assert "trio" in lines[2]
 
 
 @pytest.mark.parametrize(
