@@ -5,6 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from overlayd.delivery.subscriptions.settings import SubscriptionSettings
 from overlayd.model.units import Duration, Size
 
 
@@ -35,4 +36,7 @@ class DeliverySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frame_cache: Annotated[Size, Meta(description="Encoded frames kept for readers at the same place")] = Size(8 << 20)
     decoded_cache: Annotated[Size, Meta(description="Decoded entries kept for readers at the same place")] = Size(
         16 << 20
+    )
+    subscriptions: Annotated[SubscriptionSettings, Meta(description="How durable subscriptions are served")] = (
+        SubscriptionSettings()
     )

@@ -59,12 +59,13 @@ class Item:
 class Unit:
     """What is delivered at once: an item, or a batch of one stream's packets whose bounds stay as they are.
 
-    `attempts`: those that ended, or leases that began. `due`: when it may fly again, or when its lease ends; `next_us`
+    `attempts`: those that ended, or leases that began; `attempts_before`: those of them that don't count any more,
+    because somebody had a dead letter tried again. `due`: when it may fly again, or when its lease ends; `next_us`
     is the same as wall time. `dead_id`: a dead letter that is tried again, which moves no floor.
     """
 
     __slots__ = (
-        "attempts", "dead_id", "due", "first_us", "has_row", "is_fixed", "items", "key", "left", "next_us", "state",
+        "attempts", "attempts_before", "dead_id", "due", "first_us", "has_row", "is_fixed", "items", "key", "left", "next_us", "state",
         "stream",
     )  # fmt: skip
 
@@ -78,9 +79,15 @@ class Unit:
         self.is_fixed = False
         self.has_row = False
         self.attempts = 0
+        self.attempts_before = 0
         self.first_us = 0
         self.next_us = 0
         self.due = 0.0
+
+    @property
+    def tries(self) -> int:
+        """Attempts that count."""
+        return self.attempts - self.attempts_before
 
     def __repr__(self) -> str:
         return f"Unit({self.key}, {self.state}, items={len(self.items)}, attempts={self.attempts})"
@@ -149,7 +156,7 @@ class Ledger:
         self._restored_by_key: dict[Key, Unit] = {}
         self._loose = 0
         self._held_loose = 0
-        self._last_key: Key = (floor.offset, -1, 0)
+        self._last_key: Key = (-1, -1, 0)
         self.unsettled = 0
         self.flying = 0
         for row, due in sorted(rows, key=lambda pair: pair[0].key):
@@ -174,6 +181,11 @@ class Ledger:
         return not self._items and not self._restored
 
     @property
+    def is_restoring(self) -> bool:
+        """Whether something that was written down before a restart isn't found again yet."""
+        return bool(self._restored)
+
+    @property
     def oldest(self) -> Item | None:
         """The item that holds the floor."""
         return self._items[0] if self._items else None
@@ -187,10 +199,9 @@ class Ledger:
         """Everything above the floor that was found, in the log's order."""
         return iter(self._items)
 
-    def was_settled(self, offset: int) -> bool:
-        """Whether the packet at the offset was settled before a restart and wasn't found again yet."""
-        unit = self._restored_by_key.get((offset, -1, 0))
-        return unit is not None and unit.state == "done"
+    def settled_before(self) -> list[int]:
+        """Offsets of packets that were settled before a restart and weren't found again yet."""
+        return [key[0] for key, unit in self._restored_by_key.items() if unit.state == "done" and key[1] == -1]
 
     # What the scan finds
 
@@ -295,15 +306,30 @@ class Ledger:
         self._change(unit)
 
     def settle(self, unit: Unit) -> None:
-        """Nothing more is to be done for it. A unit that flies or is leased or waits."""
+        """Nothing more is to be done for it. Its stream stays held until `release`, once that is durable."""
         assert unit.state != "done"
         self.flying -= unit.state == "flying"
         unit.state = "done"
         for item in unit.items:
             self._settle_item(item)
         self._change(unit)
-        self._release(unit)
         self._advance()
+
+    def release(self, unit: Unit) -> None:
+        """Its stream may go on. Again does nothing."""
+        stream = self._streams.get(unit.stream)
+        if stream is None:
+            return
+        if stream.busy is unit:
+            stream.busy = None
+            self._held_loose -= len(stream.loose)
+            if stream.parked:
+                self._due.append(stream.parked.popleft())
+            if stream.loose:
+                self._ready[unit.stream] = None
+        if not stream.loose and stream.busy is None and not stream.parked:
+            self._ready.pop(unit.stream, None)
+            del self._streams[unit.stream]
 
     def fail(self, unit: Unit, due: float, next_us: int) -> None:
         """It is tried again then. Where order is asked for its stream waits with it; not so for dead letters."""
@@ -316,7 +342,7 @@ class Ledger:
         for item in unit.items:
             item.message = item.message if item.kind != "packets" else None
         if unit.dead_id:
-            self._release(unit)
+            self.release(unit)
 
     def give_back(self, unit: Unit, now: float) -> None:
         """A flying unit wasn't tried after all."""
@@ -332,7 +358,7 @@ class Ledger:
             self._loose += 1
             self._held_loose += stream.busy is not None
         unit.items = []
-        self._release(unit)
+        self.release(unit)
         self._ready[unit.stream] = None
         self._ready.move_to_end(unit.stream, last=False)
 
@@ -366,6 +392,16 @@ class Ledger:
         changes = Changes(rows, self._gone)
         self._changed, self._gone = {}, []
         return changes
+
+    def take_over(self, before: "Ledger") -> None:
+        """The rows of a ledger that this one replaces go when this one is written down."""
+        self._gone += before.row_keys()
+
+    def row_keys(self) -> list[Key]:
+        """Of the rows that stand in the database, or will."""
+        units = {id(item.unit): item.unit for item in self._items if item.unit is not None}
+        keys = [unit.key for unit in units.values() if unit.has_row]
+        return [*keys, *(row.key for _, row in self._restored), *self._gone]
 
     def forget_messages(self) -> None:
         """Packets are read again from the log before they are delivered."""
@@ -413,22 +449,6 @@ class Ledger:
             self._held_loose += len(stream.loose)
             self._ready.pop(unit.stream, None)
         stream.busy = unit
-
-    def _release(self, unit: Unit) -> None:
-        """Its stream may go on."""
-        stream = self._streams.get(unit.stream)
-        if stream is None:
-            return
-        if stream.busy is unit:
-            stream.busy = None
-            self._held_loose -= len(stream.loose)
-            if stream.parked:
-                self._due.append(stream.parked.popleft())
-            if stream.loose:
-                self._ready[unit.stream] = None
-        if not stream.loose and stream.busy is None and not stream.parked:
-            self._ready.pop(unit.stream, None)
-            del self._streams[unit.stream]
 
     def _settle_item(self, item: Item) -> None:
         assert not item.is_settled

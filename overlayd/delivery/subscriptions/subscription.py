@@ -8,7 +8,7 @@ import trio
 from overlayd.delivery.matching import Matcher
 from overlayd.delivery.query import Selection
 from overlayd.delivery.scanning import Judge
-from overlayd.delivery.subscriptions.ledger import Ledger, Unit
+from overlayd.delivery.subscriptions.ledger import Ledger
 from overlayd.delivery.subscriptions.retry import RetryPolicy, policy_of
 from overlayd.delivery.subscriptions.tables import AttemptBody, DeadRow, Rest, Round, Runs, State, StateRow
 from overlayd.model.cursor import Cursor
@@ -89,7 +89,7 @@ class Subscription:
         self.attempts_new: deque[tuple[int, AttemptBody]] = deque(maxlen=ATTEMPTS_KEPT)
         self.dead_new: list[DeadRow] = []
         self.dead_gone: list[int] = []
-        self.dead_flying: dict[int, Unit] = {}
+        self.dead_queued: dict[int, DeadRow] = {}
 
     def __repr__(self) -> str:
         return f"Subscription({self.definition.name!r}, {self.definition.kind}, {self.rest.state}, {self.ledger!r})"
@@ -101,7 +101,7 @@ class Subscription:
     @property
     def is_idle(self) -> bool:
         """Whether it has nothing to do until the dispatcher finds something for it."""
-        return self.is_tracked and self.ledger.is_empty and not self.dead_flying
+        return self.is_tracked and self.ledger.is_empty and not self.dead_queued
 
     @property
     def has_work(self) -> bool:
@@ -121,7 +121,7 @@ class Subscription:
 
     def change(self, **members: object) -> None:
         """Changes what is kept beside the floor."""
-        self.rest = msgspec.structs.replace(self.rest, **members)  # type: ignore[arg-type]
+        self.rest = msgspec.structs.replace(self.rest, **members)
 
     def set_state(self, state: State, reason: str = "", at_us: int = 0) -> None:
         """Active again forgets for how long it failed."""

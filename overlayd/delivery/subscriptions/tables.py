@@ -135,20 +135,22 @@ class AttemptBody(msgspec.Struct, array_like=True):
 
 
 class DeadBody(msgspec.Struct, array_like=True):
-    """A delivery that exhausted its retries. `members`: keys and packets' offsets of its items."""
+    """A delivery that exhausted its retries. `members`: keys of its items,
+    where their packets stand, and the indexes of their cursors. `cursors`: in front of
+    it and behind it. `notice`: what it told, where that was no packet."""
 
     delivery_id: str
     kind: str
     stream: str
-    epoch: int
-    members: list[tuple[Key, int]]
+    cursors: tuple[str, str]
+    members: list[tuple[Key, int, int | None]]
     reason: str
     status: int | None
     excerpt: str
     attempts: int
     first_us: int
-    cursor: str
-    detail: str = ""
+    notice: str = ""
+    trigger_us: int = 0
 
 
 class DeadRow(msgspec.Struct, frozen=True):
@@ -199,7 +201,7 @@ class Round(msgspec.Struct):
         self.attempts.append((number, slot, _text(body)))
 
     def add_dead(self, row: DeadRow) -> None:
-        offsets = [offset or key[0] for key, offset in row.body.members]
+        offsets = [offset or key[0] for key, offset, _ in row.body.members]
         self.dead.append(
             (row.id, row.number, row.died_us, int(row.is_queued), min(offsets), max(offsets), _text(row.body))
         )

@@ -1,0 +1,57 @@
+"""How fast one subscription is served, and how much of the node it may use."""
+
+import msgspec
+
+
+class NodePlaces:
+    """Deliveries in flight on the node. Each subscription may always have one; what goes beyond is shared, so that
+    however many endpoints hang, everybody else goes on."""
+
+    def __init__(self, extra: int) -> None:
+        self._free = extra
+
+    def take_extra(self) -> bool:
+        """Whether there was a place; give it back with `give_extra`."""
+        if self._free <= 0:
+            return False
+        self._free -= 1
+        return True
+
+    def give_extra(self) -> None:
+        self._free += 1
+
+    @property
+    def free(self) -> int:
+        return self._free
+
+
+class Window:
+    """Deliveries of one subscription in flight: one more with each success, up to `most`; one after a failure."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.size = 1
+
+    def note(self, *, is_success: bool) -> None:
+        self.size = min(self._most, self.size + 1) if is_success else 1
+
+
+class Pace(msgspec.Struct):
+    """At most `per_second` attempts, a tenth of a second's worth of them at once."""
+
+    per_second: float | None
+    level: float = 0.0
+    at: float = 0.0
+
+    def ready_at(self, now: float) -> float:
+        """When the next attempt may begin."""
+        if self.per_second is None:
+            return now
+        burst = max(1.0, self.per_second / 10)
+        self.level = min(burst, self.level + (now - self.at) * self.per_second) if self.at else burst
+        self.at = now
+        return now if self.level >= 1.0 - 1e-9 else now + (1.0 - self.level) / self.per_second
+
+    def take(self) -> None:
+        """An attempt begins."""
+        self.level -= 1.0

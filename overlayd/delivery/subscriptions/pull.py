@@ -1,0 +1,328 @@
+"""Fetching by several workers: each message is leased to one of them, until it acknowledges, gives up, or is too late."""
+
+from typing import Literal
+
+import msgspec
+import trio
+
+from overlayd.delivery.frames import Message
+from overlayd.delivery.subscriptions.content import delivery_id
+from overlayd.delivery.subscriptions.finding import Finder
+from overlayd.delivery.subscriptions.leases import Lease
+from overlayd.delivery.subscriptions.ledger import Unit
+from overlayd.delivery.subscriptions.letters import letter_of, queue_letter
+from overlayd.delivery.subscriptions.subscription import Subscription
+from overlayd.delivery.subscriptions.tables import AttemptBody
+from overlayd.delivery.subscriptions.worker import Workshop
+from overlayd.model.cursor import Cursor
+from overlayd.model.errors import SubscriptionConflict
+from overlayd.model.subscription import PullRule
+
+Verdict = Literal["ok", "expired"]
+UNACKED = "no worker acknowledged it"
+
+
+class Leased(msgspec.Struct):
+    """A message with its lease. `deliveries`: how often it was given out, this time included."""
+
+    message: Message
+    lease: str
+    deliveries: int
+
+
+class Fetched(msgspec.Struct):
+    """`lease_until_us`: when the leases end, as wall time; 0 without messages. `cursor`: the floor."""
+
+    messages: list[Leased]
+    lease_until_us: int
+    cursor: Cursor
+
+
+class Desk:
+    """One pull subscription's workers meet here. It has no task: it works when somebody asks."""
+
+    def __init__(self, subscription: Subscription, shop: Workshop) -> None:
+        self._subscription = subscription
+        self._shop = shop
+        self._finder: Finder = shop.finder(subscription)
+        self._finding = trio.Lock()
+        self._leased: dict[Lease, Unit] = {}
+        rule = subscription.definition.pull
+        self._rule = rule if isinstance(rule, PullRule) else PullRule()
+
+    def __repr__(self) -> str:
+        return f"Desk({self._subscription.name!r}, leased={len(self._leased)})"
+
+    @property
+    def leased(self) -> int:
+        return len(self._leased)
+
+    async def fetch(self, count: int, wait_s: float) -> Fetched:
+        """Leases up to so many messages; waits for a first one. The leases are durable when it returns. Checkpoint.
+
+        Cancelled, what was taken is given back. Raises SubscriptionConflict, StorageFull.
+        """
+        subscription, deadline = self._subscription, trio.current_time() + wait_s
+        scanned = 0
+        while True:
+            self._check_active()
+            bell = subscription.bell
+            self.expire()
+            has_more, looked = await self._fill(count)
+            scanned += looked
+            if units := self._take(count):
+                fetched = await self._give_out(units)
+                if fetched.messages:
+                    return fetched
+                continue
+            if has_more and scanned < self._shop.limits.scan_max:
+                continue
+            if has_more:
+                self._shop.meters.metrics.count_limit_hit("scan_max")
+            if has_more or trio.current_time() >= deadline:
+                return self._nothing()
+            due = subscription.ledger.next_due()
+            with trio.move_on_at(deadline if due is None else min(due, deadline)):
+                await bell.wait()
+
+    async def ack(self, tokens: list[str]) -> list[Verdict]:
+        """Settles the messages of the leases that still count; durable when it returns. Checkpoint."""
+        await self._recall()
+        verdicts: list[Verdict] = []
+        settled: list[Unit] = []
+        for unit in self._find(tokens):
+            verdicts.append("expired" if unit is None else "ok")
+            if unit is not None:
+                self._drop(unit)
+                self._settle(unit)
+                settled.append(unit)
+        await self._write(settled)
+        return verdicts
+
+    async def nack(self, tokens: list[str], delay_s: float) -> list[Verdict]:
+        """Gives messages back, to be fetched again after a while, or dead letters if that was their last delivery."""
+        await self._recall()
+        verdicts: list[Verdict] = []
+        given: list[Unit] = []
+        for unit in self._find(tokens):
+            verdicts.append("expired" if unit is None else "ok")
+            if unit is not None:
+                self._drop(unit)
+                self._give_up(unit, delay_s, "a worker gave it back")
+                given.append(unit)
+        await self._write(given)
+        return verdicts
+
+    async def extend(self, tokens: list[str], duration_s: float | None) -> tuple[list[Verdict], int]:
+        """Leases from now on for so long; also says until when, as wall time."""
+        await self._recall()
+        lease_s = float(self._rule.lease) if duration_s is None else duration_s
+        due, until_us = trio.current_time() + lease_s, self._shop.clock.now_us() + round(lease_s * 1e6)
+        verdicts: list[Verdict] = []
+        extended: list[Unit] = []
+        for unit in self._find(tokens):
+            verdicts.append("expired" if unit is None else "ok")
+            if unit is not None:
+                self._subscription.ledger.extend(unit, due, until_us)
+                extended.append(unit)
+        await self._write(extended)
+        return verdicts, until_us
+
+    def expire(self) -> bool:
+        """Ends the leases whose time is over; whether there were any. What changed is written in the next round."""
+        expired = self._subscription.ledger.expire(trio.current_time())
+        for unit in expired:
+            self._drop(unit)
+            self._give_up(unit, 0.0, "its lease ran out")
+            if unit.state == "done":
+                self._subscription.ledger.release(unit)
+        if expired:
+            self._shop.rounds.mark(self._subscription)
+            self._subscription.ring()
+        return bool(expired)
+
+    def restore(self) -> None:
+        """Takes leases of before a restart up again, as the reading finds their messages."""
+        for item in self._subscription.ledger.items():
+            if item.unit is not None and item.unit.state == "leased":
+                self._leased.setdefault(self._lease_of(item.unit), item.unit)
+
+    async def catch_up(self) -> None:
+        """Finds again what was given out before a restart. Checkpoint."""
+        subscription = self._subscription
+        async with self._finding:
+            while subscription.ledger.is_restoring and not subscription.is_tracked:
+                await self._step()
+            self.restore()
+
+    async def _fill(self, count: int) -> tuple[bool, int]:
+        """Reads on until so many messages are at hand; at most one page. Whether there may be more, and how many
+        entries were looked at. Checkpoint."""
+        subscription, ledger = self._subscription, self._subscription.ledger
+        if ledger.is_restoring:
+            await self.catch_up()
+        async with self._finding:
+            if subscription.is_tracked or ledger.ready >= count:
+                return False, 0
+            if ledger.outstanding >= self._shop.limits.outstanding_max:
+                self._shop.meters.metrics.count_limit_hit("outstanding_max")
+                return False, 0
+            looked = await self._step()
+            return not subscription.is_tracked, looked
+
+    async def _step(self) -> int:
+        subscription = self._subscription
+        looked = await self._finder.step()
+        if self._finder.caught_up(self._shop.frontier()):
+            subscription.is_tracked = True
+            if subscription.is_idle and not subscription.shared_row:
+                self._shop.rounds.mark(subscription)
+        return looked
+
+    def _take(self, count: int) -> list[Unit]:
+        units: list[Unit] = []
+        now = trio.current_time()
+        while len(units) < count:
+            unit = self._subscription.ledger.take(now)
+            if unit is None:
+                break
+            units.append(unit)
+        return units
+
+    async def _give_out(self, units: list[Unit]) -> Fetched:
+        subscription, ledger = self._subscription, self._subscription.ledger
+        pairs: list[tuple[Unit, Message]] = []
+        try:
+            for unit in units:
+                message = await self._message_of(unit)
+                if message is not None:
+                    pairs.append((unit, message))
+        except BaseException:
+            for unit in units:
+                if unit.state == "flying":
+                    ledger.give_back(unit, trio.current_time())
+            raise
+        lease_s = float(self._rule.lease)
+        due, now_us = trio.current_time() + lease_s, self._shop.clock.now_us()
+        until_us = now_us + round(lease_s * 1e6)
+        leased = []
+        for unit, message in pairs:
+            unit.first_us = unit.first_us or now_us
+            ledger.lease(unit, due, until_us)
+            if unit.dead_id:
+                letter = queue_letter(subscription.dead_queued[unit.dead_id], attempts=unit.attempts)
+                subscription.dead_new.append(letter)
+            lease = self._lease_of(unit)
+            self._leased[lease] = unit
+            leased.append(Leased(message, lease.encode(), unit.attempts))
+        await self._shop.rounds.mark(subscription).wait_or_raise()
+        if not leased:
+            return self._nothing()
+        return Fetched(leased, until_us, self._floor())
+
+    async def _message_of(self, unit: Unit) -> Message | None:
+        """What is given out for it; None when there is nothing, and it is settled."""
+        subscription = self._subscription
+        parcel = await self._shop.contents.read(subscription, unit)
+        if parcel.messages:
+            return parcel.messages[0]
+        if parcel.gaps:
+            gap = parcel.gaps[0]
+            return Message("gap", unit.items[-1].after, 0, gap)
+        self._settle(unit)
+        subscription.ledger.release(unit)
+        return None
+
+    async def _recall(self) -> None:
+        """Leases of before a restart count, so they must be known before one is looked for. Checkpoint."""
+        self._check_active(may_be_paused=True)
+        if self._subscription.ledger.is_restoring:
+            await self.catch_up()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def _find(self, tokens: list[str]) -> list[Unit | None]:
+        """The units of the leases that count now; one lease named twice counts once."""
+        self.expire()
+        found: list[Unit | None] = []
+        seen: set[Lease] = set()
+        for token in tokens:
+            lease = Lease.decode(token)
+            unit = None if lease is None or lease in seen else self._leased.get(lease)
+            if lease is not None:
+                seen.add(lease)
+            found.append(unit)
+        return found
+
+    def _drop(self, unit: Unit) -> None:
+        self._leased.pop(self._lease_of(unit), None)
+
+    def _lease_of(self, unit: Unit) -> Lease:
+        # A dead letter that is tried again may stand at the place of a message: its key is set apart.
+        offset, index, part = unit.key
+        key = (offset, -2 - unit.dead_id, part) if unit.dead_id else (offset, index, part)
+        return Lease(self._subscription.rest.generation, key, unit.attempts)
+
+    def _settle(self, unit: Unit) -> None:
+        subscription = self._subscription
+        subscription.change(
+            delivered=subscription.rest.delivered + len(unit.items), last_success_us=self._shop.clock.now_us()
+        )
+        self._shop.meters.delivered.labels("pull").inc(len(unit.items))
+        if unit.dead_id:
+            subscription.dead_queued.pop(unit.dead_id, None)
+            subscription.dead_gone.append(unit.dead_id)
+            subscription.dead_letters -= 1
+        subscription.ledger.settle(unit)
+
+    def _give_up(self, unit: Unit, delay_s: float, reason: str) -> None:
+        subscription, now_us = self._subscription, self._shop.clock.now_us()
+        letter = subscription.dead_queued.get(unit.dead_id)
+        name = delivery_id(subscription.id, unit) if letter is None else letter.body.delivery_id
+        subscription.note_attempt(
+            AttemptBody(now_us, name, unit.attempts, "retry", reason, None, max(0, now_us - unit.first_us), "")
+        )
+        subscription.change(failed=subscription.rest.failed + 1, last_failure_us=now_us, last_error=reason)
+        self._shop.meters.attempts["retry"].inc()
+        if unit.tries < self._rule.max_deliveries:
+            next_us = now_us + round(delay_s * 1e6)
+            subscription.ledger.fail(unit, trio.current_time() + delay_s, next_us)
+            return
+        row = letter_of(
+            subscription, unit, name, f"{UNACKED} in {unit.tries} deliveries; the last: {reason}", status=None,
+            excerpt="", died_us=now_us, id=unit.dead_id or self._shop.next_dead_id(),
+        )  # fmt: skip
+        if not unit.dead_id:
+            subscription.dead_letters += 1
+        subscription.dead_queued.pop(unit.dead_id, None)
+        subscription.dead_new.append(row)
+        subscription.ledger.settle(unit)
+        self._shop.meters.dead.inc()
+
+    async def _write(self, units: list[Unit]) -> None:
+        if not units:
+            await trio.lowlevel.checkpoint()
+            return
+        subscription = self._subscription
+        ticket = self._shop.rounds.mark(subscription)
+        try:
+            await ticket.wait_or_raise()
+        finally:
+            for unit in units:
+                if unit.state == "done":
+                    subscription.ledger.release(unit)
+            subscription.ring()
+
+    def _floor(self) -> Cursor:
+        return self._subscription.ledger.floor
+
+    def _nothing(self) -> Fetched:
+        return Fetched([], 0, self._floor())
+
+    def _check_active(self, *, may_be_paused: bool = False) -> None:
+        rest = self._subscription.rest
+        if self._subscription.is_gone or (rest.state != "active" and not may_be_paused):
+            state = "deleted" if self._subscription.is_gone else rest.state
+            raise SubscriptionConflict(
+                f"{self._subscription.name} is {state}", subject=self._subscription.id, hint="resume it first"
+            )

@@ -1,0 +1,316 @@
+"""Delivers for one subscription that is behind or busy: finds, sends, settles, and ends when there is nothing to do."""
+
+import math
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import structlog
+import trio
+
+from overlayd.delivery.frames import Message
+from overlayd.delivery.subscriptions.content import Contents, Parcel, delivery_id
+from overlayd.delivery.subscriptions.finding import Finder, gap_id, note_gap
+from overlayd.delivery.subscriptions.ledger import Unit
+from overlayd.delivery.subscriptions.letters import letter_of
+from overlayd.delivery.subscriptions.meters import SubscriptionMeters
+from overlayd.delivery.subscriptions.pacing import NodePlaces, Pace, Window
+from overlayd.delivery.subscriptions.retry import RETRY_AFTER_MAX_S
+from overlayd.delivery.subscriptions.rounds import Rounds
+from overlayd.delivery.subscriptions.settings import SubscriptionSettings
+from overlayd.delivery.subscriptions.subscription import Subscription
+from overlayd.delivery.subscriptions.tables import AttemptBody
+from overlayd.model.clock import Clock
+from overlayd.model.cursor import Cursor
+from overlayd.model.errors import OverlaydError
+from overlayd.model.limits import Limits
+from overlayd.model.outlet import AttemptResult, Delivery, DeliveryKind, Outlet
+
+Announce = Callable[[str, dict[str, Any]], Awaitable[None]]
+"""Appends an event to the node's own stream: its type and its data."""
+
+UNSEEN_MAX_S = 86_400.0
+"""Time between two failures that counts as failing, where the node can't tell how much of it it was down."""
+
+READY_MIN = 32
+_log = structlog.get_logger("delivery.subscriptions")
+
+
+class Workshop(msgspec.Struct):
+    """What all workers share. `frontier`: the entry that the dispatcher looks at. `next_dead_id`: draws an id."""
+
+    finder: Callable[[Subscription], Finder]
+    contents: Contents
+    rounds: Rounds
+    meters: SubscriptionMeters
+    places: NodePlaces
+    limits: Limits
+    settings: SubscriptionSettings
+    clock: Clock
+    chance: random.Random
+    announce: Announce
+    frontier: Callable[[], int]
+    next_dead_id: Callable[[], int]
+
+
+class Worker:
+    """One subscription's task. Started anew it goes on where the ledger stands."""
+
+    def __init__(self, subscription: Subscription, outlet: Outlet[Message], shop: Workshop) -> None:
+        rules, now = subscription.rules, trio.current_time()
+        self._subscription = subscription
+        self._outlet = outlet
+        self._shop = shop
+        self._finder = shop.finder(subscription)
+        self._window = Window(rules.concurrency)
+        self._pace = Pace(rules.rate_per_second)
+        self._active = 0
+        self._is_starved = False
+        self._failed_at: float | None = None
+        held_s = (subscription.rest.hold_us - shop.clock.now_us()) / 1e6
+        self._held_until = now + min(max(0.0, held_s), RETRY_AFTER_MAX_S)
+
+    async def run(self) -> None:
+        """Until nothing is left to do, or the subscription isn't active any more. Checkpoint."""
+        subscription = self._subscription
+        async with trio.open_nursery() as nursery:
+            while True:
+                bell = subscription.bell
+                is_moving = await self._find()
+                self._launch(nursery)
+                if not self._active and not subscription.has_work:
+                    break
+                if not is_moving:
+                    with trio.move_on_at(self._deadline()):
+                        await bell.wait()
+        if not subscription.shared_row:
+            self._shop.rounds.mark(subscription)
+
+    async def _find(self) -> bool:
+        """Looks at one more page if there is use for it; whether there may be more. Checkpoint."""
+        subscription, ledger = self._subscription, self._subscription.ledger
+        if subscription.is_tracked or subscription.rest.state != "active":
+            await trio.lowlevel.checkpoint()
+            return False
+        if not self._has_room():
+            await trio.lowlevel.checkpoint()
+            return False
+        await self._finder.step()
+        if self._finder.caught_up(self._shop.frontier()):
+            subscription.is_tracked = True
+            return False
+        if ledger.outstanding >= self._shop.limits.outstanding_max:
+            self._shop.meters.metrics.count_limit_hit("outstanding_max")
+        return True
+
+    def _has_room(self) -> bool:
+        """Enough is at hand when every place is taken, or there are packets for all of them. Streams that are held
+        may hide others behind them, so the search goes on while a place is free."""
+        ledger, rules = self._subscription.ledger, self._subscription.rules
+        if ledger.outstanding >= self._shop.limits.outstanding_max:
+            return False
+        if ledger.ready >= max(READY_MIN, rules.concurrency * rules.batch_size):
+            return False
+        return self._active < self._window.size or ledger.ready < READY_MIN
+
+    def _launch(self, nursery: trio.Nursery) -> None:
+        """Begins what may begin now."""
+        subscription, ledger, places = self._subscription, self._subscription.ledger, self._shop.places
+        self._is_starved = False
+        now = trio.current_time()
+        while subscription.rest.state == "active" and self._active < self._window.size:
+            if now < self._held_until or self._pace.ready_at(now) > now:
+                return
+            is_extra = self._active > 0
+            if is_extra and not places.take_extra():
+                self._shop.meters.metrics.count_limit_hit("deliveries_in_flight")
+                return
+            unit = ledger.take(now)
+            if unit is None:
+                if is_extra:
+                    places.give_extra()
+                self._is_starved = True
+                return
+            self._pace.take()
+            self._active += 1
+            nursery.start_soon(self._attempt, unit, is_extra)
+
+    def _deadline(self) -> float:
+        """When there may be something to begin, unless the bell rings before."""
+        if self._subscription.rest.state != "active" or self._active >= self._window.size:
+            return math.inf
+        now = trio.current_time()
+        allowed = max(self._held_until, self._pace.ready_at(now))
+        if self._is_starved:
+            due = self._subscription.ledger.next_due()
+            return math.inf if due is None else max(due, allowed)
+        return allowed if allowed > now else math.inf
+
+    async def _attempt(self, unit: Unit, is_extra: bool) -> None:
+        """One attempt, until what came of it is durable."""
+        ledger = self._subscription.ledger
+        is_over = False
+        try:
+            await self._deliver(unit)
+            is_over = True
+        except trio.Cancelled:
+            if unit.state == "flying":
+                ledger.give_back(unit, trio.current_time())
+            is_over = True
+            raise
+        finally:
+            if not is_over and unit.state == "flying":
+                self._shop.meters.attempts["crashed"].inc()
+                self._note(unit, AttemptResult("retry", "the node itself failed to make the attempt"))
+                self._shop.rounds.mark(self._subscription)
+            if unit.state == "done":
+                ledger.release(unit)
+            self._active -= 1
+            if is_extra:
+                self._shop.places.give_extra()
+            self._subscription.ring()
+
+    async def _deliver(self, unit: Unit) -> None:
+        subscription, shop = self._subscription, self._shop
+        parcel = await shop.contents.read(subscription, unit)
+        if not parcel.messages and (not parcel.gaps or not subscription.rules.gaps):
+            for gap in parcel.gaps:
+                note_gap(subscription, gap, shop.clock.now_us())
+            self._settle(unit)
+            await shop.rounds.mark(subscription).wait()
+            return
+        unit.first_us = unit.first_us or shop.clock.now_us()
+        if subscription.rules.batch_size > 1 and parcel.kind == "packets" and not unit.is_fixed and not unit.dead_id:
+            subscription.ledger.fix(unit)
+            await shop.rounds.mark(subscription).wait()
+        result = await self._push(unit, parcel)
+        event = self._note(unit, result)
+        await shop.rounds.mark(subscription).wait()
+        if event is not None:
+            await self._tell(event)
+
+    async def _push(self, unit: Unit, parcel: Parcel) -> AttemptResult:
+        """What can't be given any more first, then what can."""
+        subscription = self._subscription
+        for gap in parcel.gaps:
+            if not subscription.rules.gaps:
+                note_gap(subscription, gap, self._shop.clock.now_us())
+                continue
+            message = Message("gap", Cursor(gap.epoch, gap.to_offset), 0, gap)
+            result = await self._send(unit, gap_id(subscription.id, gap), "gap", "", [message])
+            if result.outcome != "delivered" or not parcel.messages:
+                return result
+        name = self._name_of(unit)
+        return await self._send(unit, name, parcel.kind, parcel.stream, parcel.messages)
+
+    async def _send(
+        self, unit: Unit, name: str, kind: DeliveryKind, stream: str, messages: list[Message]
+    ) -> AttemptResult:
+        subscription = self._subscription
+        delivery = Delivery(
+            subscription_id=subscription.id, definition=subscription.definition, delivery_id=name, kind=kind,
+            stream=stream, messages=tuple(messages), attempt=unit.attempts + 1, first_attempt_us=unit.first_us,
+        )  # fmt: skip
+        started = trio.current_time()
+        result = await self._outlet.attempt(delivery)
+        took_s = trio.current_time() - started
+        self._shop.meters.attempt_seconds.observe(took_s)
+        self._shop.meters.attempts[result.outcome].inc()
+        duration_us = result.duration_us or round(took_s * 1e6)
+        excerpt = result.response_excerpt.decode("utf-8", "replace")
+        subscription.note_attempt(
+            AttemptBody(
+                self._shop.clock.now_us(), name, unit.attempts + 1, result.outcome, result.reason, result.status,
+                duration_us, excerpt,
+            )
+        )  # fmt: skip
+        return result
+
+    def _name_of(self, unit: Unit) -> str:
+        letter = self._subscription.dead_queued.get(unit.dead_id)
+        return delivery_id(self._subscription.id, unit) if letter is None else letter.body.delivery_id
+
+    def _note(self, unit: Unit, result: AttemptResult) -> dict[str, Any] | None:
+        """What the attempt changes; gives the event to announce, if there is one."""
+        subscription, now_us = self._subscription, self._shop.clock.now_us()
+        self._window.note(is_success=result.outcome == "delivered")
+        if result.outcome == "delivered":
+            self._failed_at = None
+            subscription.change(last_success_us=now_us, failing_us=0)
+            self._settle(unit)
+            return None
+        unit.attempts += 1
+        failing_us = self._failing_us(now_us)
+        subscription.change(
+            failed=subscription.rest.failed + 1, last_failure_us=now_us, last_error=result.reason, failing_us=failing_us
+        )
+        if result.outcome == "disable":
+            subscription.ledger.fail(unit, trio.current_time(), now_us)
+            return self._disable(result.reason, now_us)
+        self._retry_or_bury(unit, result, now_us)
+        if failing_us >= self._shop.settings.disable_after * 1e6:
+            days = f"nothing but failures for {self._shop.settings.disable_after}; the last: {result.reason}"
+            return self._disable(days, now_us)
+        return None
+
+    def _settle(self, unit: Unit) -> None:
+        subscription = self._subscription
+        subscription.change(delivered=subscription.rest.delivered + len(unit.items))
+        self._shop.meters.delivered.labels(subscription.definition.kind).inc(len(unit.items))
+        if unit.dead_id:
+            subscription.dead_queued.pop(unit.dead_id, None)
+            subscription.dead_gone.append(unit.dead_id)
+            subscription.dead_letters -= 1
+        subscription.ledger.settle(unit)
+
+    def _failing_us(self, now_us: int) -> int:
+        """For how long there were nothing but failures. Wall time counts only from before a restart, and bounded: a
+        clock that jumps disables nobody."""
+        rest, now = self._subscription.rest, trio.current_time()
+        before, self._failed_at = self._failed_at, now
+        if not rest.failing_us:
+            return 1
+        unseen_s = min(max(0.0, (now_us - rest.last_failure_us) / 1e6), UNSEEN_MAX_S)
+        return rest.failing_us + round((now - before if before is not None else unseen_s) * 1e6)
+
+    def _retry_or_bury(self, unit: Unit, result: AttemptResult, now_us: int) -> None:
+        subscription, now = self._subscription, trio.current_time()
+        asked_s = min(max(0.0, result.retry_after_s or 0.0), RETRY_AFTER_MAX_S)
+        if asked_s:
+            self._held_until = max(self._held_until, now + asked_s)
+            subscription.change(hold_us=now_us + round(asked_s * 1e6))
+        pause_s = subscription.rules.retry.pause_s(unit.tries, self._shop.chance)
+        if pause_s is None:
+            self._bury(unit, result, now_us)
+            return
+        pause_s = max(pause_s, asked_s)
+        subscription.ledger.fail(unit, now + pause_s, now_us + round(pause_s * 1e6))
+
+    def _bury(self, unit: Unit, result: AttemptResult, now_us: int) -> None:
+        """The delivery becomes a dead letter, and the subscription goes on without it."""
+        subscription = self._subscription
+        letter = letter_of(
+            subscription, unit, self._name_of(unit), result.reason, status=result.status,
+            excerpt=result.response_excerpt.decode("utf-8", "replace"), died_us=now_us,
+            id=unit.dead_id or self._shop.next_dead_id(),
+        )  # fmt: skip
+        if not unit.dead_id:
+            subscription.dead_letters += 1
+        subscription.dead_queued.pop(unit.dead_id, None)
+        subscription.dead_new.append(letter)
+        subscription.ledger.settle(unit)
+        self._shop.meters.dead.inc()
+
+    def _disable(self, reason: str, now_us: int) -> dict[str, Any]:
+        subscription = self._subscription
+        subscription.set_state("disabled", reason, now_us)
+        self._shop.meters.disabled.inc()
+        _log.warning("subscription disabled", subscription=subscription.id, name=subscription.name, reason=reason)
+        return {"subscription": subscription.id, "name": subscription.name, "reason": reason}
+
+    async def _tell(self, event: dict[str, Any]) -> None:
+        try:
+            await self._shop.announce("subscription.disabled", event)
+        except OverlaydError as err:
+            _log.error("an event couldn't be appended", event_type="subscription.disabled", error=err.detail)
