@@ -68,6 +68,7 @@ class _Answer:
             self._leave()
             self._edge._request_log.answer_begun(self._route, self._state["started"])
             headers = complete_headers(list(message.get("headers", ())), self._state["request_id"])
+            headers += self._state.get("answer_headers", ())
             message = {**message, "headers": headers}
         elif message["type"] == "http.response.body":
             self._sent_bytes += len(message.get("body", b""))

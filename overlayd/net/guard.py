@@ -201,7 +201,7 @@ class Exchange:
         self._nursery: trio.Nursery
         self._protocol = OneRequest(
             ASGIWrapper(app), config, context, self,  # type: ignore[arg-type]  # it offers what is used of TaskGroup
-            ConnectionState(state), False, (peer.address, peer.port) if peer.family == "tcp" else None,
+            ConnectionState(state), peer.is_tls, (peer.address, peer.port) if peer.family == "tcp" else None,
             (peer.local, peer.local_port) if peer.family == "tcp" else None, self._send,
         )  # fmt: skip
         self._protocol.on_answered = self._reading.cancel

@@ -6,7 +6,7 @@ import resource
 import socket
 import stat
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,55 +14,90 @@ import structlog
 import trio
 
 from overlayd.access import Peer
-from overlayd.access.origin import is_loopback_address, normalize_address
+from overlayd.access.origin import normalize_address
 from overlayd.model.errors import ConfigInvalid
 from overlayd.model.limits import Limits
-from overlayd.net.settings import ListenSettings
+from overlayd.net.exposure import Credentials, check_exposure
+from overlayd.net.peer_rules import PeerRules, peer_rules_of
+from overlayd.net.settings import ListenSettings, PlainListener, TlsListener
+from overlayd.net.tls import TlsEndpoint
 
 SOCKET_NAME = "overlayd.sock"
 SEND_BUFFER_BYTES = 128 << 10
 UNIX_PATH_BYTES_MAX = 107
 FIRST_INHERITED_FD = 3
+INHERITED = "fd:"
 ACCEPT_PAUSE_S = 0.1
 DESCRIPTORS_KEPT = 128
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 _NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 _USELESS = frozenset((errno.EBADF, errno.EINVAL, errno.ENOTSOCK))
+_SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
+_GROUP, _GROUPS_MAX = struct.Struct("I"), 64
+_Inherited = tuple[str, socket.socket]
 _log = structlog.get_logger("net.listeners")
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """A listening socket. `url` is `http://HOST:PORT` or `unix:PATH`; `unlink` is what to remove at the end."""
+    """A listening socket. `url` is `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`; `unlink` is what to remove
+    at the end. `rules` judges TCP peers."""
 
     sock: socket.socket
     url: str
     unlink: str = ""
+    rules: PeerRules = PeerRules()
+    tls: TlsEndpoint | None = None
 
     @property
     def is_unix(self) -> bool:
         return self.sock.family == socket.AF_UNIX
 
 
-def open_listeners(settings: ListenSettings, directory: Path, limits: Limits) -> list[Bound]:
+class _Terms(msgspec.Struct, frozen=True):
+    """What every listener is opened with."""
+
+    settings: ListenSettings
+    limits: Limits
+    credentials: Credentials
+    rules: PeerRules
+    """Of listeners without rules of their own."""
+
+
+def open_listeners(
+    settings: ListenSettings,
+    directory: Path,
+    limits: Limits,
+    *,
+    endpoints: Iterable[TlsEndpoint] = (),
+    credentials: Credentials = Credentials(),  # noqa: B008 - frozen
+) -> list[Bound]:
     """Opens everything that the settings, the directory and the environment ask for.
 
-    Inherited TCP sockets stand in for `[listen] tcp`. Blocking, but for a moment only: names other than
-    localhost aren't looked up. Raises ConfigInvalid; then nothing stays open.
+    `endpoints`: those of `settings.tls`, in its order. Inherited TCP sockets that no listener names stand in for
+    `[listen] tcp`. Blocking, but for a moment only: names other than localhost aren't looked up. Raises ConfigInvalid;
+    then nothing stays open.
     """
     opened: list[Bound] = []
+    inherited = _inherited_sockets()
+    terms = _Terms(settings, limits, credentials, peer_rules_of(settings))
     try:
-        for sock in _inherited_sockets():
-            opened.append(_adopt(sock, settings, limits))
-        if all(bound.is_unix for bound in opened):
+        for listener in settings.plain:
+            opened += _open_own(listener, None, inherited, terms)
+        for endpoint in endpoints:
+            opened += _open_own(endpoint.settings, endpoint, inherited, terms)
+        rest = [_adopt(sock, "an inherited socket", terms) for _, sock in _take_all(inherited)]
+        opened += rest
+        if all(bound.is_unix for bound in rest):
             for text in settings.tcp:
-                for bound in _open_tcp(text, settings, limits):
-                    opened.append(bound)
+                opened += _open_tcp(text, terms, terms.rules, None)
         for path in (directory / SOCKET_NAME, *map(Path, settings.unix)):
             opened.append(_open_unix(path, settings))
     except BaseException:
         close_listeners(opened)
+        for _, sock in inherited:
+            sock.close()
         raise
-    return opened
+    return _in_order(opened)
 
 
 def close_listeners(opened: Sequence[Bound]) -> None:
@@ -92,8 +127,8 @@ def peer_of(sock: trio.socket.SocketType) -> Peer:
     """Who is at the other end. Raises OSError when it is gone."""
     if sock.family == socket.AF_UNIX:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        _, uid, _ = struct.unpack("3i", credentials)
-        return Peer(family="unix", uid=uid)
+        _, uid, gid = struct.unpack("3i", credentials)
+        return Peer(family="unix", uid=uid, gid=gid, groups=_groups_of(sock))
     address, port = sock.getpeername()[:2]
     local, local_port = sock.getsockname()[:2]
     return Peer(
@@ -105,8 +140,17 @@ def peer_of(sock: trio.socket.SocketType) -> Peer:
     )
 
 
+def _groups_of(sock: trio.socket.SocketType) -> tuple[int, ...]:
+    """Further groups of a Unix socket's peer, as they were when it connected."""
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_MAX * _GROUP.size)
+    except OSError:  # more groups than that
+        return ()
+    return tuple(group for (group,) in _GROUP.iter_unpack(raw))
+
+
 async def accept_connections(
-    bound: Bound, take: Callable[[trio.SocketStream], None], count_error: Callable[[str], None]
+    bound: Bound, take: Callable[[Bound, trio.SocketStream], None], count_error: Callable[[str], None]
 ) -> None:
     """Hands every connection to `take`. Runs until cancelled; a full table of descriptors pauses it."""
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound.sock))
@@ -121,15 +165,34 @@ async def accept_connections(
                 _log.error("can't accept connections", listener=bound.url, reason=os.strerror(err.errno or 0))
                 await trio.sleep(ACCEPT_PAUSE_S)
         else:
-            take(stream)
+            take(bound, stream)
 
 
-def _open_tcp(text: str, settings: ListenSettings, limits: Limits) -> list[Bound]:
+def _open_own(
+    listener: PlainListener | TlsListener, endpoint: TlsEndpoint | None, inherited: list[_Inherited], terms: _Terms
+) -> list[Bound]:
+    """A listener with rules of its own, or with TLS."""
+    rules = peer_rules_of(terms.settings, listener)
+    if not listener.address.startswith(INHERITED):
+        return _open_tcp(listener.address, terms, rules, endpoint)
+    name = listener.address.removeprefix(INHERITED)
+    found = [one for one in inherited if one[0] == name]
+    if not found:
+        raise ConfigInvalid(
+            f"the service manager passed no socket named {name!r}", subject="listen",
+            hint="FileDescriptorName= in the socket unit gives it one",
+        )  # fmt: skip
+    for one in found:
+        inherited.remove(one)
+    return [_adopt(sock, listener.address, terms, rules, endpoint) for _, sock in found]
+
+
+def _open_tcp(text: str, terms: _Terms, rules: PeerRules, endpoint: TlsEndpoint | None) -> list[Bound]:
     host, port = _parse_address(text)
     addresses = ["127.0.0.1", "::1"] if host == "localhost" else [host]
     bounds: list[Bound] = []
     for address in addresses:
-        _check_exposure(address, settings, text)
+        _check_exposure(address, text, terms, rules, endpoint)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
             sock = socket.socket(family, socket.SOCK_STREAM)
@@ -151,23 +214,24 @@ def _open_tcp(text: str, settings: ListenSettings, limits: Limits) -> list[Bound
                 hint="another program may be using the port; port 0 takes a free one",
             ) from err  # fmt: skip
         port = sock.getsockname()[1]
-        bounds.append(_listen_tcp(sock, settings, limits))
+        bounds.append(_listen_tcp(sock, terms, rules, endpoint))
     return bounds
 
 
-def _listen_tcp(sock: socket.socket, settings: ListenSettings, limits: Limits) -> Bound:
+def _listen_tcp(sock: socket.socket, terms: _Terms, rules: PeerRules, endpoint: TlsEndpoint | None) -> Bound:
     """Options of a listening socket are those of the connections it accepts."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.stall_timeout * 1000))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(terms.limits.stall_timeout * 1000))
     for option, value in _KEEPALIVE:
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    sock.listen(settings.backlog)
+    sock.listen(terms.settings.backlog)
     sock.setblocking(False)
     address, port = sock.getsockname()[:2]
     host = f"[{address}]" if ":" in address else address
-    return Bound(sock=sock, url=f"http://{host}:{port}")
+    scheme = "http" if endpoint is None else "https"
+    return Bound(sock=sock, url=f"{scheme}://{host}:{port}", rules=rules, tls=endpoint)
 
 
 def _open_unix(path: Path, settings: ListenSettings) -> Bound:
@@ -221,37 +285,54 @@ def _remove_stale(path: Path) -> None:
     raise ConfigInvalid(f"another program listens on {path}", subject="listen.unix")
 
 
-def _inherited_sockets() -> list[socket.socket]:
-    """Sockets passed by the service manager; the environment that named them is cleared, for children of ours."""
+def _inherited_sockets() -> list[_Inherited]:
+    """Sockets passed by the service manager, with their names; the environment that named them is cleared, for
+    children of ours."""
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
-    os.environ.pop("LISTEN_FDNAMES", None)
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     if pid != str(os.getpid()) or not count.isascii() or not count.isdigit():
         return []
     sockets = []
-    for fd in range(FIRST_INHERITED_FD, FIRST_INHERITED_FD + int(count)):
+    for at in range(int(count)):
+        fd = FIRST_INHERITED_FD + at
         os.set_inheritable(fd, False)
-        sockets.append(socket.socket(fileno=fd))
+        sockets.append((names[at] if at < len(names) else "", socket.socket(fileno=fd)))
     return sockets
 
 
-def _adopt(sock: socket.socket, settings: ListenSettings, limits: Limits) -> Bound:
+def _take_all(inherited: list[_Inherited]) -> list[_Inherited]:
+    taken = inherited.copy()
+    inherited.clear()
+    return taken
+
+
+def _adopt(
+    sock: socket.socket, text: str, terms: _Terms, rules: PeerRules | None = None, endpoint: TlsEndpoint | None = None
+) -> Bound:
+    is_unix = sock.family == socket.AF_UNIX
     if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
         raise ConfigInvalid("an inherited descriptor isn't a stream socket", subject="LISTEN_FDS")
-    if sock.family == socket.AF_UNIX:
-        sock.listen(settings.backlog)
+    if is_unix and rules is not None:
+        raise ConfigInvalid(
+            f"{text} is a Unix socket, which takes neither TLS nor rules over networks", subject="listen"
+        )
+    if is_unix:
+        sock.listen(terms.settings.backlog)
         sock.setblocking(False)
         return Bound(sock=sock, url=f"unix:{os.fsdecode(sock.getsockname())}")
-    _check_exposure(sock.getsockname()[0], settings, "an inherited socket")
-    return _listen_tcp(sock, settings, limits)
+    rules = rules or terms.rules
+    _check_exposure(sock.getsockname()[0], text, terms, rules, endpoint)
+    return _listen_tcp(sock, terms, rules, endpoint)
 
 
-def _check_exposure(address: str, settings: ListenSettings, text: str) -> None:
-    if settings.insecure or is_loopback_address(address):
-        return
-    raise ConfigInvalid(
-        f"{text} can be reached from other machines, and the node has no keys", subject="listen.tcp",
-        hint="listen on 127.0.0.1, or set [listen] insecure = true to let everybody there publish and read",
-    )  # fmt: skip
+def _check_exposure(address: str, text: str, terms: _Terms, rules: PeerRules, endpoint: TlsEndpoint | None) -> None:
+    tls = None if endpoint is None else endpoint.settings
+    check_exposure(text, address, rules, terms.settings, terms.credentials, tls)
+
+
+def _in_order(opened: list[Bound]) -> list[Bound]:
+    """Those of `tcp` first: the first address that is printed is the one a reader takes."""
+    return sorted(opened, key=lambda bound: (bound.is_unix, bound.tls is not None))
 
 
 def _parse_address(text: str) -> tuple[str, int]:

@@ -32,9 +32,11 @@ def add_node_routes(
     node_name: str,
     metrics: Metrics,
     ready_checks: ReadyChecks,
+    ready_notes: ReadyChecks | None = None,
     is_metrics_served: bool = True,
 ) -> None:
-    """Adds the routes about the node itself. `is_metrics_served`: `[metrics] enabled`."""
+    """Adds the routes about the node itself. `ready_notes`: what is told beside the checks and never wrong.
+    `is_metrics_served`: `[metrics] enabled`."""
     versions = {"overlayd": __version__, "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
     versions.update((part, version(part)) for part in _PARTS)
 
@@ -48,6 +50,7 @@ def add_node_routes(
         """200 while the node can take packets, else 503; the checks say why."""
         troubles = {name: check() for name, check in ready_checks.items()}
         checks = {name: CheckBody(ok=not trouble, detail=trouble or UNSET) for name, trouble in troubles.items()}
+        checks |= {name: CheckBody(ok=True, detail=tell()) for name, tell in (ready_notes or {}).items()}
         is_ready = not any(troubles.values())
         return answer(encode_wire(ReadyBody(ready=is_ready, checks=checks)), 200 if is_ready else 503)
 

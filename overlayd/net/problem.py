@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problem bodies, and the headers that every answer carries."""
 
 import math
+from collections.abc import Iterable
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -18,7 +19,10 @@ _SECURITY_HEADERS = (
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
-    (b"content-security-policy", b"default-src 'none'; style-src 'self'; frame-ancestors 'none'"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
     (b"cache-control", b"no-store"),
 )
 
@@ -67,14 +71,17 @@ def complete_headers(headers: list[tuple[bytes, bytes]], request_id: str) -> lis
     return headers
 
 
-def plain_answer(error: OverlaydError, request_id: str, *, is_head: bool = False) -> bytes:
-    """A whole HTTP/1.1 answer that ends the connection, for errors that no application sees."""
+def plain_answer(
+    error: OverlaydError, request_id: str, *, is_head: bool = False, more: Iterable[tuple[bytes, bytes]] = ()
+) -> bytes:
+    """A whole HTTP/1.1 answer that ends the connection, for errors that no application sees. `more`: further headers."""
     body = problem_body(error, request_id)
     headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in problem_headers(error)]
     headers += [
         (b"content-length", str(len(body)).encode("ascii")),
         (b"date", formatdate(usegmt=True).encode("ascii")),
         (b"connection", b"close"),
+        *more,
     ]
     reason = HTTPStatus(error.status).phrase
     lines = [f"HTTP/1.1 {error.status} {reason}".encode("ascii")]

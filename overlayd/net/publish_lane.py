@@ -14,7 +14,7 @@ import msgspec
 import structlog
 import trio
 
-from overlayd.access import Principal, require
+from overlayd.access import Principal
 from overlayd.model.errors import OverlaydError
 from overlayd.net.access_log import RequestLog
 from overlayd.net.answer_head import AnswerHeads
@@ -107,9 +107,9 @@ class PublishLane:
 
     async def _publish(self, visit: Visit, body: RequestBody) -> Published | PublishedLines:
         head, target, publisher = visit.head, visit.target, self._publisher
-        require(visit.principal, "publish")
+        publisher.streams.require(visit.principal, "publish", target.stream)
         bodies, limits = publisher.bodies, publisher.limits
-        url = f"http://{head.get(b'host') or 'localhost'}{head.path}"
+        url = f"{'https' if visit.connection.peer.is_tls else 'http'}://{head.get(b'host') or 'localhost'}{head.path}"
         if target.is_data:
             ask, data = data_ask(target.stream, visit.principal, head.headers, head.query, url)
             with bodies.hold() as hold:
@@ -131,7 +131,10 @@ class PublishLane:
 
     async def _send(self, visit: Visit, body: RequestBody, status: int, headers: _Headers, content: bytes) -> bool:
         goes_on = self._begin(visit, body, status)
-        head = self._heads.encode(status, headers, len(content), visit.request_id, is_closing=not goes_on)
+        head = self._heads.encode(
+            status, headers, len(content), visit.request_id, is_closing=not goes_on,
+            more=visit.connection.answer_headers,
+        )  # fmt: skip
         visit.sent_bytes = len(content)
         await visit.connection.send_soon(head + content)
         return goes_on
@@ -142,7 +145,10 @@ class PublishLane:
         is_chunked = visit.head.version == "1.1"
         if is_chunked:
             headers = (*headers, ("transfer-encoding", "chunked"))
-        head = self._heads.encode(published.status, headers, None, visit.request_id, is_closing=not goes_on)
+        head = self._heads.encode(
+            published.status, headers, None, visit.request_id, is_closing=not goes_on,
+            more=visit.connection.answer_headers,
+        )  # fmt: skip
         await visit.connection.send(head)
         async with aclosing(published.lines):
             async for piece in published.lines:

@@ -7,7 +7,7 @@ from ipaddress import ip_network
 import trio
 
 from overlayd.access import Peer
-from overlayd.model.clock import Entropy
+from overlayd.model.clock import Clock, Entropy, SystemClock
 from overlayd.model.errors import TooManyConnections
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
@@ -15,6 +15,7 @@ from overlayd.model.push_stream import SocketPushStream
 from overlayd.net.connection import Connection
 from overlayd.net.door import Door
 from overlayd.net.listeners import Bound, accept_connections, close_listeners, peer_of
+from overlayd.net.opening import Opened, Opener
 from overlayd.net.problem import plain_answer
 
 REFUSALS_AT_ONCE = 64
@@ -50,6 +51,10 @@ class Admission:
 
     def enter(self, peer: Peer) -> None:
         """Counts a connection in. Raises TooManyConnections."""
+        self._count_in(peer)
+        self._opened.labels(peer.family).inc()
+
+    def _count_in(self, peer: Peer) -> None:
         key = _key_of(peer)
         if self._total >= self._connections_max:
             self._metrics.count_limit_hit("connections_max")
@@ -61,7 +66,16 @@ class Admission:
             )
         self._total += 1
         self._by_address[key] += 1
-        self._opened.labels(peer.family).inc()
+
+    def move(self, peer: Peer, client: Peer) -> None:
+        """Counts a connection to the client that its balancer named. Raises TooManyConnections; then nothing changed."""
+        self.leave(peer)
+        try:
+            self._count_in(client)
+        except TooManyConnections:
+            self._total += 1
+            self._by_address[_key_of(peer)] += 1
+            raise
 
     def leave(self, peer: Peer) -> None:
         """Counts it out again."""
@@ -90,6 +104,7 @@ async def serve_connections(
     next_request_id: Callable[[], str],
     stop: trio.Event,
     end_sessions: Callable[[], Awaitable[None]],
+    clock: Clock | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves until `stop`, then drains: no more connections, idle ones end, `end_sessions` has the
@@ -98,24 +113,31 @@ async def serve_connections(
     Reports the listeners' addresses through `task_status`. Closes the listeners.
     """
     accept_errors = metrics.counter("overlayd_net_accept_errors", "Connections that couldn't be accepted", "errno")
+    denied = metrics.counter("overlayd_net_denied", "Connections closed because of where they come from", "reason")
+    opener = Opener(limits=limits, metrics=metrics, clock=clock or SystemClock(), next_request_id=next_request_id)
     refusing: set[Connection] = set()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(door.watch)
 
-        def take(stream: trio.SocketStream) -> None:
+        def take(bound: Bound, stream: trio.SocketStream) -> None:
             try:
                 peer = peer_of(stream.socket)
+                denial = "" if bound.is_unix else bound.rules.judge(peer.address)
+                if denial:
+                    denied.labels(denial).inc()
+                    stream.socket.close()
+                    return
                 admission.enter(peer)
             except OSError:
                 stream.socket.close()
             except TooManyConnections as error:
-                if len(refusing) < REFUSALS_AT_ONCE:
+                if len(refusing) < REFUSALS_AT_ONCE and opener.is_plain(bound, peer):
                     connection = Connection(SocketPushStream(stream.socket), peer, limits.stall_timeout)
                     nursery.start_soon(_refuse, connection, plain_answer(error, next_request_id()), refusing)
                 else:
                     stream.socket.close()
             else:
-                nursery.start_soon(_serve, door, admission, stream, peer)
+                nursery.start_soon(_serve, door, opener, admission, bound, SocketPushStream(stream.socket), peer)
 
         try:
             async with trio.open_nursery() as accepting:
@@ -127,6 +149,7 @@ async def serve_connections(
         finally:
             close_listeners(listeners)
         door.end_idle()
+        opener.end_all()
         with trio.move_on_after(limits.drain_timeout) as draining:
             await end_sessions()
             await admission.wait_empty()
@@ -136,11 +159,23 @@ async def serve_connections(
         door.abort_all()
 
 
-async def _serve(door: Door, admission: Admission, stream: trio.SocketStream, peer: Peer) -> None:
+async def _serve(
+    door: Door, opener: Opener, admission: Admission, bound: Bound, link: SocketPushStream, peer: Peer
+) -> None:
+    counted = [peer]
+
+    def admit(client: Peer) -> None:
+        admission.move(counted[0], client)
+        counted[0] = client
+
     try:
-        await door.serve_connection(SocketPushStream(stream.socket), peer)
+        is_plain = opener.is_plain(bound, peer)
+        opened = Opened(link, peer) if is_plain else await opener.open(bound, link, peer, admit)
+        if opened is not None:
+            await door.serve_connection(opened.link, opened.peer, opened.unread)
     finally:
-        admission.leave(peer)
+        link.abort()
+        admission.leave(counted[0])
 
 
 async def _refuse(connection: Connection, answer: bytes, refusing: set[Connection]) -> None:
