@@ -215,6 +215,17 @@ def trickle(data: bytes, pause_s: float = 1.0) -> Step:
     return step
 
 
+def trickle_body(data: bytes, pause_s: float = 1.0) -> Step:
+    """The head at once, then the body by the byte."""
+
+    async def step(turn: Turn) -> None:
+        await turn.body()
+        await turn.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(data))
+        await trickle(data, pause_s)(turn)
+
+    return step
+
+
 async def close_silently(turn: Turn) -> None:
     """Takes the request and closes without a word."""
     await turn.body()

@@ -108,7 +108,11 @@ class Outbound:
             while True:  # noqa: ASYNC110 - no event: connections grow old by themselves
                 await trio.sleep(max(_SWEEP_MIN_S, self._pool.close_expired()))
         finally:
-            self._pool.close_all()
+            self.close()
+
+    def close(self) -> None:
+        """Closes the kept connections."""
+        self._pool.close_all()
 
     async def _send(self, request: OutboundRequest, target: Target, deadline: Deadline) -> OutboundAnswer:
         connection, reader = await self._exchange(request, target, deadline, is_streamed=False)

@@ -96,7 +96,8 @@ class PlaceBook:
         mine = self._owner(owner) if owner else None
         if mine is not None:
             await mine.take()
-        place, started = Place(), 0.0
+        place = Place()
+        started: float | None = None
         try:
             host_places = self._hosts.get(host)
             if host_places is None:
@@ -137,10 +138,10 @@ class PlaceBook:
         if places.is_idle:
             del self._owners[oldest]
 
-    def _settle(self, mine: _Places, place: Place, started: float) -> None:
+    def _settle(self, mine: _Places, place: Place, started: float | None) -> None:
         if place.is_good:
             mine.limit = min(mine.limit + 1, self._limits.outbound_requests_per_host)
-        elif started and trio.current_time() - started > SLOW_S:
+        elif started is not None and trio.current_time() - started > SLOW_S:
             mine.limit = 1
         mine.give()
         mine.pass_on()
