@@ -13,16 +13,15 @@ import structlog
 import trio
 from quart_trio import QuartTrio
 
-from overlayd.access import AccessRules
+from overlayd.access.key_records import ACCESS_FEATURE
 from overlayd.access.metering import METERING_FEATURES, Metering
-from overlayd.access.origin import parse_trusted
+from overlayd.access.node_access import NodeAccess
 from overlayd.access.streaming_sessions import StreamingSessions
 from overlayd.config import Settings
 from overlayd.delivery.delivery import Delivery
 from overlayd.delivery.frames import packet_body
 from overlayd.delivery.session import Ending, Registry
 from overlayd.model.access_lines import access_writer
-from overlayd.model.audit import ignore_record
 from overlayd.model.clock import Clock, Entropy, SystemClock
 from overlayd.model.logs import configure_logs
 from overlayd.model.metrics import Metrics
@@ -32,16 +31,19 @@ from overlayd.model.systemd import Notifier, watchdog_interval_s
 from overlayd.net.access_log import RequestLog
 from overlayd.net.app import create_app
 from overlayd.net.content import Bodies
+from overlayd.net.cors import OriginHeaders, methods_of
 from overlayd.net.docs_routes import add_docs_routes
 from overlayd.net.door import Door
+from overlayd.net.exposure import Credentials
 from overlayd.net.lane import Lane
-from overlayd.net.listeners import close_listeners, open_listeners, raise_descriptor_limit
+from overlayd.net.listeners import close_listeners, raise_descriptor_limit
 from overlayd.net.live_publish import live_publisher
 from overlayd.net.live_routes import add_live_routes
 from overlayd.net.live_socket import LiveSockets
 from overlayd.net.log_routes import add_log_routes
 from overlayd.net.metering_routes import add_metering_routes
 from overlayd.net.node_routes import ReadyChecks, add_node_routes
+from overlayd.net.ports import Ports
 from overlayd.net.publish import Publisher
 from overlayd.net.publish_lane import PublishLane
 from overlayd.net.publish_routes import add_publish_routes
@@ -51,6 +53,7 @@ from overlayd.net.stream_routes import add_stream_routes
 from overlayd.pipeline.definitions import check_definition
 from overlayd.pipeline.filters import FilterBook
 from overlayd.pipeline.intake import Intake
+from overlayd.pipeline.own_streams import AUDIT, OwnStream
 from overlayd.pipeline.schema import SchemaCache
 from overlayd.storage import Log, open_log
 
@@ -77,6 +80,13 @@ class Parts:
         self.clock = clock
         self.entropy = entropy
         self.stop = trio.Event()
+        self.ports = Ports(settings.listen, limits=limits, clock=clock, metrics=metrics)
+        self.access = NodeAccess(
+            log=log, rules=self.ports.rules(auto_create=settings.defaults.auto_create), settings=settings.access,
+            declared=settings.keys, environ=os.environ, make_audit=OwnStream(AUDIT, log.append_own).packet, clock=clock,
+            entropy=entropy, metrics=metrics,
+        )  # fmt: skip
+        self.access.on_review = self.review
         self.request_ids = RequestIds(entropy)
         self.request_log = RequestLog(
             metrics, access_writer(settings.log, clock=clock, environ=os.environ, stream=sys.stderr)
@@ -93,7 +103,13 @@ class Parts:
             metrics=metrics,
         )  # fmt: skip
         self.publisher = Publisher(
-            intake=self.intake, log=log, limits=limits, lane=self.lane, bodies=self.bodies, metering=self.metering
+            intake=self.intake,
+            log=log,
+            limits=limits,
+            lane=self.lane,
+            bodies=self.bodies,
+            metering=self.metering,
+            streams=self.access.streams,
         )
         self.registry = Registry(limits=limits, clock=clock, entropy=entropy, metrics=metrics)
         self.delivery = Delivery(
@@ -101,7 +117,7 @@ class Parts:
             lease_filter=self.filters.lease,
         )  # fmt: skip
         self.live_sockets = LiveSockets(
-            delivery=self.delivery, registry=self.registry, publish=live_publisher(self.intake, log, limits, self.metering),
+            delivery=self.delivery, registry=self.registry, publish=live_publisher(self.intake, log, limits, self.metering, self.access.streams),
             node=settings.node.name, next_request_id=self.request_ids.draw,
         )  # fmt: skip
         self.app = self._build_app()
@@ -120,10 +136,11 @@ class Parts:
         add_metering_routes(
             app, metering=self.metering, clock=self.clock, lane=self.lane, bodies=self.bodies, limits=limits,
             sessions=StreamingSessions(log=log, metering=self.metering, clock=self.clock, entropy=self.entropy),
-            count_sessions=self.registry.count_of, audit=ignore_record,
+            count_sessions=self.registry.count_of, audit=self.access.trail.note,
         )  # fmt: skip
         add_node_routes(
             app, log=log, node_name=node, metrics=self.metrics, ready_checks=self._ready_checks(),
+            ready_notes={"access": self.ports.exposure},
             is_metrics_served=self.settings.metrics.enabled,
         )  # fmt: skip
         add_docs_routes(app)
@@ -138,13 +155,10 @@ class Parts:
     def door(self) -> Door:
         """The door, with what the settings say about who may come in."""
         listen = self.settings.listen
-        trusted, is_unix_trusted = parse_trusted(listen.trusted_proxies)
-        rules = AccessRules(
-            service_uid=os.geteuid(), hosts=frozenset(host.lower() for host in listen.hosts), trusted=trusted,
-            is_unix_trusted=is_unix_trusted, insecure=listen.insecure, auto_create=self.settings.defaults.auto_create,
-        )  # fmt: skip
         return Door(
-            app=self.app, serve_websocket=self.live_sockets.serve, rules=rules, limits=self.settings.limits,
+            app=self.app, serve_websocket=self.live_sockets.serve, gate=self.access.gate, bodies=self.bodies.without_lane(),
+            limits=self.settings.limits, signed_body_max=int(self.settings.access.signed_body_max),
+            origin_headers=OriginHeaders(listen, methods_of(self.app)),
             metrics=self.metrics, request_log=self.request_log, next_request_id=self.request_ids.draw, stop=self.stop,
             publish_lane=self._publish_lane() if listen.fast_lanes else None,
         )  # fmt: skip
@@ -153,6 +167,10 @@ class Parts:
         return PublishLane(
             publisher=self.publisher, spool_directory=Path(self.settings.storage.dir), request_log=self.request_log
         )
+
+    def review(self) -> None:
+        """Who is in may not be allowed to stay: rights, keys or streams changed."""
+        self.ports.credentials = Credentials(keys=self.access.keys.count_living())
 
     async def end_sessions(self) -> None:
         """Tells every live session goodbye, and where to come back. Returns when they are gone. Checkpoint."""
@@ -174,13 +192,15 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
     async with (
         open_log(
             directory, settings=settings.storage, limits=settings.limits, defaults=settings.defaults.definition,
-            clock=clock, entropy=entropy, metrics=metrics, features=METERING_FEATURES,
+            clock=clock, entropy=entropy, metrics=metrics, features=(*METERING_FEATURES, ACCESS_FEATURE),
         ) as log,
         _stopping_on_signals() as stop_asked,
     ):  # fmt: skip
         parts = Parts(log, settings, metrics, clock, entropy)
         await declare_streams(log, settings, parts.schemas)
+        await parts.access.load()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(parts.access.run)
             await parts.metering.start()
             nursery.start_soon(parts.metering.run)
             nursery.start_soon(_feed_watchdog, notifier)
@@ -203,7 +223,7 @@ async def serve_edge(parts: Parts, directory: Path, announce: Callable[[list[str
     limits = parts.settings.limits
     connections_max = raise_descriptor_limit(limits)
     await parts.app.startup()
-    listeners = open_listeners(parts.settings.listen, directory, limits)
+    listeners = parts.ports.open(directory)
     try:
         async with trio.open_nursery() as nursery:
             urls: list[str] = await nursery.start(
@@ -211,6 +231,7 @@ async def serve_edge(parts: Parts, directory: Path, announce: Callable[[list[str
                     serve_connections, listeners, parts.door(),
                     admission=Admission(limits, parts.metrics, connections_max), limits=limits, metrics=parts.metrics,
                     next_request_id=parts.request_ids.draw, stop=parts.stop, end_sessions=parts.end_sessions,
+                    clock=parts.clock,
                 )
             )  # fmt: skip
             announce(urls)

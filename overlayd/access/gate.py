@@ -153,10 +153,20 @@ class Gate:
         ended.ended = "changed"
         return True
 
+    def is_good(self, principal: Principal, generation: int) -> bool:
+        """Whether somebody who was let in at a generation of the gate's still counts."""
+        standing = principal.standing
+        if standing.ended or generation != self.generation:
+            return False
+        if principal.expires_us and principal.expires_us <= self._clock.now_us():
+            return False
+        standing.is_used = True
+        return True
+
     def recall(self, memory: Remembered, head: RequestHead) -> Principal | None:
         """Who the connection was known as, when the request says the same again and that still counts."""
         principal = memory.principal
-        if principal is None or principal.standing.ended or memory.generation != self.generation:
+        if principal is None or not self.is_good(principal, memory.generation):
             return None
         if head.query and (KEY_MARK in head.query or "ticket=" in head.query):
             return None
@@ -165,9 +175,6 @@ class Gate:
         watched = self._watched
         if [pair for pair in head.headers if pair[0] in watched] != memory.looked:
             return None
-        if principal.expires_us and principal.expires_us <= self._clock.now_us():
-            return None
-        principal.standing.is_used = True
         return principal
 
     async def claim(

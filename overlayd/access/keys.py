@@ -63,6 +63,7 @@ class KeyBook:
         self._keys: dict[str, Key] = {}
         self._by_digest: dict[bytes, Found] = {}
         self._ends: list[tuple[int, bytes]] = []
+        self._living: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -102,6 +103,7 @@ class KeyBook:
             if end := key.ends_us(secret):
                 heapq.heappush(self._ends, (end, secret.digest))
         self._keys[record.id] = key
+        self._living.add(record.id)
         if before is not None:
             self._end_all(before)
             self._on_ended()
@@ -130,10 +132,14 @@ class KeyBook:
             self._on_ended()
         return self._ends[0][0] if self._ends else None
 
+    def count_living(self) -> int:
+        """Keys that somebody could come in with."""
+        return len(self._living)
+
     @property
     def has_living(self) -> bool:
         """Whether a secret of any key counts."""
-        return bool(self._by_digest)
+        return bool(self._living)
 
     def _end_all(self, key: Key) -> None:
         for digest in list(key.standings):
@@ -145,3 +151,5 @@ class KeyBook:
         found = self._by_digest.get(digest)
         if found is not None and found.key is key:
             del self._by_digest[digest]
+        if not key.standings and self._keys.get(key.record.id) in (key, None):
+            self._living.discard(key.record.id)

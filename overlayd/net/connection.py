@@ -5,6 +5,7 @@ from typing import Any, Protocol
 import trio
 
 from overlayd.access import Peer
+from overlayd.access.gate import Remembered
 from overlayd.model.push_stream import PushStream
 
 PIECE_BYTES = 64 << 10
@@ -42,6 +43,8 @@ class Connection:
         self.unread = bytearray(unread)
         self.sent_bytes = 0
         self.is_stalled = False
+        self.remembered = Remembered()
+        """Who the last request came from."""
         self.answer_headers: tuple[tuple[bytes, bytes], ...] = ()
         """What every answer to the request at hand carries because of where it comes from and over what (CORS, HSTS).
         The door sets it, whoever writes a head adds it."""

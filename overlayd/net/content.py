@@ -317,7 +317,7 @@ class Bodies:
     """What reading a body needs, put together once."""
 
     def __init__(self, limits: Limits, lane: AnyLane, metrics: Metrics) -> None:
-        self._limits = limits
+        self.limits = limits
         self._lane = lane
         self._metrics = metrics
         self.budget = BodyBudget(limits, metrics)
@@ -335,6 +335,6 @@ class Bodies:
     def reader(self, source: BodySource, encoding: str, bytes_max: int, limit: str) -> BodyReader:
         """A reader of one body. Raises WrongContentEncoding."""
         return BodyReader(
-            source, encoding=encoding, bytes_max=bytes_max, limit=limit, limits=self._limits, lane=self._lane,
+            source, encoding=encoding, bytes_max=bytes_max, limit=limit, limits=self.limits, lane=self._lane,
             metrics=self._metrics,
         )  # fmt: skip

@@ -14,19 +14,24 @@ import trio
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework
 
-from overlayd.access import AccessRules, Peer, Principal, judge_request
+from overlayd.access import Peer, Principal
+from overlayd.access.gate import Gate
 from overlayd.model.errors import HeadTooLarge, OverlaydError, RequestTimeout, ShuttingDown, UpgradeRequired
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.push_stream import SocketPushStream
 from overlayd.net.access_log import RequestLog
 from overlayd.net.connection import Connection, Link
+from overlayd.net.content import Bodies
+from overlayd.net.cors import HeaderPairs, OriginHeaders
 from overlayd.net.guard import Exchange, hypercorn_config
 from overlayd.net.head import METHODS, Head, find_head, parse_head
 from overlayd.net.problem import complete_headers, plain_answer
+from overlayd.net.proving import prove_body
 from overlayd.net.publish_lane import PublishLane, Visit, find_target
 from overlayd.net.quick_publish import QuickPublish
 from overlayd.net.replay import ReplayingStream
+from overlayd.net.settings import ListenSettings
 from overlayd.net.turnstile import Turnstile
 
 LIVE_PATH = "/v1/live"
@@ -47,19 +52,25 @@ class Door:
         *,
         app: ASGIFramework,
         serve_websocket: ServeWebSocket,
-        rules: AccessRules,
+        gate: Gate,
+        bodies: Bodies,
         limits: Limits,
         metrics: Metrics,
         request_log: RequestLog,
         next_request_id: Callable[[], str],
         stop: trio.Event,
         publish_lane: PublishLane | None = None,
+        origin_headers: OriginHeaders | None = None,
+        signed_body_max: int = 1 << 20,
     ) -> None:
         """Without `publish_lane`, packets are taken through the application like everything else."""
         self._app = app
         self._publish_lane = publish_lane
+        self._origin_headers = origin_headers or OriginHeaders(ListenSettings())
         self._serve_websocket = serve_websocket
-        self._rules = rules
+        self._gate = gate
+        self._bodies = bodies
+        self._signed_body_max = signed_body_max
         self._limits = limits
         self._metrics = metrics
         self._request_log = request_log
@@ -73,7 +84,7 @@ class Door:
         if publish_lane is not None:
             quick = QuickPublish(
                 publisher=publish_lane.publisher, request_log=request_log, next_request_id=next_request_id,
-                admit=self._admit, generation=self._access_generation, stop=stop,
+                recall=self._recall, gate=gate, stop=stop,
             )  # fmt: skip
             self._turnstile = Turnstile(quick, limits=limits, metrics=metrics, stop=stop)
         self._crashes = metrics.counter("overlayd_net_connection_crashes", "Connections ended by an unforeseen error")
@@ -136,6 +147,7 @@ class Door:
         request_id = self._next_request_id()
         started = trio.current_time()
         head: Head | None = None
+        connection.answer_headers = ()
         try:
             head = await self._read_head(connection)
             if head is None:
@@ -143,7 +155,10 @@ class Door:
             if self._stop.is_set():
                 raise ShuttingDown("the node is shutting down", retry_after_s=5)
             is_websocket = head.is_websocket
-            principal = self._admit(connection, head)
+            preflight = self._origin_headers.preflight(head)
+            if preflight is not None:
+                return await self._answer_preflight(connection, head, preflight, request_id, started)
+            head, principal = await self._admit(connection, head, is_websocket=is_websocket)
             if is_websocket and head.path != LIVE_PATH:
                 raise UpgradeRequired(
                     f"there is no WebSocket at {head.path[:200]}",
@@ -160,16 +175,22 @@ class Door:
             return False
         return await self._serve_request(connection, head, principal, request_id, started, is_last=is_last)
 
-    def _admit(self, connection: Connection, head: Head) -> Principal:
-        """Who asks. The one place where a request is judged by its head alone; raises where it is refused. What it
-        says of a head holds for the same bytes on the same connection, as long as `_access_generation` stays."""
-        return judge_request(
-            self._rules, connection.peer, method=head.method, headers=head.headers, is_websocket=head.is_websocket
-        )
+    async def _admit(self, connection: Connection, head: Head, *, is_websocket: bool) -> tuple[Head, Principal]:
+        """Who asks. The one place where a request is judged; raises where it is refused. The head that it goes on
+        with is another one where the body had to be read to know. A checkpoint unless the connection is known."""
+        principal = None if is_websocket else self._recall(connection, head)
+        if principal is not None:
+            return head, principal
+        connection.answer_headers = self._origin_headers.of(head, connection.peer)
+        claim = await self._gate.claim(connection.remembered, connection.peer, head, is_websocket=is_websocket)
+        if claim.prove is not None:
+            head = await prove_body(connection, head, claim.prove, bodies=self._bodies, bytes_max=self._signed_body_max)
+        return head, claim.principal
 
-    def _access_generation(self) -> int:
-        """Changes when the same head may be judged differently."""
-        return 0
+    def _recall(self, connection: Connection, head: Head) -> Principal | None:
+        """Who the connection was known as, when the head says the same again."""
+        connection.answer_headers = self._origin_headers.of(head, connection.peer)
+        return self._gate.recall(connection.remembered, head)
 
     async def _serve_request(
         self, connection: Connection, head: Head, principal: Principal, request_id: str, started: float, *,
@@ -184,7 +205,10 @@ class Door:
         if self._publish_lane is not None and target is not None:
             visit = Visit(connection, head, target, principal, request_id, started, is_over)
             return await self._publish_lane.serve(visit)
-        state: dict[str, Any] = {"principal": principal, "request_id": request_id, "started": started}
+        state: dict[str, Any] = {
+            "principal": principal, "request_id": request_id, "started": started,
+            "answer_headers": connection.answer_headers,
+        }  # fmt: skip
         exchange = Exchange(self._app, self._config, self._context, connection, state, is_last=is_over)
         return await exchange.run(head)
 
@@ -207,6 +231,19 @@ class Door:
         await connection.send(b"\r\n".join(lines))
         return True
 
+    async def _answer_preflight(
+        self, connection: Connection, head: Head, allowed: HeaderPairs, request_id: str, started: float
+    ) -> bool:
+        """What a page of another site may send. Asked by its browser, without credentials."""
+        headers = complete_headers(list(allowed), request_id)
+        lines = [b"HTTP/1.1 204 No Content", *(name + b": " + value for name, value in headers), b"", b""]
+        await connection.send(b"\r\n".join(lines))
+        self._request_log.record(
+            method=head.method, path=head.path, route="preflight", status=204, sent_bytes=0, started=started,
+            principal="-", request_id=request_id,
+        )  # fmt: skip
+        return not head.has_token(b"connection", "close") and head.version == "1.1"
+
     async def _refuse(
         self, connection: Connection, error: OverlaydError, request_id: str, head: Head | None, started: float
     ) -> None:
@@ -214,7 +251,9 @@ class Door:
         limit = error.subject if isinstance(error, (HeadTooLarge, RequestTimeout)) else ""
         if limit:
             self._metrics.count_limit_hit(limit)
-        body = plain_answer(error, request_id, is_head=head is not None and head.method == "HEAD")
+        body = plain_answer(
+            error, request_id, is_head=head is not None and head.method == "HEAD", more=connection.answer_headers
+        )
         await connection.send(body)
         self._request_log.record(
             method=head.method if head else "-", path=head.path if head else "-", route="refused", status=error.status,

@@ -2,6 +2,7 @@
 
 from overlayd.access import Principal
 from overlayd.access.metering import NO_PASSAGE, Metering
+from overlayd.access.stream_guard import StreamGuard
 from overlayd.delivery.socket import PublishPackets
 from overlayd.model.errors import BatchTooLarge, InvalidPacket, OverlaydError, Violation
 from overlayd.model.limits import Limits
@@ -12,11 +13,16 @@ from overlayd.pipeline.intake import Intake
 from overlayd.storage import Log
 
 
-def live_publisher(intake: Intake, log: Log, limits: Limits, metering: Metering | None = None) -> PublishPackets:
-    """The function that live connections publish with. `metering`: None when nobody is held to a rate or quota."""
+def live_publisher(
+    intake: Intake, log: Log, limits: Limits, metering: Metering | None = None, streams: StreamGuard | None = None
+) -> PublishPackets:
+    """The function that live connections publish with. `metering`: None when nobody is held to a rate or quota;
+    `streams`: None where no stream has an owner."""
+    guard = streams or StreamGuard(log.find_stream)
 
     async def publish(message: PublishMessage, principal: Principal) -> ReceiptMessage:
         """Durable when it returns. Raises what refuses the whole message."""
+        guard.require(principal, "publish", message.stream)
         if not message.packets:
             detail = "holds no packet; at least one is needed"
             raise InvalidPacket(

@@ -12,6 +12,7 @@ import trio
 
 from overlayd.access import Principal
 from overlayd.access.metering import NO_PASSAGE, Metering
+from overlayd.access.stream_guard import StreamGuard
 from overlayd.model.errors import BadParameter, InvalidPacket, OverlaydError, PacketTooLarge, WrongContentType
 from overlayd.model.limits import Limits
 from overlayd.model.names import StreamName
@@ -79,9 +80,11 @@ class Publisher:
 
     def __init__(
         self, *, intake: Intake, log: Log, limits: Limits, lane: AnyLane, bodies: Bodies,
-        metering: Metering | None = None,
+        metering: Metering | None = None, streams: StreamGuard | None = None,
     ) -> None:  # fmt: skip
-        """`metering`: None when nobody is held to a rate or quota."""
+        """`metering`: None when nobody is held to a rate or quota. `streams`: decides who may publish where; None where
+        no stream has an owner."""
+        self.streams = streams or StreamGuard(log.find_stream)
         self.metering = metering
         self.intake = intake
         self.log = log

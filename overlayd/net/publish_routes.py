@@ -5,7 +5,6 @@ from pathlib import Path
 from quart import Request, Response, request
 from quart_trio import QuartTrio
 
-from overlayd.access import require
 from overlayd.net.app import answer, body_reader, principal_of
 from overlayd.net.publish import Publisher
 from overlayd.net.publish_answers import Published
@@ -31,7 +30,7 @@ class _PublishRoutes:
     async def packets(self, stream: str) -> Response:
         """Packet objects, NDJSON or CloudEvents."""
         principal = principal_of(request)
-        require(principal, "publish")
+        self._publisher.streams.require(principal, "publish", stream)
         ask = packets_ask(
             stream, principal, _headers_of(request), request.query_string.decode("ascii", "replace"), request.base_url
         )
@@ -47,7 +46,7 @@ class _PublishRoutes:
     async def data(self, stream: str) -> Response:
         """Whatever body, as the data of one packet."""
         principal = principal_of(request)
-        require(principal, "publish")
+        self._publisher.streams.require(principal, "publish", stream)
         ask, data = data_ask(
             stream, principal, _headers_of(request), request.query_string.decode("ascii", "replace"), request.base_url
         )

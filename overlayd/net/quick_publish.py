@@ -10,7 +10,8 @@ from collections.abc import Callable
 import structlog
 import trio
 
-from overlayd.access import Principal, require
+from overlayd.access import Principal
+from overlayd.access.gate import Gate
 from overlayd.model.cursor import Epoch
 from overlayd.model.draft import AppendResult, Receipt
 from overlayd.model.errors import OverlaydError
@@ -38,20 +39,23 @@ _SLOW_HEADERS = frozenset((b"expect", b"content-encoding"))
 _HEADERS = (("content-type", "application/json"),)
 _log = structlog.get_logger("net.quick_publish")
 
-Admit = Callable[[Connection, Head], Principal]
+Recall = Callable[[Connection, Head], Principal | None]
 
 
 class HeaderMemo:
     """What the headers of a connection's last request said. They say the same again when every byte is the same but
     the digits of the length."""
 
-    __slots__ = ("after", "answer_headers", "before", "generation", "terms")
+    __slots__ = ("after", "answer_headers", "before", "generation", "principal", "terms")
 
-    def __init__(self, before: bytes, after: bytes, terms: Terms, connection: Connection, generation: int) -> None:
+    def __init__(
+        self, before: bytes, after: bytes, terms: Terms, connection: Connection, principal: Principal, generation: int
+    ) -> None:  # fmt: skip
         self.before = before
         self.after = after
         self.terms = terms
         self.answer_headers = connection.answer_headers
+        self.principal = principal
         self.generation = generation
 
 
@@ -90,11 +94,11 @@ class QuickPublish:
     """Serves plain packets. One for the node. A `QuickServer` of the turnstile."""
 
     def __init__(
-        self, *, publisher: Publisher, request_log: RequestLog, next_request_id: Callable[[], str], admit: Admit,
-        generation: Callable[[], int], stop: trio.Event,
+        self, *, publisher: Publisher, request_log: RequestLog, next_request_id: Callable[[], str],
+        recall: Recall, gate: Gate, stop: trio.Event,
     ) -> None:  # fmt: skip
-        """`admit`: the door's judgement of a head, which raises where it refuses. `generation` changes when what it
-        said before may not hold any more."""
+        """`recall`: the door's answer to who a known connection is; the first request of a connection is judged by
+        its task. `gate` says whether that still counts."""
         self.next_request_id = next_request_id
         limits = publisher.limits
         self._intake: Intake = publisher.intake
@@ -105,8 +109,9 @@ class QuickPublish:
         self._metering = publisher.metering
         self._budget = publisher.bodies.budget
         self._request_log = request_log
-        self._admit = admit
-        self._generation = generation
+        self._recall = recall
+        self._gate = gate
+        self._streams = publisher.streams
         self._stop = stop
         self._answer_heads = AnswerHeads()
         self._targets: dict[bytes, tuple[str, Target]] = {}
@@ -185,7 +190,7 @@ class QuickPublish:
     ) -> tuple[str, Target, HeaderMemo, int] | None:  # fmt: skip
         """What the same request line and the same headers were found to say before; None for anything else."""
         memo = connection.memo
-        if memo is None or memo.generation != self._generation():
+        if memo is None or not self._gate.is_good(memo.principal, memo.generation):
             return None
         line_end = data.find(b"\r\n")
         known = self._targets.get(data[:line_end])
@@ -194,7 +199,7 @@ class QuickPublish:
         if known is None or not data.startswith(before, line_end) or not data.endswith(after, digits_at, end):
             return None
         digits = data[digits_at:digits_end]
-        if not digits.isdigit() or len(digits) > 18:
+        if not digits.isdigit() or len(digits) > 18 or not self._may_publish(memo.principal, known[1]):
             return None
         return known[0], known[1], memo, int(digits)
 
@@ -209,8 +214,9 @@ class QuickPublish:
             target = find_target(head)
             if target is None or target.is_data or not _is_plain(head):
                 return None
-            principal = self._admit(connection, head)
-            require(principal, "publish")
+            principal = self._recall(connection, head)
+            if principal is None or not self._may_publish(principal, target):
+                return None
             if self._metering is not None and self._metering.concerns(principal):
                 return None  # what may have to wait or be refused
             ask = packets_ask(target.stream, principal, head.headers, head.query, "")
@@ -219,6 +225,9 @@ class QuickPublish:
         if not _is_for_one_receipt(ask):
             return None
         return self._remember(connection, head, target, ask)
+
+    def _may_publish(self, principal: Principal, target: Target) -> bool:
+        return self._streams.may(principal, "publish", target.stream)
 
     def _remember(
         self, connection: Connection, head: Head, target: Target, ask: Ask
@@ -237,7 +246,12 @@ class QuickPublish:
             ask.idempotency_key,
         )  # fmt: skip
         memo = HeaderMemo(
-            raw[line_end:digits_at], raw[digits_end : -len(HEAD_END)], terms, connection, self._generation()
+            raw[line_end:digits_at],
+            raw[digits_end : -len(HEAD_END)],
+            terms,
+            connection,
+            principal,
+            self._gate.generation,
         )
         if not head.query:
             connection.memo = memo

@@ -8,23 +8,30 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
 import trio
 import trio.testing
 from quart import Response, request
 from quart_trio import QuartTrio
 
 from overlayd.access import AccessRules, Principal
-from overlayd.access.origin import parse_trusted
-from overlayd.model.clock import Entropy
+from overlayd.access.failures import FailureBook
+from overlayd.access.gate import Gate
+from overlayd.access.settings import AccessSettings
+from overlayd.model.audit import ignore_record
+from overlayd.model.clock import Entropy, SystemClock
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.net.access_log import RequestLog
 from overlayd.net.app import answer, body_reader, create_app, principal_of
 from overlayd.net.content import Bodies
+from overlayd.net.cors import OriginHeaders, methods_of
 from overlayd.net.door import Door
+from overlayd.net.exposure import Credentials
 from overlayd.net.head import Head
-from overlayd.net.lane import Lane
-from overlayd.net.listeners import SOCKET_NAME, open_listeners
+from overlayd.net.lane import NO_LANE, Lane
+from overlayd.net.listeners import SOCKET_NAME
+from overlayd.net.ports import Ports
 from overlayd.net.publish_lane import PublishLane
 from overlayd.net.server import Admission, RequestIds, serve_connections
 from overlayd.net.settings import ListenSettings
@@ -148,12 +155,14 @@ class Edge:
     def __init__(self, urls: list[str], directory: Path, metrics: Metrics, door: Door, stop: trio.Event) -> None:
         self.urls = urls
         self.port = int(urls[0].rsplit(":", 1)[1]) if urls[0].startswith("http") else 0
+        self.tls_port = next((int(url.rsplit(":", 1)[1]) for url in urls if url.startswith("https")), 0)
         self.path = directory / SOCKET_NAME
         self.metrics = metrics
         self.door = door
         self.stop = stop
         self.calls: list[str] = []
         self.clients: list[RawClient] = []
+        self.ports: Ports
         self.is_unix = False
         """Whether `connect` takes the Unix socket."""
 
@@ -268,6 +277,12 @@ async def echo_websocket(stream: trio.abc.Stream, head: Head, principal: Princip
     await stream.aclose()
 
 
+def keyless_gate(rules: AccessRules, metrics: Metrics) -> Gate:
+    """The gate of a node without credentials."""
+    failures = FailureBook(AccessSettings(), metrics, trio.current_time)
+    return Gate(rules=rules, schemes=(), failures=failures, audit=ignore_record, clock=SystemClock(), metrics=metrics)
+
+
 @asynccontextmanager
 async def open_edge(
     directory: Path,
@@ -279,6 +294,8 @@ async def open_edge(
     service_uid: int = 0,
     end_sessions: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     open_publish_lane: Callable[[RequestLog], PublishLane] | None = None,
+    credentials: Credentials = Credentials(),  # noqa: B008 - frozen
+    gate: Gate | None = None,
 ) -> AsyncIterator[Edge]:
     """An edge that is drained at the block's end. `open_publish_lane` is called after `add_routes`."""
     limits = limits or Limits()
@@ -288,18 +305,18 @@ async def open_edge(
     app = create_app(lane=lane, request_log=request_log)
     add_routes(app, lane)
     await app.startup()
-    trusted, is_unix_trusted = parse_trusted(settings.trusted_proxies)
-    rules = AccessRules(
-        service_uid=service_uid, hosts=frozenset(settings.hosts), trusted=trusted,
-        is_unix_trusted=is_unix_trusted, insecure=settings.insecure,
-    )  # fmt: skip
+    ports = Ports(settings, limits=limits, clock=SystemClock(), metrics=metrics)
+    ports.credentials = credentials
+    rules = msgspec.structs.replace(ports.rules(auto_create=True), service_uid=service_uid)
     ids = RequestIds(Entropy())
     door = Door(
-        app=app, serve_websocket=serve_websocket, rules=rules, limits=limits, metrics=metrics,
+        app=app, serve_websocket=serve_websocket, gate=gate or keyless_gate(rules, metrics), limits=limits,
+        bodies=Bodies(limits, NO_LANE, metrics), metrics=metrics,
         request_log=request_log, next_request_id=ids.draw, stop=stop,
         publish_lane=None if open_publish_lane is None else open_publish_lane(request_log),
+        origin_headers=OriginHeaders(settings, methods_of(app)),
     )  # fmt: skip
-    listeners = open_listeners(settings, directory, limits)
+    listeners = ports.open(directory)
     async with trio.open_nursery() as nursery:
         serve = partial(
             serve_connections, admission=Admission(limits, metrics, limits.connections_max), limits=limits,
@@ -307,6 +324,7 @@ async def open_edge(
         )  # fmt: skip
         urls = await nursery.start(serve, listeners, door)
         edge = Edge(urls, directory, metrics, door, stop)
+        edge.ports = ports
         app.before_request(partial(_note_call, edge.calls))
         try:
             yield edge
