@@ -2,12 +2,16 @@
 
 Only the certifier's signature is checked here. The fields' values are encrypted for the subject; whether the
 revocation outpoint is spent is for the chain to say.
+
+What is signed holds the fields in order of their names. Implementations disagree on that order once names mix capital
+and small letters: the specification's text sorts by code, @bsv/sdk as an English dictionary does. We write the first
+and take both.
 """
 
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -15,7 +19,7 @@ from overlayd.bsv.brc42 import derive_private, derive_public, invoice_number
 from overlayd.bsv.keys import ANYONE, PrivateKey, PublicKey, is_strict_der
 from overlayd.bsv.octets import U32_MAX, ByteReader, encode_varbytes, encode_varint
 from overlayd.bsv.tx import OutPoint
-from overlayd.model.errors import MalformedChainData
+from overlayd.model.errors import MalformedChainData, SignatureInvalid
 from overlayd.model.txid import TxId, format_hash, parse_txid
 
 CERTIFICATE_BYTES_MAX = 64 << 10
@@ -23,6 +27,10 @@ CERTIFICATE_BYTES_MAX = 64 << 10
 _PROTOCOL = (2, "certificate signature")
 _FIELD_BYTES_MIN = 2
 _INDEX = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
+_DICTIONARY = " _-,;:!?.'\"()[]{}@*/\\&#%`^+<=>|~$0123456789abcdefghijklmnopqrstuvwxyz"
+"""The order of the Unicode Collation Algorithm (root, CLDR) for printable ASCII."""
+_RANKS = {letter: rank for rank, letter in enumerate(_DICTIONARY)}
+_RANK_OTHER = len(_DICTIONARY)
 NOT_REVOCABLE = OutPoint(TxId(bytes(32)), 0)
 """The outpoint of certificates that can't be revoked."""
 
@@ -40,7 +48,10 @@ class _Wire(msgspec.Struct, rename="camel"):
 
 
 class Certificate(msgspec.Struct, frozen=True):
-    """A certificate; `fields` maps names to encrypted values (base64), `type` and `serial` are 32 bytes each."""
+    """A certificate; `fields` maps names to encrypted values (base64), `type` and `serial` are 32 bytes each.
+
+    The binary form has the fields in the order in which they stand here.
+    """
 
     type: bytes
     serial: bytes
@@ -50,13 +61,13 @@ class Certificate(msgspec.Struct, frozen=True):
     fields: Mapping[str, str]
     signature: bytes = b""
 
-    def encode_unsigned(self) -> bytes:
-        """What the certifier signs."""
+    def encode_unsigned(self, order: Sequence[str] | None = None) -> bytes:
+        """What the certifier signs, the fields in an order."""
         parts = [
             self.type, self.serial, self.subject.encoded, self.certifier.encoded,
             self.revocation.txid[::-1], encode_varint(self.revocation.index), encode_varint(len(self.fields)),
         ]  # fmt: skip
-        for name in sorted(self.fields, key=_sorting_key):
+        for name in self.fields if order is None else order:
             parts += [encode_varbytes(name.encode()), encode_varbytes(self.fields[name].encode())]
         return b"".join(parts)
 
@@ -76,13 +87,22 @@ class Certificate(msgspec.Struct, frozen=True):
 
     def verify(self) -> None:
         """Checks the certifier's signature. Raises SignatureInvalid."""
-        derive_public(self.certifier, ANYONE, self._invoice()).verify(self.encode_unsigned(), self.signature)
+        key = derive_public(self.certifier, ANYONE, self._invoice())
+        orders = (tuple(self.fields), tuple(sorted(self.fields)), tuple(sorted(self.fields, key=dictionary_key)))
+        forms = dict.fromkeys(self.encode_unsigned(order) for order in orders)
+        for form in forms:
+            try:
+                return key.verify(form, self.signature)
+            except SignatureInvalid as err:
+                last = err
+        raise last
 
     def signed_by(self, certifier: PrivateKey) -> "Certificate":
-        """The same certificate with its certifier's signature."""
+        """The same certificate, its fields ascending, with its certifier's signature."""
         assert certifier.public_key == self.certifier
+        ordered = msgspec.structs.replace(self, fields={name: self.fields[name] for name in sorted(self.fields)})
         child = derive_private(certifier, ANYONE.public_key, self._invoice())
-        return msgspec.structs.replace(self, signature=child.sign(self.encode_unsigned()))
+        return msgspec.structs.replace(ordered, signature=child.sign(ordered.encode_unsigned()))
 
     def _invoice(self) -> str:
         key_id = f"{base64.b64encode(self.type).decode()} {base64.b64encode(self.serial).decode()}"
@@ -90,7 +110,7 @@ class Certificate(msgspec.Struct, frozen=True):
 
 
 def parse_certificate(raw: bytes) -> Certificate:
-    """Reads the binary form, whole and signed, fields ascending. Raises MalformedChainData."""
+    """Reads the binary form, whole and signed. Raises MalformedChainData."""
     if len(raw) > CERTIFICATE_BYTES_MAX:
         raise MalformedChainData(f"at most {CERTIFICATE_BYTES_MAX} bytes are taken", subject="certificate")
     reader = ByteReader(raw, "certificate")
@@ -100,13 +120,11 @@ def parse_certificate(raw: bytes) -> Certificate:
     if index > U32_MAX:
         raise reader.fault(f"an output index of {index}")
     fields: dict[str, str] = {}
-    last: bytes | None = None
     for _ in range(reader.count(_FIELD_BYTES_MIN)):
         name, value = _read_text(reader), _read_text(reader)
-        key = _sorting_key(name)
-        if last is not None and key <= last:
-            raise reader.fault("its fields aren't in order")
-        fields[name], last = value, key
+        if name in fields:
+            raise reader.fault("a field stands twice")
+        fields[name] = value
     signature = reader.take(reader.remaining)
     return _checked(Certificate(kind, serial, subject, certifier, OutPoint(txid, index), fields, signature))
 
@@ -143,9 +161,11 @@ def _checked(certificate: Certificate) -> Certificate:
     return certificate
 
 
-def _sorting_key(name: str) -> bytes:
-    """The order of JavaScript's sort, which the signed bytes follow: by UTF-16 units."""
-    return name.encode("utf-16-be")
+def dictionary_key(name: str) -> tuple[list[int], list[bool]]:
+    """Sorts ASCII names as JavaScript's localeCompare does in English: letters without case first, then small ones."""
+    return [_RANKS.get(letter.lower(), _RANK_OTHER + ord(letter)) for letter in name], [
+        letter.isupper() for letter in name
+    ]
 
 
 def _read_text(reader: ByteReader) -> str:
