@@ -121,6 +121,10 @@ class Metering:
         """`fold` is called before each writing, to tell `usage` what was counted elsewhere in the meantime."""
         self._folds.append(fold)
 
+    def count_hit(self, limit: str) -> None:
+        """A limit was hit."""
+        self._metrics.count_limit_hit(limit)
+
     # Before and after what a client does.
 
     def concerns(self, principal: Principal) -> bool:

@@ -180,6 +180,7 @@ class StreamingSessions:
         self._metering.quotas.check_streams(account, policy, count_open(connection, account.name.partition(":")[2]))
         sessions_max = self._metering.quota_settings.sessions_max
         if count_open(connection) >= sessions_max:
+            self._metering.count_hit("sessions_max")
             raise LimitReached(
                 f"{sessions_max} streaming sessions are open already", subject="sessions_max", retry_after_s=60.0
             )
