@@ -1,0 +1,1 @@
+"""Confirmation on chain: headers, sources, the embedded regtest chain."""
