@@ -13,9 +13,11 @@ import structlog
 import trio
 from quart_trio import QuartTrio
 
+from overlayd.access.certificates import CertificateScheme
 from overlayd.access.key_records import ACCESS_FEATURE
 from overlayd.access.metering import METERING_FEATURES, Metering
 from overlayd.access.node_access import NodeAccess
+from overlayd.access.roles import RoleBook
 from overlayd.access.streaming_sessions import StreamingSessions
 from overlayd.config import Settings
 from overlayd.delivery.delivery import Delivery
@@ -81,10 +83,13 @@ class Parts:
         self.entropy = entropy
         self.stop = trio.Event()
         self.ports = Ports(settings.listen, limits=limits, clock=clock, metrics=metrics)
+        self.certificates = CertificateScheme(
+            settings.access.certificates, RoleBook(settings.access.roles), is_asked=self.ports.is_asking
+        )
         self.access = NodeAccess(
             log=log, rules=self.ports.rules(auto_create=settings.defaults.auto_create), settings=settings.access,
             declared=settings.keys, environ=os.environ, make_audit=OwnStream(AUDIT, log.append_own).packet, clock=clock,
-            entropy=entropy, metrics=metrics,
+            entropy=entropy, metrics=metrics, schemes=(self.certificates,),
         )  # fmt: skip
         self.access.on_review = self.review
         self.request_ids = RequestIds(entropy)
@@ -170,7 +175,7 @@ class Parts:
 
     def review(self) -> None:
         """Who is in may not be allowed to stay: rights, keys or streams changed."""
-        self.ports.credentials = Credentials(keys=self.access.keys.count_living())
+        self.ports.credentials = Credentials(keys=self.access.keys.count_living(), certificates=len(self.certificates))
 
     async def end_sessions(self) -> None:
         """Tells every live session goodbye, and where to come back. Returns when they are gone. Checkpoint."""
@@ -199,6 +204,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
         parts = Parts(log, settings, metrics, clock, entropy)
         await declare_streams(log, settings, parts.schemas)
         await parts.access.load()
+        parts.review()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(parts.access.run)
             await parts.metering.start()

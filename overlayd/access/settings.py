@@ -44,6 +44,44 @@ class UnixUserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"{self.name}: say which uid or gid it is")
 
 
+class CertificateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose client certificates let in whom, and what they may do. What is given must fit; the first rule counts."""
+
+    name: Annotated[
+        str, Meta(max_length=64, description="What the node calls them: a-z, 0-9, _ and -", examples=["presses"])
+    ]
+    subject: Annotated[
+        str,
+        Meta(
+            max_length=1024, examples=["CN=*,O=Example"],
+            description='Subject as in RFC 4514, the most specific part first; "*" stands for letters, digits and -._@:/',
+        ),
+    ] = ""  # fmt: skip
+    san: Annotated[
+        str,
+        Meta(max_length=1024, description='One of its alternative names: "DNS:press-7.example", "URI:…", "email:…", "IP:…"'),
+    ] = ""  # fmt: skip
+    fingerprint: Annotated[str, Meta(max_length=71, description='Of the whole certificate: "sha256:<64 hex>"')] = ""
+    owner: Annotated[str, Meta(max_length=128, description="Whose it is; empty: its name and what * stood for")] = ""
+    scopes: Annotated[tuple[str, ...], Meta(description=_SCOPES)] = ()
+    roles: Annotated[tuple[str, ...], Meta(description="Named sets of scopes")] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        _check(self.name, self.scopes)
+        if not (self.subject or self.san or self.fingerprint):
+            raise ValueError(f"{self.name}: say which subject, san or fingerprint it is")
+        if self.fingerprint and re.fullmatch(r"sha256:[0-9a-f]{64}", self.fingerprint) is None:
+            raise ValueError(
+                f"{self.name}: not a fingerprint; write sha256: and 64 digits of lower-case hex, no colons"
+            )
+        for text in (self.subject, self.san):
+            if text.count("*") > 4 or "**" in text:
+                raise ValueError(f"{self.name}: at most 4 stars, none beside another")
+        if self.san and self.san.split(":")[0] not in ("DNS", "URI", "email", "IP"):
+            raise ValueError(f"{self.name}: an alternative name begins with DNS:, URI:, email: or IP:")
+
+
 class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An API key that the configuration declares. Its secret stands elsewhere; several may count at once."""
 
@@ -130,6 +168,10 @@ class AccessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     roles: Annotated[tuple[RoleSettings, ...], Meta(description="A named set of scopes")] = ()
     unix_users: Annotated[
         tuple[UnixUserSettings, ...], Meta(description="A user or group of this machine, told by the Unix socket")
+    ] = ()
+    certificates: Annotated[
+        tuple[CertificateSettings, ...],
+        Meta(description="Holders of client certificates, as a [[listen.tls]] with `client_ca` asks for them"),
     ] = ()
 
 

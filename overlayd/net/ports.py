@@ -33,6 +33,11 @@ class Ports:
         self.credentials = Credentials()
         """By what clients can show who they are; whoever keeps credentials sets it before `open`, and when it changes."""
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether a listener asks for client certificates."""
+        return any(listener.client_ca for listener in self._settings.tls)
+
     def rules(self, *, auto_create: bool) -> AccessRules:
         """What the settings say about requests. Raises ConfigInvalid."""
         settings = self._settings
