@@ -7,9 +7,9 @@ import msgspec
 from overlayd.delivery.delivery import Delivery
 from overlayd.delivery.frames import Gap, Message, PacketState, state_at_append, state_of
 from overlayd.delivery.subscriptions.finding import WHOLE, gap_id
-from overlayd.delivery.subscriptions.ledger import Item, Key, Unit
 from overlayd.delivery.subscriptions.meters import SubscriptionMeters
 from overlayd.delivery.subscriptions.subscription import Reading, Subscription
+from overlayd.delivery.subscriptions.units import Item, Key, Unit
 from overlayd.model.bodies import decode_status_body
 from overlayd.model.cursor import format_epoch
 from overlayd.model.errors import DamagedEntry, UnknownPacket, VerificationFailed

@@ -9,10 +9,10 @@ from overlayd.delivery.delivery import Delivery
 from overlayd.delivery.frames import Erased, Gap, Message
 from overlayd.delivery.matching import PacketView
 from overlayd.delivery.reader import Reader
-from overlayd.delivery.subscriptions.ledger import Item, Key
 from overlayd.delivery.subscriptions.meters import SubscriptionMeters
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.delivery.subscriptions.tables import AttemptBody
+from overlayd.delivery.subscriptions.units import Item, Key
 from overlayd.model.cursor import Cursor, format_epoch
 from overlayd.model.entry import StoredEntry
 
@@ -27,6 +27,7 @@ class Finder:
 
     def __init__(self, subscription: Subscription, delivery: Delivery, meters: SubscriptionMeters) -> None:
         self._subscription = subscription
+        self.ledger = subscription.ledger
         self._delivery = delivery
         self._log = delivery.log
         self._meters = meters
@@ -42,7 +43,7 @@ class Finder:
 
         Cancelled, or failed, nothing was added.
         """
-        ledger = self._subscription.ledger
+        ledger = self.ledger
         if self._reader is None:
             subscription = self._subscription
             self._reader = await self._delivery.follow(subscription.matcher, ledger.position, subscription.judge)
@@ -67,7 +68,7 @@ class Finder:
         reader = self._reader
         if reader is None or not reader.is_between_entries or reader.position < position:
             return False
-        self._subscription.ledger.scanned(Cursor(self._log.epoch, reader.position))
+        self.ledger.scanned(Cursor(self._log.epoch, reader.position))
         self._reader = None
         return True
 
@@ -110,7 +111,7 @@ class Finder:
         subscription = self._subscription
         if offset <= subscription.rest.start or subscription.was_told(offset):
             return None
-        for item in subscription.ledger.items():
+        for item in self.ledger.items():
             is_untried = item.unit is None or (item.unit.state != "done" and not item.unit.attempts)
             if item.packet_offset == offset and item.kind == "packets" and is_untried:
                 return None
@@ -144,7 +145,7 @@ class Finder:
         if is_ahead:
             taken = [
                 (offset, offset)
-                for offset in subscription.ledger.settled_before()
+                for offset in self.ledger.settled_before()
                 if gap.from_offset <= offset <= gap.to_offset
             ]
         else:

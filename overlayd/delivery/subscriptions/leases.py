@@ -6,7 +6,7 @@ import struct
 
 import msgspec
 
-from overlayd.delivery.subscriptions.ledger import Key
+from overlayd.delivery.subscriptions.units import Key
 
 _TOKEN = struct.Struct(">BIQqHI")
 _VERSION = 1

@@ -6,115 +6,13 @@ gives. Memory leads and the database follows; what must not be seen before it is
 
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
 
-import msgspec
-
-from overlayd.delivery.frames import Message
+from overlayd.delivery.subscriptions.units import Changes, Item, Key, Unit, UnitRow, row_of
 from overlayd.model.cursor import Cursor
-from overlayd.model.outlet import DeliveryKind
-
-Key = tuple[int, int, int]
-"""Trigger's offset, index in its range (-1: it stands for itself), number among what the trigger tells there."""
-
-UnitState = Literal["flying", "waiting", "leased", "done"]
 
 HELD_MESSAGES = 8
 """Decoded packets kept of a stream that is held; those behind them are read again when their turn comes."""
-
-
-class Item:
-    """One thing to deliver. `before` and `after`: where to resume to get it again, and to go on behind it.
-
-    `packet_offset`: where the packet stands, which isn't the trigger's offset for confirmations; 0 for notices.
-    `message` is dropped when it may stay long; packets are read again from the log.
-    """
-
-    __slots__ = (
-        "after", "arrived", "before", "is_settled", "key", "kind", "message", "packet_offset", "stream", "trigger_us",
-        "unit",
-    )  # fmt: skip
-
-    def __init__(
-        self, key: Key, kind: DeliveryKind, stream: str, *, before: Cursor, after: Cursor, message: Message | None,
-        packet_offset: int = 0, trigger_us: int = 0,
-    ) -> None:  # fmt: skip
-        self.key = key
-        self.kind = kind
-        self.stream = stream
-        self.before = before
-        self.after = after
-        self.message = message
-        self.packet_offset = packet_offset
-        self.trigger_us = trigger_us
-        self.arrived = 0.0
-        self.is_settled = False
-        self.unit: Unit | None = None
-
-    def __repr__(self) -> str:
-        return f"Item({self.key}, {self.kind}, settled={self.is_settled})"
-
-
-class Unit:
-    """What is delivered at once: an item, or a batch of one stream's packets whose bounds stay as they are.
-
-    `attempts`: those that ended, or leases that began; `attempts_before`: those of them that don't count any more,
-    because somebody had a dead letter tried again. `due`: when it may fly again, or when its lease ends; `next_us`
-    is the same as wall time. `dead_id`: a dead letter that is tried again, which moves no floor.
-    """
-
-    __slots__ = (
-        "attempts", "attempts_before", "dead_id", "due", "first_us", "has_row", "is_fixed", "items", "key", "left", "next_us", "state",
-        "stream",
-    )  # fmt: skip
-
-    def __init__(self, key: Key, items: list[Item], stream: str, *, left: int, dead_id: int = 0) -> None:
-        self.key = key
-        self.items = items
-        self.stream = stream
-        self.left = left
-        self.dead_id = dead_id
-        self.state: UnitState = "waiting"
-        self.is_fixed = False
-        self.has_row = False
-        self.attempts = 0
-        self.attempts_before = 0
-        self.first_us = 0
-        self.next_us = 0
-        self.due = 0.0
-
-    @property
-    def tries(self) -> int:
-        """Attempts that count."""
-        return self.attempts - self.attempts_before
-
-    def __repr__(self) -> str:
-        return f"Unit({self.key}, {self.state}, items={len(self.items)}, attempts={self.attempts})"
-
-
-class UnitRow(msgspec.Struct, frozen=True):
-    """A unit as it is written down. `members`: the keys of a batch. One that flies is written as `waiting`: after a
-    crash it is tried again."""
-
-    key: Key
-    state: Literal["waiting", "leased", "done"]
-    attempts: int = 0
-    first_us: int = 0
-    next_us: int = 0
-    members: tuple[Key, ...] = ()
-
-    @property
-    def keys(self) -> tuple[Key, ...]:
-        """Of all its items."""
-        return self.members or (self.key,)
-
-
-class Changes(msgspec.Struct):
-    """Rows to write, and keys of rows to take away, since the last time."""
-
-    rows: list[UnitRow]
-    gone: list[Key]
 
 
 class _Stream:
@@ -388,14 +286,20 @@ class Ledger:
             if not unit.left:
                 continue
             unit.has_row = True
-            rows.append(_row_of(unit))
+            rows.append(row_of(unit))
         changes = Changes(rows, self._gone)
         self._changed, self._gone = {}, []
         return changes
 
-    def take_over(self, before: "Ledger") -> None:
-        """The rows of a ledger that this one replaces go when this one is written down."""
-        self._gone += before.row_keys()
+    def discard(self, keys: Iterable[Key]) -> None:
+        """Rows of before, which go when this ledger is written down."""
+        self._gone += keys
+
+    def export(self) -> list[tuple[UnitRow, float]]:
+        """The rows that stand in the database, each with when it is due; right once everything drained is written."""
+        units = {id(item.unit): item.unit for item in self._items if item.unit is not None}
+        rows = [(row_of(unit), unit.due) for unit in units.values() if unit.has_row]
+        return [*rows, *((row, unit.due) for unit, row in self._restored)]
 
     def row_keys(self) -> list[Key]:
         """Of the rows that stand in the database, or will."""
@@ -504,15 +408,3 @@ class Ledger:
                 self._expired.append(what)
             else:
                 self._due.append(what)
-
-
-def _row_of(unit: Unit) -> UnitRow:
-    assert unit.items
-    return UnitRow(
-        key=unit.key,
-        state=unit.state if unit.state != "flying" else "waiting",
-        attempts=unit.attempts,
-        first_us=unit.first_us,
-        next_us=unit.next_us,
-        members=tuple(item.key for item in unit.items) if unit.is_fixed else (),
-    )

@@ -5,9 +5,9 @@ from typing import Literal
 import msgspec
 
 from overlayd.delivery.frames import Erased, Gap, Message, StatusRun
-from overlayd.delivery.subscriptions.ledger import Item, Unit
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.delivery.subscriptions.tables import DeadBody, DeadRow
+from overlayd.delivery.subscriptions.units import Item, Unit
 from overlayd.model.cursor import Cursor
 
 EXCERPT_CHARS = 1024

@@ -9,10 +9,10 @@ from overlayd.delivery.frames import Message
 from overlayd.delivery.subscriptions.content import delivery_id
 from overlayd.delivery.subscriptions.finding import Finder
 from overlayd.delivery.subscriptions.leases import Lease
-from overlayd.delivery.subscriptions.ledger import Unit
 from overlayd.delivery.subscriptions.letters import letter_of, queue_letter
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.delivery.subscriptions.tables import AttemptBody
+from overlayd.delivery.subscriptions.units import Unit
 from overlayd.delivery.subscriptions.worker import Workshop
 from overlayd.model.cursor import Cursor
 from overlayd.model.errors import SubscriptionConflict
@@ -47,11 +47,14 @@ class Desk:
         self._finder: Finder = shop.finder(subscription)
         self._finding = trio.Lock()
         self._leased: dict[Lease, Unit] = {}
-        rule = subscription.definition.pull
-        self._rule = rule if isinstance(rule, PullRule) else PullRule()
 
     def __repr__(self) -> str:
         return f"Desk({self._subscription.name!r}, leased={len(self._leased)})"
+
+    @property
+    def _rule(self) -> PullRule:
+        rule = self._subscription.definition.pull
+        return rule if isinstance(rule, PullRule) else PullRule()
 
     @property
     def leased(self) -> int:
@@ -67,6 +70,7 @@ class Desk:
         while True:
             self._check_active()
             bell = subscription.bell
+            self._sync()
             self.expire()
             has_more, looked = await self._fill(count)
             scanned += looked
@@ -155,6 +159,12 @@ class Desk:
                 await self._step()
             self.restore()
 
+    def _sync(self) -> None:
+        """After a seek or another definition there is another ledger, and what was given out is found again in it."""
+        if self._finder.ledger is not self._subscription.ledger:
+            self._finder = self._shop.finder(self._subscription)
+            self._leased.clear()
+
     async def _fill(self, count: int) -> tuple[bool, int]:
         """Reads on until so many messages are at hand; at most one page. Whether there may be more, and how many
         entries were looked at. Checkpoint."""
@@ -173,7 +183,7 @@ class Desk:
     async def _step(self) -> int:
         subscription = self._subscription
         looked = await self._finder.step()
-        if self._finder.caught_up(self._shop.frontier()):
+        if self._finder.ledger is subscription.ledger and self._finder.caught_up(self._shop.frontier()):
             subscription.is_tracked = True
             if subscription.is_idle and not subscription.shared_row:
                 self._shop.rounds.mark(subscription)
@@ -202,6 +212,8 @@ class Desk:
                 if unit.state == "flying":
                     ledger.give_back(unit, trio.current_time())
             raise
+        if subscription.ledger is not ledger:  # a seek or another definition came between: they are found again
+            return self._nothing()
         lease_s = float(self._rule.lease)
         due, now_us = trio.current_time() + lease_s, self._shop.clock.now_us()
         until_us = now_us + round(lease_s * 1e6)
@@ -236,6 +248,7 @@ class Desk:
     async def _recall(self) -> None:
         """Leases of before a restart count, so they must be known before one is looked for. Checkpoint."""
         self._check_active(may_be_paused=True)
+        self._sync()
         if self._subscription.ledger.is_restoring:
             await self.catch_up()
         else:

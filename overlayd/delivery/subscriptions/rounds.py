@@ -86,6 +86,14 @@ class Rounds:
         self._work.set()
         return self._ticket
 
+    async def flush(self, subscription: Subscription) -> None:
+        """Until everything about it is written; nothing has changed since when it returns. Checkpoint. Raises as
+        `RoundTicket.wait_or_raise`."""
+        while True:
+            await self.mark(subscription).wait_or_raise()
+            if subscription.number not in self._dirty:
+                return
+
     @property
     def is_clean(self) -> bool:
         return not self._dirty and not self._wants_position and not self.is_writing

@@ -83,6 +83,7 @@ class Subscription:
         self.judge: Judge | None = None
         self.is_tracked = False
         self.is_gone = False
+        self.is_draining = False
         self.shared_row = False
         self.dead_letters = 0
         self.bell = trio.Event()
@@ -106,7 +107,12 @@ class Subscription:
     @property
     def has_work(self) -> bool:
         """Whether a worker has something to do, or to wait for."""
-        return self.rest.state == "active" and not self.is_gone and not self.is_idle
+        return self.is_served and not self.is_idle
+
+    @property
+    def is_served(self) -> bool:
+        """Whether anything may be begun for it."""
+        return self.rest.state == "active" and not self.is_gone and not self.is_draining
 
     def ring(self) -> None:
         """Whoever works for it looks again."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from overlayd.delivery.subscriptions.ledger import Key, UnitRow
+from overlayd.delivery.subscriptions.units import Key, UnitRow
 from overlayd.model.cursor import Cursor, Epoch
 from overlayd.storage.migrations import Feature
 

@@ -12,7 +12,6 @@ import trio
 from overlayd.delivery.frames import Message
 from overlayd.delivery.subscriptions.content import Contents, Parcel, delivery_id
 from overlayd.delivery.subscriptions.finding import Finder, gap_id, note_gap
-from overlayd.delivery.subscriptions.ledger import Unit
 from overlayd.delivery.subscriptions.letters import letter_of
 from overlayd.delivery.subscriptions.meters import SubscriptionMeters
 from overlayd.delivery.subscriptions.pacing import NodePlaces, Pace, Window
@@ -21,6 +20,7 @@ from overlayd.delivery.subscriptions.rounds import Rounds
 from overlayd.delivery.subscriptions.settings import SubscriptionSettings
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.delivery.subscriptions.tables import AttemptBody
+from overlayd.delivery.subscriptions.units import Unit
 from overlayd.model.clock import Clock
 from overlayd.model.cursor import Cursor
 from overlayd.model.errors import OverlaydError
@@ -90,7 +90,7 @@ class Worker:
     async def _find(self) -> bool:
         """Looks at one more page if there is use for it; whether there may be more. Checkpoint."""
         subscription, ledger = self._subscription, self._subscription.ledger
-        if subscription.is_tracked or subscription.rest.state != "active":
+        if subscription.is_tracked or not subscription.is_served:
             await trio.lowlevel.checkpoint()
             return False
         if not self._has_room():
@@ -119,7 +119,7 @@ class Worker:
         subscription, ledger, places = self._subscription, self._subscription.ledger, self._shop.places
         self._is_starved = False
         now = trio.current_time()
-        while subscription.rest.state == "active" and self._active < self._window.size:
+        while subscription.is_served and self._active < self._window.size:
             if now < self._held_until or self._pace.ready_at(now) > now:
                 return
             is_extra = self._active > 0
@@ -138,7 +138,7 @@ class Worker:
 
     def _deadline(self) -> float:
         """When there may be something to begin, unless the bell rings before."""
-        if self._subscription.rest.state != "active" or self._active >= self._window.size:
+        if not self._subscription.is_served or self._active >= self._window.size:
             return math.inf
         now = trio.current_time()
         allowed = max(self._held_until, self._pace.ready_at(now))

@@ -1,0 +1,460 @@
+"""Every durable subscription of the node: made, changed, moved, deleted; read back at the start."""
+
+import base64
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import structlog
+import trio
+from msgspec import UNSET
+
+from overlayd.delivery.delivery import FilterLease, LeaseFilter
+from overlayd.delivery.matching import check_confirmations
+from overlayd.delivery.query import At, Beginning, Now, Selection
+from overlayd.delivery.start import common_offset
+from overlayd.delivery.subscriptions import tables
+from overlayd.delivery.subscriptions.definition import (
+    LEASE_MAX_S,
+    Asked,
+    CheckWebhook,
+    ParseQuery,
+    Start,
+    is_id,
+    judge,
+)
+from overlayd.delivery.subscriptions.engine import Engine
+from overlayd.delivery.subscriptions.ledger import Ledger
+from overlayd.delivery.subscriptions.letters import unit_of
+from overlayd.delivery.subscriptions.subscription import Reading, Rules, Subscription, rules_of
+from overlayd.delivery.subscriptions.tables import Rest, State, StateRow, StoredSubscription
+from overlayd.delivery.subscriptions.units import UnitRow
+from overlayd.model.clock import Entropy
+from overlayd.model.cursor import OFFSET_MAX, Cursor
+from overlayd.model.errors import (
+    BadParameter,
+    InvalidSubscription,
+    LimitReached,
+    OverlaydError,
+    OwnedByConfig,
+    SubscriptionConflict,
+    UnknownEpoch,
+    UnknownSubscription,
+    Violation,
+)
+from overlayd.model.outlet import SecretKeeper, Statements
+from overlayd.model.subscription import SubscriptionDefinition, decode_subscription, encode_subscription
+
+ID_BYTES = 10
+API = "api"
+_log = structlog.get_logger("delivery.subscriptions")
+
+
+class Created(msgspec.Struct):
+    """A subscription that was made. `secret`: to be shown this once, "" where there is none. `never`: streams under
+    its patterns that will never confirm a packet as asked."""
+
+    subscription: Subscription
+    secret: str
+    never: list[str]
+
+
+class SubscriptionBook:
+    """All of them, by id and name. Changes are made one after the other; what they give is durable."""
+
+    def __init__(
+        self, engine: Engine, *, entropy: Entropy, lease_filter: LeaseFilter, check_webhook: CheckWebhook,
+        secrets: Mapping[str, SecretKeeper],
+    ) -> None:  # fmt: skip
+        """`secrets`: who keeps the secrets of a kind of subscription."""
+        self.engine = engine
+        self.parse_query: ParseQuery = engine.delivery.parse_message
+        self.check_webhook = check_webhook
+        self._entropy = entropy
+        self._lease_filter = lease_filter
+        self._secrets = secrets
+        self._log = engine.delivery.log
+        self._limits = engine.delivery.limits
+        self._clock = engine.delivery.clock
+        self._by_id: dict[str, Subscription] = {}
+        self._by_name: dict[str, Subscription] = {}
+        self._leases: dict[int, FilterLease] = {}
+        self._changing = trio.Lock()
+        self._last_number = 0
+
+    def __repr__(self) -> str:
+        return f"SubscriptionBook(subscriptions={len(self._by_id)})"
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def find(self, text: str) -> Subscription:
+        """By its id or its name. Raises UnknownSubscription."""
+        found = self._by_id.get(text) or self._by_name.get(text)
+        if found is None:
+            raise UnknownSubscription(f"there is no subscription {text[:80]!r}", subject=text[:80])
+        return found
+
+    def all(self) -> list[Subscription]:
+        """By name."""
+        return [self._by_name[name] for name in sorted(self._by_name)]
+
+    async def load(self) -> None:
+        """Reads everything back, before anything runs. Checkpoint."""
+        loaded = await self._log.read(tables.load)
+        self._last_number, self.engine.last_dead_id = loaded.last_number, loaded.last_dead_id
+        position = loaded.position
+        is_position_ours = position is not None and position.epoch == self._log.epoch
+        if position is not None and is_position_ours:
+            self.engine.rounds.stored_position = position
+        for stored in loaded.subscriptions:
+            subscription = self._revive(stored, position)
+            subscription.dead_letters = loaded.dead_counts.get(stored.number, 0)
+            self._enter(subscription)
+        if any(subscription.is_tracked for subscription in self._by_id.values()):
+            assert position is not None
+            self.engine.dispatcher.begin_at(min(position.offset, self._log.head))
+        now = trio.current_time()
+        for letter in loaded.queued:
+            owner = self.engine.subscriptions.get(letter.number)
+            if owner is not None:
+                owner.dead_queued[letter.id] = letter
+                owner.ledger.add_dead(unit_of(letter), now)
+        for subscription in self._by_id.values():
+            self.engine.wake(subscription)
+
+    async def create(self, asked: Asked, reading: Reading, owner: str = API) -> Created:
+        """A new subscription, active at once. Checkpoint.
+
+        Raises SubscriptionConflict for a name that is taken, LimitReached, InvalidFilter, InvalidSubscription,
+        BadCursor, FutureCursor, UnknownEpoch, and as `Log.write`.
+        """
+        async with self._changing:
+            definition = asked.definition
+            self._check_room(definition, reading)
+            matcher = self.engine.delivery.matcher(asked.selection)
+            try:
+                never = check_confirmations(matcher, self._log)
+            except BadParameter as err:
+                raise InvalidSubscription(
+                    err.detail, violations=[Violation(f"/{err.subject}", "subscription.member", err.detail)]
+                ) from err
+            number, id = self._last_number + 1, self._draw_id()
+            lease = self._lease(asked.selection, reading)
+            try:
+                floor = await self._place(asked.start, asked.selection)
+                rest = Rest(start=floor.offset)
+                secret, statements = self._make_secret(definition, id, asked.secret)
+                subscription = self._build(
+                    number, id, owner, reading, self._clock.now_us(), definition, asked.selection, rest,
+                    Ledger(floor, **_ledger_rules(rules_of(definition))),
+                )  # fmt: skip
+                await self._log.write(lambda connection: _insert(connection, subscription, floor, statements))
+            except BaseException:
+                if lease is not None:
+                    lease.release()
+                raise
+            self._last_number = number
+            self._keep_lease(subscription, lease)
+            self._enter(subscription)
+            self.engine.wake(subscription)
+            return Created(subscription, secret, never)
+
+    async def patch(self, subscription: Subscription, asked: Asked) -> None:
+        """Gives it another definition; where it stands, and what is outstanding, stays. Checkpoint. Raises OwnedByConfig
+        and as `create`."""
+        async with self._changing:
+            _check_ours(subscription)
+            await self._redefine(subscription, asked)
+
+    async def declare(self, asked: Asked, place: str) -> str:
+        """A subscription of the configuration: made, or brought in line. Gives a secret that was drawn for it, or "".
+        Checkpoint. Raises as `create`."""
+        present = self._by_name.get(asked.definition.name)
+        if present is None:
+            return (await self.create(asked, Reading("config", ("subscribe", "admin", "audit")), place)).secret
+        async with self._changing:
+            if present.definition.kind != asked.definition.kind:
+                raise SubscriptionConflict(
+                    f"{present.name} is of kind {present.definition.kind}; the kind of a subscription stays",
+                    subject=present.name, hint="delete it first, or choose another name",
+                )  # fmt: skip
+            present.owner = place
+            if asked.definition != present.definition:
+                await self._redefine(present, asked)
+            else:
+                await self._write_definition(present, None)
+            keeper = self._secrets.get(present.definition.kind)
+            if keeper is not None and asked.secret:
+                _, statements = keeper.rotate(present.id, asked.secret)
+                await self._log.write(statements)
+            return ""
+
+    async def release(self, subscription: Subscription) -> None:
+        """The configuration declares it no more: from now on the API may change it. Checkpoint."""
+        async with self._changing:
+            subscription.owner = API
+            await self._write_definition(subscription, None)
+
+    async def delete(self, subscription: Subscription) -> None:
+        """Takes it away with everything it left behind. Checkpoint. Raises OwnedByConfig, and as `Log.write`."""
+        async with self._changing:
+            _check_ours(subscription)
+            subscription.is_gone = True
+            try:
+                await self.engine.halt(subscription)
+                subscription.ring()
+                while ids := await self._log.write(lambda c: tables.delete_dead(c, subscription.number)):
+                    subscription.dead_letters -= len(ids)
+                keeper = self._secrets.get(subscription.definition.kind)
+                forget = None if keeper is None else keeper.forget(subscription.id)
+                await self._log.write(lambda connection: _delete(connection, subscription.number, forget))
+            except BaseException:
+                subscription.is_gone = False
+                self.engine.wake(subscription)
+                raise
+            self._leave(subscription)
+
+    async def set_state(self, subscription: Subscription, state: State) -> None:
+        """Pauses it, or goes on. What is in flight ends as it ends. Checkpoint. Raises StorageFull."""
+        subscription.set_state(state)
+        if state == "active":
+            self.engine.wake(subscription)
+        await self.engine.rounds.mark(subscription).wait_or_raise()
+
+    async def seek(self, subscription: Subscription, start: Start) -> Cursor:
+        """Goes on from somewhere else, forwards or back; what was outstanding is forgotten, leases end. Gives the new
+        floor. Checkpoint. Raises BadCursor, FutureCursor, UnknownEpoch, StorageFull."""
+        async with self._changing:
+            floor = await self._place(start, subscription.selection)
+            await self.engine.halt(subscription)
+            before = subscription.ledger
+            ledger = Ledger(floor, **_ledger_rules(subscription.rules))
+            ledger.discard(before.row_keys())
+            rest = subscription.rest
+            position = before.position.offset
+            if floor.offset > position:
+                subscription.note_told(position + 1, floor.offset)
+            subscription.change(start=min(rest.start, floor.offset), generation=rest.generation + 1)
+            self._stand_on(subscription, ledger)
+            await self.engine.rounds.mark(subscription).wait_or_raise()
+            return floor
+
+    async def rotate_secret(self, subscription: Subscription, given: str | None) -> str:
+        """Another secret, shown this once; the one before stays valid for a while. Checkpoint. Raises
+        SubscriptionConflict where there is none, InvalidSubscription."""
+        keeper = self._secrets.get(subscription.definition.kind)
+        if keeper is None:
+            raise SubscriptionConflict(f"a {subscription.definition.kind} subscription has no secret", subject="secret")
+        secret, statements = keeper.rotate(subscription.id, given)
+        await self._log.write(statements)
+        return secret
+
+    def judge(self, definition: SubscriptionDefinition, start: Start) -> Asked:
+        """As `definition.judge`."""
+        return judge(definition, self.parse_query, self.check_webhook, start)
+
+    async def _redefine(self, subscription: Subscription, asked: Asked) -> None:
+        number, before = subscription.number, self._leases.get(subscription.number)
+        is_other_filter = asked.selection.filter != subscription.selection.filter
+        lease = self._lease(asked.selection, subscription.reading) if is_other_filter else before
+        try:
+            await self._write_definition(subscription, asked.definition)
+            await self.engine.halt(subscription)
+            await self.engine.rounds.flush(subscription)
+        except BaseException:
+            if is_other_filter and lease is not None:
+                lease.release()
+            self.engine.wake(subscription)
+            raise
+        # No await from here on.
+        rows = subscription.ledger.export()
+        self.engine.dispatcher.remove(subscription)
+        subscription.definition, subscription.selection = asked.definition, asked.selection
+        subscription.matcher = self.engine.delivery.matcher(asked.selection)
+        subscription.rules = rules_of(asked.definition)
+        if is_other_filter:
+            self._leases.pop(number, None)
+            self._keep_lease(subscription, lease)
+            if before is not None:
+                before.release()
+        floor = subscription.floor(self.engine.dispatcher.position)
+        ledger = Ledger(floor, rows, **_ledger_rules(subscription.rules))
+        self._stand_on(subscription, ledger)
+        self.engine.dispatcher.add(subscription)
+
+    def _stand_on(self, subscription: Subscription, ledger: Ledger) -> None:
+        """From now on this ledger counts. Dead letters that are being tried again go on being tried."""
+        subscription.ledger = ledger
+        subscription.is_tracked = False
+        now = trio.current_time()
+        for letter in subscription.dead_queued.values():
+            ledger.add_dead(unit_of(letter), now)
+        self.engine.wake(subscription)
+
+    async def _write_definition(self, subscription: Subscription, definition: SubscriptionDefinition | None) -> None:
+        text = encode_subscription(definition or subscription.definition)
+        await self._log.write(lambda connection: _put(connection, subscription, text))
+
+    async def _place(self, start: Start, selection: Selection) -> Cursor:
+        """The floor that a start means."""
+        log = self._log
+        if isinstance(start, Now):
+            return Cursor(log.epoch, log.head)
+        if isinstance(start, Beginning):
+            return Cursor(log.epoch, 0)
+        if isinstance(start, At):
+            offset = await log.find_offset_at(start.time_us)
+            return Cursor(log.epoch, max(0, min(offset - 1, log.head)))
+        await self.engine.delivery.follow(self.engine.delivery.matcher(selection), start, None)
+        return start
+
+    def _revive(self, stored: StoredSubscription, position: Cursor | None) -> Subscription:
+        definition = decode_subscription(stored.definition)
+        rest, floor = stored.state.rest, stored.state.floor
+        selection, rules = self.judge_stored(definition), rules_of(definition)
+        is_shared = stored.state.is_shared and position is not None
+        common = self._common_of(floor)
+        if is_shared and position is not None and position.epoch == floor.epoch:
+            floor = max(floor, position, key=lambda cursor: (cursor.offset, cursor.index is None))
+        rows = [(row, self._due_of(row, rules)) for row in stored.rows if row.keys[-1][0] <= common]
+        reading = msgspec.json.decode(stored.principal, type=Reading)
+        subscription = self._build(
+            stored.number, stored.id, stored.owner, reading, stored.created_us, definition, selection, rest,
+            Ledger(floor, rows, **_ledger_rules(rules)),
+        )  # fmt: skip
+        subscription.shared_row = stored.state.is_shared
+        subscription.ledger.discard(row.key for row in stored.rows if row.keys[-1][0] > common)
+        subscription.is_tracked = (
+            is_shared and position is not None and position.epoch == self._log.epoch == floor.epoch
+            and definition.kind != "live"
+        )  # fmt: skip
+        try:
+            self._keep_lease(subscription, self._lease(selection, reading))
+            if common < 0:
+                raise UnknownEpoch("its position is of another log", subject=stored.id)
+        except OverlaydError as err:
+            _log.error("a subscription can't be served", subscription=stored.id, error=err.detail)
+            subscription.set_state("disabled", f"it can't be served: {err.detail}", self._clock.now_us())
+        return subscription
+
+    def _common_of(self, floor: Cursor) -> int:
+        """Up to where what was written down is about this log: after a restore the offsets behind it stand for other
+        entries. -1 where it is about another log altogether."""
+        if floor.epoch == self._log.epoch:
+            return OFFSET_MAX
+        try:
+            return common_offset(self._log, floor.epoch)
+        except UnknownEpoch:
+            return -1
+
+    def judge_stored(self, definition: SubscriptionDefinition) -> Selection:
+        """The selection of a definition that was judged when it was stored."""
+        return Selection(
+            streams=tuple(sorted(set(definition.streams))), topics=tuple(sorted(set(definition.topics))),
+            types=frozenset(definition.types), keys=frozenset(definition.keys), deliver=definition.deliver,
+            min_confirmations=None if definition.min_confirmations is UNSET else definition.min_confirmations,
+            filter=None if definition.filter is UNSET else definition.filter,
+        )  # fmt: skip
+
+    def _due_of(self, row: UnitRow, rules: Rules) -> float:
+        """When a unit of before a restart is due. However the clock jumped meanwhile, not later than it could be."""
+        left_s = (row.next_us - self._clock.now_us()) / 1e6
+        longest_s = max(LEASE_MAX_S, rules.retry.pause_max_s(row.attempts))
+        return trio.current_time() + min(max(0.0, left_s), longest_s)
+
+    def _build(
+        self, number: int, id: str, owner: str, reading: Reading, created_us: int, definition: SubscriptionDefinition,
+        selection: Selection, rest: Rest, ledger: Ledger,
+    ) -> Subscription:  # fmt: skip
+        return Subscription(
+            number=number, id=id, owner=owner, reading=reading, created_us=created_us, definition=definition,
+            selection=selection, matcher=self.engine.delivery.matcher(selection), rest=rest, ledger=ledger,
+        )  # fmt: skip
+
+    def _enter(self, subscription: Subscription) -> None:
+        self._by_id[subscription.id] = self._by_name[subscription.name] = subscription
+        self.engine.subscriptions[subscription.number] = subscription
+        if subscription.definition.kind != "live":
+            self.engine.dispatcher.add(subscription)
+
+    def _leave(self, subscription: Subscription) -> None:
+        del self._by_id[subscription.id], self._by_name[subscription.name]
+        del self.engine.subscriptions[subscription.number]
+        self.engine.dispatcher.remove(subscription)
+        self.engine.desks.pop(subscription.number, None)
+        self.engine.rounds.busy.pop(subscription.number, None)
+        lease = self._leases.pop(subscription.number, None)
+        if lease is not None:
+            lease.release()
+
+    def _lease(self, selection: Selection, reading: Reading) -> FilterLease | None:
+        return None if selection.filter is None else self._lease_filter(selection.filter, reading.principal)
+
+    def _keep_lease(self, subscription: Subscription, lease: FilterLease | None) -> None:
+        subscription.judge = None if lease is None else lease.judge
+        if lease is not None:
+            self._leases[subscription.number] = lease
+
+    def _check_room(self, definition: SubscriptionDefinition, reading: Reading) -> None:
+        if definition.name in self._by_name:
+            raise SubscriptionConflict(f"the name {definition.name} is taken", subject=definition.name)
+        limits = self._limits
+        theirs = sum(one.reading.principal == reading.principal for one in self._by_id.values())
+        for name, count, most in (
+            ("subscriptions_max", len(self._by_id), limits.subscriptions_max),
+            ("subscriptions_per_principal", theirs, limits.subscriptions_per_principal),
+        ):
+            if count >= most:
+                self.engine.delivery.metrics.count_limit_hit(name)
+                raise LimitReached(f"there are {count} durable subscriptions already", subject=name)
+
+    def _draw_id(self) -> str:
+        while True:
+            id = base64.b32encode(self._entropy.draw(ID_BYTES)).decode().lower()
+            if id not in self._by_id:
+                assert is_id(id)
+                return id
+
+    def _make_secret(self, definition: SubscriptionDefinition, id: str, given: str) -> tuple[str, Statements | None]:
+        keeper = self._secrets.get(definition.kind)
+        return ("", None) if keeper is None else keeper.create(id, given or None)
+
+
+def _ledger_rules(rules: Rules) -> dict[str, Any]:
+    return {
+        "is_ordered": rules.ordering == "stream", "batch_size": rules.batch_size, "batch_wait_s": rules.batch_wait_s
+    }  # fmt: skip
+
+
+def _check_ours(subscription: Subscription) -> None:
+    if subscription.owner != API:
+        raise OwnedByConfig(
+            f"{subscription.name} is declared in {subscription.owner}", subject=subscription.name,
+            hint="change it there, or take it out there first",
+        )  # fmt: skip
+
+
+def _put(connection: sqlite3.Connection, subscription: Subscription, definition: bytes) -> None:
+    tables.insert_subscription(
+        connection, subscription.number, subscription.id, subscription.name, subscription.owner,
+        msgspec.json.encode(subscription.reading), subscription.created_us, definition,
+    )  # fmt: skip
+
+
+def _insert(
+    connection: sqlite3.Connection, subscription: Subscription, floor: Cursor, statements: Statements | None
+) -> None:
+    _put(connection, subscription, encode_subscription(subscription.definition))
+    round = tables.Round()
+    round.add_state(StateRow(subscription.number, floor, False, subscription.rest))
+    round.write(connection)
+    if statements is not None:
+        statements(connection)
+
+
+def _delete(connection: sqlite3.Connection, number: int, forget: Statements | None) -> None:
+    tables.delete_subscription(connection, number)
+    if forget is not None:
+        forget(connection)

@@ -1,0 +1,205 @@
+"""The tasks of durable subscriptions: the dispatcher, the rounds, and one worker for each that is behind or busy."""
+
+import math
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+
+import structlog
+import trio
+
+from overlayd.delivery.delivery import Delivery
+from overlayd.delivery.frames import Message
+from overlayd.delivery.subscriptions.content import Contents, MayRead
+from overlayd.delivery.subscriptions.dispatcher import Dispatcher
+from overlayd.delivery.subscriptions.finding import Finder
+from overlayd.delivery.subscriptions.meters import SubscriptionMeters
+from overlayd.delivery.subscriptions.pacing import NodePlaces
+from overlayd.delivery.subscriptions.pull import Desk
+from overlayd.delivery.subscriptions.rounds import Rounds
+from overlayd.delivery.subscriptions.subscription import Subscription
+from overlayd.delivery.subscriptions.tables import expire_dead, oldest_dead
+from overlayd.delivery.subscriptions.worker import Announce, Worker, Workshop
+from overlayd.model.errors import OverlaydError
+from overlayd.model.outlet import Outlet
+from overlayd.model.supervise import supervise
+
+TICK_S = 1.0
+EXPIRY_S = 60.0
+_log = structlog.get_logger("delivery.subscriptions")
+
+
+class _Running:
+    """A worker's task."""
+
+    __slots__ = ("gone", "scope")
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.gone = trio.Event()
+
+
+class Engine:
+    """Runs what the book of subscriptions holds."""
+
+    def __init__(
+        self, delivery: Delivery, *, outlets: Mapping[str, Outlet[Message]], may_read: MayRead, announce: Announce,
+        chance: random.Random,
+    ) -> None:  # fmt: skip
+        """`outlets`: by the kind of subscription."""
+        self.delivery = delivery
+        self.settings = delivery.settings.subscriptions
+        self.outlets = outlets
+        self.meters = SubscriptionMeters(delivery.metrics)
+        self.dispatcher = Dispatcher(delivery, self.meters, self.wake)
+        self.rounds = Rounds(delivery.log, delivery.metrics, lambda: self.dispatcher.position)
+        self.last_dead_id = 0
+        self.shop = Workshop(
+            finder=lambda subscription: Finder(subscription, delivery, self.meters),
+            contents=Contents(delivery, may_read, self.meters), rounds=self.rounds, meters=self.meters,
+            places=NodePlaces(delivery.limits.deliveries_in_flight), limits=delivery.limits, settings=self.settings,
+            clock=delivery.clock, chance=chance, announce=announce, frontier=lambda: self.dispatcher.frontier,
+            next_dead_id=self._next_dead_id,
+        )  # fmt: skip
+        self._chance = chance
+        self._running: dict[int, _Running] = {}
+        self._wanted: dict[int, Subscription] = {}
+        self._call = trio.Event()
+        self._is_draining = False
+        self.desks: dict[int, Desk] = {}
+        self.subscriptions: dict[int, Subscription] = {}
+        self.meters.watch(
+            "overlayd_delivery_workers", "Durable subscriptions that are behind or busy", lambda: len(self._running)
+        )
+
+    def __repr__(self) -> str:
+        return f"Engine(subscriptions={len(self.subscriptions)}, running={len(self._running)})"
+
+    def wake(self, subscription: Subscription) -> None:
+        """There may be something to do for it. Doesn't yield."""
+        if not subscription.is_tracked:
+            self.rounds.busy[subscription.number] = subscription
+        subscription.ring()
+        if subscription.definition.kind in self.outlets and subscription.has_work:
+            self._wanted[subscription.number] = subscription
+            self._call.set()
+
+    def desk(self, subscription: Subscription) -> Desk:
+        """Where the workers of a pull subscription meet."""
+        found = self.desks.get(subscription.number)
+        if found is None:
+            found = self.desks[subscription.number] = Desk(subscription, self.shop)
+        return found
+
+    async def run(self) -> None:
+        """Until cancelled. Call `drain` before."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.rounds.run)
+            nursery.start_soon(self._supervised, "dispatcher", self.dispatcher.run)
+            nursery.start_soon(self._supervised, "subscription housekeeping", self._keep_house)
+            while True:
+                await self._call.wait()
+                self._call = trio.Event()
+                wanted, self._wanted = self._wanted, {}
+                for subscription in wanted.values():
+                    if subscription.number not in self._running and not self._is_draining:
+                        self._running[subscription.number] = _Running()
+                        nursery.start_soon(self._work, subscription)
+
+    async def halt(self, subscription: Subscription) -> None:
+        """Ends its worker, attempts in flight included: they are repeated under the same ids. Checkpoint."""
+        self._wanted.pop(subscription.number, None)
+        running = self._running.get(subscription.number)
+        if running is None:
+            await trio.lowlevel.checkpoint()
+            return
+        running.scope.cancel()
+        await running.gone.wait()
+
+    async def drain(self) -> None:
+        """Before the end: nothing new is begun, attempts in flight are waited for, everything is written down."""
+        self._is_draining = True
+        for subscription in self.subscriptions.values():
+            if subscription.number in self._running:
+                subscription.is_draining = True
+                subscription.ring()
+        with trio.move_on_after(self.settings.drain_timeout):
+            for running in list(self._running.values()):
+                await running.gone.wait()
+        for running in list(self._running.values()):
+            running.scope.cancel()
+        with trio.move_on_after(self.settings.drain_timeout):
+            while self.subscriptions:
+                await self.rounds.mark_position().wait()
+                if self.rounds.is_clean:
+                    break
+
+    async def _work(self, subscription: Subscription) -> None:
+        number = subscription.number
+        running = self._running[number]
+        outlet = self.outlets[subscription.definition.kind]
+        try:
+            with running.scope:
+                await supervise(
+                    f"subscription {subscription.name}", lambda: Worker(subscription, outlet, self.shop).run(),
+                    chance=self._chance, on_crash=self._on_crash,
+                )  # fmt: skip
+        finally:
+            del self._running[number]
+            running.gone.set()
+        if subscription.has_work and not running.scope.cancelled_caught and not self._is_draining:
+            self.wake(subscription)
+
+    async def _supervised(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        await supervise(name, run, chance=self._chance, on_crash=self._on_crash)
+
+    def _on_crash(self, name: str) -> None:
+        self.meters.crashes.inc()
+
+    async def _keep_house(self) -> None:
+        """Ends leases, writes the shared position down, takes old dead letters away."""
+        positioned_at = expired_at = -math.inf
+        while True:
+            for desk in list(self.desks.values()):
+                desk.expire()
+            now = trio.current_time()
+            stored = self.rounds.stored_position
+            is_moved = stored is None or stored.offset < self.dispatcher.reached
+            if self.subscriptions and is_moved and now >= positioned_at + self.settings.position_interval:
+                positioned_at = now
+                self.rounds.mark_position()
+            try:
+                if now >= expired_at + EXPIRY_S:
+                    expired_at = now
+                    await self._expire_letters()
+                await self._trim_letters()
+            except OverlaydError as err:  # a full disk, say; it is tried again
+                _log.warning("dead letters wait to be taken away", error=err.detail)
+            await trio.sleep(TICK_S)
+
+    async def _expire_letters(self) -> None:
+        before_us = self.delivery.clock.now_us() - round(self.settings.dead_letter_retention * 1e6)
+        while self.subscriptions and any(one.dead_letters for one in self.subscriptions.values()):
+            gone = await self.delivery.log.write(lambda connection: expire_dead(connection, before_us))
+            for _, number in gone:
+                if number in self.subscriptions:
+                    self.subscriptions[number].dead_letters -= 1
+            self.meters.dead_dropped.labels("age").inc(len(gone))
+            if not gone:
+                return
+
+    async def _trim_letters(self) -> None:
+        most = self.delivery.limits.dead_letters_per_subscription
+        for subscription in [one for one in self.subscriptions.values() if one.dead_letters > most]:
+            count = subscription.dead_letters - most
+            read = partial(oldest_dead, number=subscription.number, count=count)
+            ids = await self.delivery.log.read(read)
+            subscription.dead_gone += ids
+            subscription.dead_letters -= len(ids)
+            self.delivery.metrics.count_limit_hit("dead_letters_per_subscription")
+            self.meters.dead_dropped.labels("number").inc(len(ids))
+            await self.rounds.mark(subscription).wait()
+
+    def _next_dead_id(self) -> int:
+        self.last_dead_id += 1
+        return self.last_dead_id
