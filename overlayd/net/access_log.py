@@ -1,9 +1,9 @@
 """One line and two metrics for every request. Never headers, queries or bodies: they hold secrets."""
 
 import trio
-from prometheus_client import Counter, Histogram
 
 from overlayd.model.access_lines import AccessLine, WriteAccessLine, write_as_log_line
+from overlayd.model.loop_metrics import LoopBuckets, LoopCount
 from overlayd.model.metrics import SECONDS, Metrics
 
 PATH_CHARS_MAX = 200
@@ -16,14 +16,14 @@ class RequestLog:
     def __init__(self, metrics: Metrics, write_line: WriteAccessLine | None = write_as_log_line) -> None:
         """`write_line`: None when nobody wants the lines."""
         self._write_line = write_line
-        self._requests = metrics.counter("overlayd_http_requests", "Requests answered", "method", "route", "status")
-        self._seconds = metrics.histogram(
+        self._requests = metrics.loop_counter("overlayd_http_requests", "Requests answered", "method", "route", "status")
+        self._seconds = metrics.loop_histogram(
             "overlayd_http_request_seconds", "From a request's first byte to its answer's first", "route",
             buckets=SECONDS,
         )  # fmt: skip
         # Looking labels up costs more than counting; methods, routes and statuses are few.
-        self._counters: dict[tuple[str, str, int], Counter] = {}
-        self._histograms: dict[str, Histogram] = {}
+        self._counters: dict[tuple[str, str, int], LoopCount] = {}
+        self._histograms: dict[str, LoopBuckets] = {}
 
     def answer_begun(self, route: str, started: float) -> None:
         """Measures how long the answer took to begin; how long a slow reader takes isn't ours."""

@@ -134,12 +134,12 @@ class Intake:
         self._defaults = defaults
         self._metrics = metrics
         self._threads = trio.CapacityLimiter(1)
-        self._published = metrics.counter("overlayd_packets_published", "Packets appended to the log")
-        self._repeated = metrics.counter("overlayd_packets_duplicate", "Packets that were in the log already")
+        self._published = metrics.loop_counter("overlayd_packets_published", "Packets appended to the log")
+        self._repeated = metrics.loop_counter("overlayd_packets_duplicate", "Packets that were in the log already")
         self._rejected = metrics.counter(
             "overlayd_packets_rejected", "Packets that were refused, by error code", "code"
         )
-        self._seconds = metrics.histogram(
+        self._seconds = metrics.loop_histogram(
             "overlayd_publish_seconds", "From a request's packets in memory to their durable answer"
         )
 

@@ -145,6 +145,8 @@ class Group:
         self._metered: dict[tuple[str, str], tuple[int, int]] = {}
         self._metering: GroupWriting | None = None
         self._adoptions: list[Callable[[], None]] = []
+        self._salts: list[bytes] = []
+        self._salts_drawn = 0
 
     @property
     def head(self) -> int:
@@ -254,6 +256,15 @@ class Group:
             self._add_packet(pending, item, salts[at : at + SALT_BYTES])
             for item, at in zip(prepared, range(0, len(salts), SALT_BYTES), strict=True)
         ]
+
+    def add_packet(self, pending: PendingStream, prepared: PreparedDraft) -> StoredEntry:
+        """The entry of a single draft."""
+        if not self._salts:
+            # Salts are drawn for a group at once, twice as many each time: nobody knows how many more will come.
+            self._salts_drawn = min(2 * self._salts_drawn, PACKETS_PER_SLICE) or 1
+            drawn = self.state.entropy.draw(SALT_BYTES * self._salts_drawn)
+            self._salts = [drawn[at : at + SALT_BYTES] for at in range(0, len(drawn), SALT_BYTES)]
+        return self._add_packet(pending, prepared, self._salts.pop())
 
     def add_node(self, body: NodeBody | dict[str, Any], stream_hash: bytes = Z32, meta: bytes = b"") -> StoredEntry:
         """An entry of the node itself. Raises ValueError for a body with wrong members, before anything is added."""

@@ -13,7 +13,7 @@ from overlayd.model.draft import AppendRequest, AppendResult
 from overlayd.storage.commit import Call
 from overlayd.storage.group import Group, Prepared
 from overlayd.storage.intake import AnyTicket, Ticket
-from overlayd.storage.judge import judge_append
+from overlayd.storage.judge import judge_append, judge_plain
 from overlayd.storage.lookup import Lookups
 from overlayd.storage.pace import Pace
 
@@ -35,6 +35,11 @@ class AppendJob:
         self.ticket: AnyTicket = ticket if ticket is not None else Ticket[AppendResult]()
 
     async def judge(self, group: Group, lookups: Lookups, pace: Pace) -> AppendResult:
+        if self.packets == 1:
+            plain = judge_plain(group, self.request, self.prepared, lookups)
+            if plain is not None:
+                await pace.spend(1)
+                return plain
         return await judge_append(group, self.request, self.prepared, lookups, pace)
 
 

@@ -86,6 +86,35 @@ async def judge_append(
     )  # fmt: skip
 
 
+def judge_plain(
+    group: Group, request: AppendRequest, prepared: Prepared, lookups: Lookups
+) -> AppendResult | None:  # fmt: skip
+    """The same for what comes most: a new packet on its own, into a stream that takes it without a commitment or a rate
+    to be looked at. None for everything else: then nothing was done, and `judge_append` is to be asked."""
+    draft, name, item = request.drafts[0], request.stream, prepared.drafts[0]
+    pending = group.find(name)
+    if pending is None or prepared.stream is not pending.stream or pending.version != request.definition_version:
+        return None
+    head = pending.head
+    if (
+        draft.csalt
+        or pending.state != "active"
+        or pending.definition.limits.packets_per_minute
+        or request.expected_sequence not in (None, head.sequence)
+        or is_node_name(name)
+        or (draft.id and _find_duplicate(group, pending, item, lookups) is not None)
+    ):
+        return None
+    entry = group.add_packet(pending, item)
+    meter = group.state.meter
+    if meter is not None and meter.is_metered(draft.principal):
+        group.count(draft.principal, name, 1, len(draft.body))
+    minute = group.appended_us // MINUTE_US
+    head.minute_packets = 1 + (head.minute_packets if head.minute == minute else 0)
+    head.minute = minute
+    return AppendResult([receipt_of(entry, draft, name, False)], group.head, head.sequence)
+
+
 def receipt_of(entry: StoredEntry, draft: Draft, stream: StreamName, duplicate: bool) -> Receipt:
     """The receipt of a durable packet, whatever is left of it."""
     return Receipt(
@@ -135,9 +164,10 @@ def _find_duplicate(
             return entry
     if pending.is_new:
         return None
-    offsets = {*state.ids.recent(key), *lookups.ids.get(key, ())}
-    if not offsets:
+    recent, stored = state.ids.recent(key), lookups.ids.get(key, ())
+    if not recent and not stored:
         return None
+    offsets = {*recent, *stored}
     oldest_us = group.appended_us - int(max(rule.dedup.window, rule.retention.max_age) * 1_000_000)
     for offset in sorted(offsets, reverse=True):
         found = state.tail.find(offset) or lookups.entries.get(offset)

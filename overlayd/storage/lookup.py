@@ -44,11 +44,23 @@ async def prepare(state: LogState, request: AppendRequest, stream: Stream | None
     return Prepared(stream, drafts)
 
 
+def prepare_single(state: LogState, request: AppendRequest, stream: Stream | None) -> Prepared:
+    """The same for a request of a single draft, at once."""
+    draft = request.drafts[0]
+    key = id_key(state.ids, stream.stream_hash, draft.id) if draft.id and stream is not None else 0
+    if not draft.csalt:
+        return Prepared(stream, [PreparedDraft(draft, key, Z32, 0)])
+    commitment = draft_commitment(request.stream, draft)
+    return Prepared(stream, [PreparedDraft(draft, key, commitment, state.commitments.key(commitment))])
+
+
 def note_wanted(state: LogState, prepared: Prepared, wanted: Wanted) -> None:
     """Adds what memory can't answer, which is rare."""
     for item in prepared.drafts:
         if item.id_key:
-            wanted.offsets.update(at for at in state.ids.recent(item.id_key) if state.tail.find(at) is None)
+            for at in state.ids.recent(item.id_key):
+                if state.tail.find(at) is None:
+                    wanted.offsets.add(at)
             if state.ids.maybe_stored(item.id_key):
                 wanted.ids.append(item.id_key)
         if item.commitment_key and state.commitments.maybe_stored(item.commitment_key):

@@ -18,7 +18,7 @@ from overlayd.storage.errors import is_fatal, translate_sqlite
 from overlayd.storage.group import Group, LogState
 from overlayd.storage.intake import Intake, Job
 from overlayd.storage.jobs import AppendJob, ChangeJob, WriteJob
-from overlayd.storage.lookup import Lookups, Wanted, note_wanted, prepare, read_wanted
+from overlayd.storage.lookup import Lookups, Wanted, note_wanted, prepare, prepare_single, read_wanted
 from overlayd.storage.maintenance import Maintenance
 from overlayd.storage.pace import Pace
 from overlayd.storage.settings import StorageSettings
@@ -52,16 +52,16 @@ class Writer:
         self._current: list[Job] = []
         self._maintenance = Maintenance(state, settings.flush_entries)
         self._wal = WalMeter(settings.wal_bytes)
-        self._commit_seconds = metrics.histogram(
+        self._commit_seconds = metrics.loop_histogram(
             "overlayd_commit_seconds", "One group commit, from BEGIN to the COMMIT's return"
         )
-        self._group_packets = metrics.histogram(
+        self._group_packets = metrics.loop_histogram(
             "overlayd_commit_group_packets", "Entries in one group commit", buckets=COUNTS
         )
-        self._build_seconds = metrics.histogram(
+        self._build_seconds = metrics.loop_histogram(
             "overlayd_group_build_seconds", "Judging and hashing one group, before its commit"
         )
-        self._wal_seconds = metrics.histogram(
+        self._wal_seconds = metrics.loop_histogram(
             "overlayd_wal_checkpoint_seconds", "Copying the write-ahead log into the database"
         )
 
@@ -195,6 +195,7 @@ class Writer:
                 return
         for job, answer in answers:
             job.ticket.settle(answer)
+            await pace.spend(1)  # whom it tells may write an answer to a socket
         for job in calls:
             job.answer()
 
@@ -235,7 +236,11 @@ class Writer:
         for job in jobs:
             if isinstance(job, AppendJob):
                 stream = self._state.book.find(job.request.stream)
-                job.prepared = await prepare(self._state, job.request, stream, pace)
+                if job.packets == 1:
+                    job.prepared = prepare_single(self._state, job.request, stream)
+                    await pace.spend(0.5)
+                else:
+                    job.prepared = await prepare(self._state, job.request, stream, pace)
                 note_wanted(self._state, job.prepared, wanted)
         if not wanted:
             return Lookups()
