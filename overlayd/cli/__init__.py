@@ -12,6 +12,8 @@ _COMMANDS = {
     "tail": ("overlayd.cli.tail", "Print packets as they arrive"),
     "streams": ("overlayd.cli.streams", "List, define, pause, resume, stop and delete streams"),
     "sessions": ("overlayd.cli.sessions", "List and end live connections"),
+    "usage": ("overlayd.cli.usage", "Show what was published, read and delivered"),
+    "quotas": ("overlayd.cli.quotas", "Show quotas and change their policies"),
     "node": ("overlayd.cli.node", "Show who the node is and where its log stands"),
     "verify": ("overlayd.cli.verify", "Check a whole log, or one proof file"),
     "smoke": ("overlayd.cli.smoke", "Publish, read live and verify on a running node, then clean up"),

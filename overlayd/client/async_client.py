@@ -13,7 +13,7 @@ import httpx
 import trio
 from msgspec import UNSET
 
-from overlayd.client import calls, transport
+from overlayd.client import calls, transport, usage_calls
 from overlayd.client.address import Address
 from overlayd.client.calls import Call
 from overlayd.client.live import Live
@@ -26,6 +26,7 @@ from overlayd.client.websocket import WebSocketReader, open_websocket
 from overlayd.model.definition import Definition
 from overlayd.model.errors import OverlaydError
 from overlayd.model.proof import SignedTree
+from overlayd.model.quota import QuotaPolicy
 from overlayd.model.verdict import Verdict
 from overlayd.model.wire import (
     ConsistencyBody,
@@ -40,6 +41,7 @@ from overlayd.model.wire import (
     StreamBody,
     StreamRemoved,
 )
+from overlayd.model.wire_usage import DeliveryList, QuotaBody, UsageBody
 
 CLOSE_S = 2.0
 T = TypeVar("T")
@@ -361,6 +363,39 @@ class Client:
     async def end_session(self, session_id: str) -> None:
         """Ends a live connection."""
         await self.send(calls.end_session(session_id))
+
+    async def usage(
+        self, *, principal: str = "", stream: str = "", method: str = "", from_: str = "", to: str = "", by: str = "",
+        limit: int = 0, after: str = "",
+    ) -> UsageBody:  # fmt: skip
+        """One page of what was published, read and delivered, by hour, day or in total. Times are RFC 3339."""
+        return await self.send(
+            usage_calls.usage(
+                principal=principal, stream=stream, method=method, from_=from_, to=to, by=by, limit=limit, after=after
+            )
+        )
+
+    async def deliveries(
+        self, *, principal: str = "", stream: str = "", limit: int = 0, before: int = 0
+    ) -> DeliveryList:  # fmt: skip
+        """Deliveries that are over, the newest first."""
+        return await self.send(usage_calls.deliveries(principal=principal, stream=stream, limit=limit, before=before))
+
+    async def quota(self, principal: str = "") -> QuotaBody:
+        """What somebody used and has left; without a name, oneself."""
+        return await self.send(usage_calls.quota(principal))
+
+    async def quota_policies(self) -> list[QuotaPolicy]:
+        """All quota policies, by name."""
+        return await self.send(usage_calls.quota_policies())
+
+    async def put_quota_policy(self, policy: QuotaPolicy) -> QuotaPolicy:
+        """Creates a policy, or changes it for everybody who has it."""
+        return await self.send(usage_calls.put_quota_policy(policy))
+
+    async def delete_quota_policy(self, name: str) -> None:
+        """Takes a policy away; whoever has it is refused."""
+        await self.send(usage_calls.delete_quota_policy(name))
 
     def __repr__(self) -> str:
         return f"Client({str(self.address)!r})"

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, TypeVar
 import httpx
 from msgspec import UNSET, Raw
 
-from overlayd.client import calls, transport
+from overlayd.client import calls, transport, usage_calls
 from overlayd.client.address import Address
 from overlayd.client.calls import Call
 from overlayd.client.lines import LiveLines
@@ -34,6 +34,7 @@ from overlayd.client.trust import LogView, check_proof
 from overlayd.model.definition import Definition
 from overlayd.model.errors import OverlaydError, VerificationFailed
 from overlayd.model.proof import SignedTree
+from overlayd.model.quota import QuotaPolicy
 from overlayd.model.verdict import Verdict
 from overlayd.model.wire import (
     ConsistencyBody,
@@ -50,6 +51,7 @@ from overlayd.model.wire import (
     StreamBody,
     StreamRemoved,
 )
+from overlayd.model.wire_usage import DeliveryList, QuotaBody, UsageBody
 
 T = TypeVar("T")
 _LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")
@@ -359,6 +361,39 @@ class SyncClient:
     def end_session(self, session_id: str) -> None:
         """Ends a live connection."""
         self.send(calls.end_session(session_id))
+
+    def usage(
+        self, *, principal: str = "", stream: str = "", method: str = "", from_: str = "", to: str = "", by: str = "",
+        limit: int = 0, after: str = "",
+    ) -> UsageBody:  # fmt: skip
+        """One page of what was published, read and delivered, by hour, day or in total. Times are RFC 3339."""
+        return self.send(
+            usage_calls.usage(
+                principal=principal, stream=stream, method=method, from_=from_, to=to, by=by, limit=limit, after=after
+            )
+        )
+
+    def deliveries(
+        self, *, principal: str = "", stream: str = "", limit: int = 0, before: int = 0
+    ) -> DeliveryList:  # fmt: skip
+        """Deliveries that are over, the newest first."""
+        return self.send(usage_calls.deliveries(principal=principal, stream=stream, limit=limit, before=before))
+
+    def quota(self, principal: str = "") -> QuotaBody:
+        """What somebody used and has left; without a name, oneself."""
+        return self.send(usage_calls.quota(principal))
+
+    def quota_policies(self) -> list[QuotaPolicy]:
+        """All quota policies, by name."""
+        return self.send(usage_calls.quota_policies())
+
+    def put_quota_policy(self, policy: QuotaPolicy) -> QuotaPolicy:
+        """Creates a policy, or changes it for everybody who has it."""
+        return self.send(usage_calls.put_quota_policy(policy))
+
+    def delete_quota_policy(self, name: str) -> None:
+        """Takes a policy away; whoever has it is refused."""
+        self.send(usage_calls.delete_quota_policy(name))
 
     def __repr__(self) -> str:
         return f"SyncClient({str(self.address)!r})"
