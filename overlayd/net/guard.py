@@ -264,8 +264,7 @@ class Exchange:
         if data:
             self._connection.unread += data
             return
-        if not self._protocol.is_answer_begun:
-            await trio.sleep(HALF_CLOSE_GRACE_S)
+        await trio.sleep(HALF_CLOSE_GRACE_S)
         await self._protocol.handle(Closed())
 
     async def _send(self, event: Event) -> None:

@@ -31,6 +31,8 @@ T = TypeVar("T")
 HANDSHAKE_RECORD = 0x16
 """The first byte of TLS, whatever the version."""
 UNKNOWN = "unknown"
+ENDING_MAX = 64
+"""Connections at a time that are told why they end."""
 _RECEIVE_BYTES = 4 << 10
 _ANSWER_S = 2.0
 _REASONS = {
@@ -111,6 +113,7 @@ class Opener:
         self._clock = clock
         self._next_request_id = next_request_id
         self._waits = _Waits(limits.opening_max, metrics)
+        self._ending = 0
         self._arithmetic = trio.CapacityLimiter(limits.handshake_threads)
         self._done = metrics.counter("overlayd_tls_handshakes", "TLS handshakes done", "version", "resumed")
         self._failures = metrics.counter(
@@ -142,20 +145,25 @@ class Opener:
             return None
         stream: list[Link] = [link]
         try:
-            with trio.move_on_after(self._limits.handshake_timeout):
-                return await self._open(bound, stream, peer, admit)
-            self._metrics.count_limit_hit("handshake_timeout")
-            raise OpeningFailed("timeout", "took too long")
+            return await self._open_in_time(bound, stream, peer, admit)
         except OpeningFailed as failure:
             self._note(failure, peer)
-            await _end(link, stream[-1], failure.answer)
-            return None
+            answer = failure.answer if stream[-1] is link else b""
         except trio.BrokenResourceError:
             self._note(OpeningFailed("left", "the peer left"), peer)
-            link.abort()
-            return None
+            answer = b""
         finally:
             self._waits.leave()
+        await self._end(link, stream[-1], answer)
+        return None
+
+    async def _open_in_time(
+        self, bound: Bound, stream: list[Link], peer: Peer, admit: Callable[[Peer], None]
+    ) -> Opened:
+        with trio.move_on_after(self._limits.handshake_timeout):
+            return await self._open(bound, stream, peer, admit)
+        self._metrics.count_limit_hit("handshake_timeout")
+        raise OpeningFailed("timeout", "took too long")
 
     async def _open(self, bound: Bound, stream: list[Link], peer: Peer, admit: Callable[[Peer], None]) -> Opened:
         link = stream[0]
@@ -231,6 +239,27 @@ class Opener:
     def _answer(self, words: str, hint: str) -> bytes:
         return plain_answer(BadRequest(words, hint=hint), self._next_request_id())
 
+    async def _end(self, link: SocketPushStream, stream: Link, answer: bytes) -> None:
+        """Sends what is left to say, in clear text or as TLS's own alert, then ends the connection. Those that nothing
+        is said to, and those beyond a number, are cut."""
+        has_words = bool(answer) or (isinstance(stream, TlsStream) and stream.produce())
+        if not has_words or self._ending >= ENDING_MAX:
+            link.abort()
+            return
+        self._ending += 1
+        try:
+            with trio.move_on_after(_ANSWER_S):
+                if isinstance(stream, TlsStream):
+                    await stream.flush()
+                else:
+                    await link.send_all(answer)
+                await close_politely(link)
+        except trio.BrokenResourceError:
+            pass
+        finally:
+            self._ending -= 1
+            link.abort()
+
     def _note(self, failure: OpeningFailed, peer: Peer) -> None:
         self._failures.labels(failure.reason).inc()
         _log.debug("connection didn't open", peer=peer.address, reason=failure.reason, detail=str(failure))
@@ -252,18 +281,3 @@ def _reason_of(error: ssl.SSLError) -> str:
     if reason in _REASONS:
         return _REASONS[reason]
     return "alert" if "ALERT" in reason else "not_tls"
-
-
-async def _end(link: SocketPushStream, stream: Link, answer: bytes) -> None:
-    """Sends what is left to say, in clear text or TLS's own words, then ends the connection."""
-    try:
-        with trio.move_on_after(_ANSWER_S):
-            if isinstance(stream, TlsStream):
-                await stream.send_produced()
-            elif answer:
-                await link.send_all(answer)
-            await close_politely(link)
-    except trio.BrokenResourceError:
-        pass
-    finally:
-        link.abort()

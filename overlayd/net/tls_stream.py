@@ -127,6 +127,12 @@ class TlsStream(trio.abc.HalfCloseableStream):
         self._push_produced()
         await self.flush()
 
+    def produce(self) -> bool:
+        """Hands on what OpenSSL has to say by itself; whether there was anything."""
+        has_words = self._outgoing.pending > 0
+        self._push_produced()
+        return has_words
+
     def write_now(self, data: bytes) -> int:
         assert not self.unsent, "a tail goes out first"
         return self._link.write_now(self._encrypt(data))
