@@ -368,7 +368,27 @@ class SignatureInvalid(VerificationFailed):
 class BlockUnknown(VerificationFailed):
     """A proof leads to no header that is held: the block is too new, or on another branch."""
 
-    code, title, retryable = "chain.block_unknown", "The proof's block isn't known here", True
+    code, title, status, retryable = "chain.block_unknown", "The proof's block isn't known here", 409, True
+
+
+class HeadersRejected(VerificationFailed):
+    code, title = "chain.headers", "The block headers break the chain's rules"
+
+
+class HeadersUnconnected(HeadersRejected):
+    """The first header follows none that is held: earlier ones must be asked for."""
+
+    code, title = "chain.headers_unconnected", "The block headers follow none that is held"
+
+
+class SourceUnavailable(OverlaydError):
+    """A chain source gave no answer, or one that can't be used; another source may."""
+
+    code, title, status, retryable = "source.unavailable", "A chain source gave no usable answer", 503, True
+
+
+class RegtestRefused(OverlaydError):
+    code, title, status = "regtest.refused", "The embedded chain can't do this now", 409
 
 
 class NodeUnreachable(OverlaydError):
