@@ -155,8 +155,10 @@ class Desk:
         """Finds again what was given out before a restart. Checkpoint."""
         subscription = self._subscription
         async with self._finding:
+            self._sync()
             while subscription.ledger.is_restoring and not subscription.is_tracked:
                 await self._step()
+                self._sync()
             self.restore()
 
     def _sync(self) -> None:
@@ -172,6 +174,7 @@ class Desk:
         if ledger.is_restoring:
             await self.catch_up()
         async with self._finding:
+            self._sync()
             if subscription.is_tracked or ledger.ready >= count:
                 return False, 0
             if ledger.outstanding >= self._shop.limits.outstanding_max:

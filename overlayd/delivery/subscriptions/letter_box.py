@@ -1,0 +1,81 @@
+"""Dead letters, for people: look at them, have them tried again, throw them away."""
+
+import trio
+
+from overlayd.delivery.subscriptions import tables
+from overlayd.delivery.subscriptions.engine import Engine
+from overlayd.delivery.subscriptions.letters import queue_letter, unit_of
+from overlayd.delivery.subscriptions.subscription import Subscription
+from overlayd.delivery.subscriptions.tables import AttemptBody, DeadRow
+from overlayd.model.errors import SubscriptionConflict, UnknownDeadLetter
+
+SLICE = 500
+
+
+class LetterBox:
+    """Dead letters of all subscriptions, and the attempts that are kept."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._log = engine.delivery.log
+
+    async def attempts(self, subscription: Subscription) -> list[AttemptBody]:
+        """The attempts that are kept, newest first. Checkpoint."""
+        waiting = [body for _, body in subscription.attempts_new]
+        stored = await self._log.read(lambda connection: tables.read_attempts(connection, subscription.number))
+        return [*reversed(waiting), *stored]
+
+    async def read(self, subscription: Subscription, after: int, limit: int) -> list[DeadRow]:
+        """Dead letters by id, behind one. Checkpoint."""
+        number = subscription.number
+        return await self._log.read(lambda connection: tables.read_dead(connection, number, after=after, limit=limit))
+
+    async def show(self, subscription: Subscription, id: int) -> DeadRow:
+        """One dead letter. Checkpoint. Raises UnknownDeadLetter."""
+        number = subscription.number
+        found = await self._log.read(lambda connection: tables.read_dead(connection, number, after=id - 1, upto=id))
+        if not found:
+            raise UnknownDeadLetter(f"{subscription.name} has no dead letter {id}", subject=str(id))
+        return found[0]
+
+    async def redeliver(self, subscription: Subscription, first: int, last: int) -> int:
+        """Has the dead letters with these ids (inclusive) tried again, under their old delivery ids; gives how many.
+
+        Checkpoint. Raises SubscriptionConflict for one that isn't active, StorageFull.
+        """
+        if subscription.rest.state != "active":
+            raise SubscriptionConflict(
+                f"{subscription.name} is {subscription.rest.state}", subject=subscription.id, hint="resume it first"
+            )
+        count, after = 0, first - 1
+        while letters := await self._slice(subscription, after, last):
+            after = letters[-1].id
+            for letter in letters:
+                if letter.is_queued or letter.id in subscription.dead_queued:
+                    continue
+                queued = queue_letter(letter)
+                subscription.dead_queued[letter.id] = queued
+                subscription.dead_new.append(queued)
+                subscription.ledger.add_dead(unit_of(queued), trio.current_time())
+                count += 1
+            self._engine.wake(subscription)
+            await self._engine.rounds.mark(subscription).wait_or_raise()
+        return count
+
+    async def delete(self, subscription: Subscription, first: int, last: int) -> int:
+        """Throws parked dead letters away, by id (inclusive); gives how many. Checkpoint. Raises StorageFull."""
+        count, after = 0, first - 1
+        while letters := await self._slice(subscription, after, last):
+            after = letters[-1].id
+            gone = [letter.id for letter in letters if letter.id not in subscription.dead_queued]
+            subscription.dead_gone += gone
+            subscription.dead_letters -= len(gone)
+            count += len(gone)
+            await self._engine.rounds.mark(subscription).wait_or_raise()
+        return count
+
+    async def _slice(self, subscription: Subscription, after: int, last: int) -> list[DeadRow]:
+        number = subscription.number
+        return await self._log.read(
+            lambda connection: tables.read_dead(connection, number, after=after, upto=last, limit=SLICE)
+        )

@@ -1,0 +1,69 @@
+"""Durable subscriptions as the daemon puts them together: one object, made before anything runs and run beside it."""
+
+import random
+from collections.abc import Mapping
+
+import trio
+
+from overlayd.delivery.delivery import Delivery, LeaseFilter
+from overlayd.delivery.frames import Message
+from overlayd.delivery.subscriptions.book import SubscriptionBook
+from overlayd.delivery.subscriptions.content import MayRead
+from overlayd.delivery.subscriptions.definition import CheckWebhook
+from overlayd.delivery.subscriptions.engine import Engine
+from overlayd.delivery.subscriptions.letter_box import LetterBox
+from overlayd.delivery.subscriptions.named_live import NamedLive
+from overlayd.delivery.subscriptions.worker import Announce
+from overlayd.model.clock import Entropy
+from overlayd.model.outlet import Outlet, SecretKeeper
+
+
+class DurableSubscriptions:
+    """`book` makes and changes them, `letters` are those that died, `live` are those that a connection reads."""
+
+    def __init__(
+        self, delivery: Delivery, *, entropy: Entropy, lease_filter: LeaseFilter, outlets: Mapping[str, Outlet[Message]],
+        secrets: Mapping[str, SecretKeeper], check_webhook: CheckWebhook, may_read: MayRead, announce: Announce,
+        chance: random.Random,
+    ) -> None:  # fmt: skip
+        """`outlets` and `secrets`: by the kind of subscription. `lease_filter`: the filters' book."""
+        self.engine = Engine(delivery, outlets=outlets, may_read=may_read, announce=announce, chance=chance)
+        self.book = SubscriptionBook(
+            self.engine, entropy=entropy, lease_filter=lease_filter, check_webhook=check_webhook, secrets=secrets
+        )
+        self.letters = LetterBox(self.engine)
+        self.live = NamedLive(self.engine)
+        self._scope = trio.CancelScope(shield=True)
+        self._is_working = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Reads everything back, says started, and works until it is cancelled, which lets deliveries in flight end."""
+        await self.book.load()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._work)
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                if self._is_working:
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + self._grace_s):
+                        await self.engine.drain()
+                self._scope.cancel()
+
+    async def _work(self) -> None:
+        """The engine outlives the cancellation of `run` until it is drained, which `run` sees to."""
+        self._is_working = True
+        try:
+            with self._scope:
+                await self.engine.run()
+        finally:
+            self._is_working = False
+
+    @property
+    def _grace_s(self) -> float:
+        return 3 * float(self.engine.settings.drain_timeout)
+
+    def forget(self) -> None:
+        """Drops every packet that waits in memory, to be read again. For erasure."""
+        for subscription in self.engine.subscriptions.values():
+            subscription.ledger.forget_messages()
