@@ -35,6 +35,7 @@ class QuotaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str, Meta(max_length=64, description="Policy of a receipt that a client without a policy opens a session for")
     ] = "standard"
     accounts_max: Annotated[int, Meta(ge=1, description="Principals whose usage is kept in memory")] = 10_000
+    policies_max: Annotated[int, Meta(ge=1, description="Quota policies")] = 1000
     sessions_max: Annotated[int, Meta(ge=1, description="Streaming sessions that are open at the same time")] = 10_000
 
 

@@ -21,8 +21,6 @@ from overlayd.net.json_body import JsonBodies
 from overlayd.net.lane import Lane
 from overlayd.net.parameters import Parameters
 
-POLICIES_MAX = 1000
-
 
 def add_quota_routes(
     app: QuartTrio, *, metering: Metering, clock: Clock, lane: Lane, bodies: JsonBodies,
@@ -112,8 +110,10 @@ class _QuotaRoutes:
     async def put(self, policy: QuotaPolicy) -> bool:
         """Whether it is new. Raises LimitReached."""
         policies = self._metering.quotas.policies
-        if policy.name not in policies and len(policies) >= POLICIES_MAX:
-            raise LimitReached(f"there are {POLICIES_MAX} quota policies already", subject="policies_max")
+        policies_max = self._metering.quota_settings.policies_max
+        if policy.name not in policies and len(policies) >= policies_max:
+            self._metering.count_hit("policies_max")
+            raise LimitReached(f"there are {policies_max} quota policies already", subject="policies_max")
         async with self._lane.step_out():
             is_new = await self._metering.put_policy(policy)
         self._note("quota.create" if is_new else "quota.change", policy.name)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from metering_rig import ADMIN, LOOPBACK, START_US, MeteredNode, Wall, holder, open_metered
 
+from overlayd.access.quotas import QuotaSettings
 from overlayd.access.rates import RateSettings
 from overlayd.access.usage import UsageSettings
 from overlayd.model.errors import StorageFull
@@ -176,6 +177,22 @@ async def test_policies_are_changed_by_administrators_only(tmp_path: Path) -> No
         assert [one["name"] for one in own] == ["standard"]
         assert (await node.ask("GET", "/v1/quotas/policies/standard", who=ANNA)).status == 200
         assert (await node.ask("GET", path, who=ANNA)).status == 403
+
+
+async def test_policies_and_accounts_are_bounded(tmp_path: Path) -> None:
+    """Another policy is refused, a changed one isn't; accounts that are idle leave the memory and come back exact."""
+    async with open_metered(tmp_path, quotas=QuotaSettings(policies_max=4, accounts_max=2)) as node:
+        await node.put_policy(name="fourth")
+        assert (await node.ask("PUT", "/v1/quotas/policies/fifth", {"name": "fifth"})).status == 429
+        await node.put_policy(name="fourth", bytes_per_day=1000)
+        assert node.hits("policies_max") == 1
+        node.metering.quotas._keep_s = 0.0
+        for name in ("a", "b", "c", "d"):
+            assert (await node.publish("s", 2, who=holder(name, "fourth"))).status == 201
+        assert len(node.metering.quotas) <= 2
+        assert node.hits("accounts_max") >= 1
+        quota = (await node.ask("GET", "/v1/quotas", who=holder("a", "fourth"))).json
+        assert (quota["day"]["bytes_used"], quota["day"]["requests_used"]) == (20, 1)
 
 
 async def test_reads_are_held_to_rates_and_quotas(tmp_path: Path) -> None:

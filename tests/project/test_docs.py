@@ -7,11 +7,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from overlayd.config import Settings
+from overlayd.config.schema import shape_of
 from overlayd.model.definition import StreamLimits
 from overlayd.model.errors import error_classes
-from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.process_metrics import register_process_metrics
+from overlayd.model.quota import QuotaPolicy
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -86,8 +88,9 @@ def test_metric_names_follow_the_rules() -> None:
 
 
 def test_counted_limits_exist() -> None:
-    """Every limit whose hits are counted is a key of `[limits]` or of a stream's limits."""
-    known = {field.name for struct in (Limits, StreamLimits) for field in msgspec.structs.fields(struct)}
+    """Every limit whose hits are counted is a setting, or a member of a stream's limits or of a quota policy."""
+    known = {field.name for struct in (StreamLimits, QuotaPolicy) for field in msgspec.structs.fields(struct)}
+    known |= {path[-1] for path in shape_of(Settings).keys}
     for file in SOURCES:
         named = re.findall(r"count_limit_hit\(\s*\"([a-z_]+)\"", file.read_text("utf-8"))
         assert set(named) <= known, file.name
