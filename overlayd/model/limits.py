@@ -122,6 +122,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     # Webhooks
     webhook_body_bytes: Annotated[Size, Meta(description="Body of one webhook request")] = Size(8 << 20)
+    webhook_bodies_bytes: Annotated[
+        Size, Meta(description="Webhook bodies over 64KiB that are being sent, all together; further ones wait")
+    ] = Size(256 << 20)
     webhook_response_bytes: Annotated[
         Size, Meta(description="Of a webhook's answer so much is kept with the attempt")
     ] = Size(4 << 10)

@@ -1,8 +1,8 @@
 """Calls other servers over HTTP/1.1: one place for limits, deadlines, kept connections and the guard."""
 
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
 import trio
 
@@ -65,13 +65,11 @@ class Outbound:
 
         Checkpoint. Raises OutboundFailure, whose `reason` is one of `Reason`; ValueError for headers that can't be sent.
         """
-        target = parse_url(request.url)
-        deadline = Deadline(request.timeout_s)
-        with trio.move_on_after(request.timeout_s) as waiting:
-            async with self._places.hold(target.authority, ""):
-                waiting.deadline = float("inf")
-                return await self._send(request, target, deadline)
-        raise OutboundFailure(Reason.NODE_BUSY, "no place for a call became free", subject=target.origin)
+        call = self._call(request, is_streamed=False)
+        with self._watching(call):
+            async with self._places.hold(call.target.authority, ""):
+                await self._run(call)
+        return self._finish(call)
 
     def place(self, url: str, owner: str) -> AbstractAsyncContextManager[Place]:
         """A place for one call in `owner`'s name, waited for as long as it takes; for `send_placed`.
@@ -82,7 +80,10 @@ class Outbound:
 
     async def send_placed(self, request: OutboundRequest, place: Place) -> OutboundAnswer:
         """As `send`, within a place; the time begins now. A 2xx is what makes a place's call a good one."""
-        answer = await self._send(request, parse_url(request.url), Deadline(request.timeout_s))
+        call = self._call(request, is_streamed=False)
+        with self._watching(call):
+            await self._run(call)
+        answer = self._finish(call)
         place.is_good = 200 <= answer.status < 300
         return answer
 
@@ -93,14 +94,16 @@ class Outbound:
 
         Checkpoint. Raises OutboundFailure, ValueError.
         """
-        target = parse_url(request.url)
-        async with self._places.hold(target.authority, ""):
-            deadline = Deadline(request.timeout_s)
-            connection, reader = await self._exchange(request, target, deadline, is_streamed=True)
+        call = self._call(request, is_streamed=True)
+        async with self._places.hold(call.target.authority, ""):
+            with self._watching(call):
+                await self._run(call)
+            assert call.connection is not None
+            assert call.reader is not None
             try:
-                yield OutboundStream(connection, reader, idle_timeout_s, target)
+                yield OutboundStream(call.connection, call.reader, idle_timeout_s, call.target)
             finally:
-                connection.wire.close()
+                call.close()
 
     async def keep_house(self) -> None:
         """Closes connections that nobody uses any more. Runs until cancelled, then closes them all."""
@@ -114,33 +117,21 @@ class Outbound:
         """Closes the kept connections."""
         self._pool.close_all()
 
-    async def _send(self, request: OutboundRequest, target: Target, deadline: Deadline) -> OutboundAnswer:
-        connection, reader = await self._exchange(request, target, deadline, is_streamed=False)
-        if reader.is_reusable and reader.is_sent:
-            self._pool.keep(connection)
-        else:
-            connection.wire.close()
-        spent_s = trio.current_time() - deadline.started
-        return OutboundAnswer(
-            status=reader.status, headers=tuple(reader.headers), body=reader.take_body(), is_cut=reader.is_cut,
-            duration_us=int(spent_s * 1e6), address=connection.address,
-        )  # fmt: skip
+    def _call(self, request: OutboundRequest, *, is_streamed: bool) -> "_Call":
+        policy = self.policy if request.policy is None else request.policy
+        return _Call(request, parse_url(request.url), policy, Deadline(request.timeout_s), is_streamed)
 
-    async def _exchange(
-        self, request: OutboundRequest, target: Target, deadline: Deadline, *, is_streamed: bool
-    ) -> tuple[Connection, AnswerReader]:
-        """The connection, still open, and what was read of the answer."""
-        call = _Call(request, target, self.policy if request.policy is None else request.policy, deadline, is_streamed)
+    @contextmanager
+    def _watching(self, call: "_Call") -> Iterator[None]:
+        """The call within its time, counted, its connection closed when it fails. Raises OutboundFailure."""
         result = "cancelled"
         try:
-            with deadline.scope:
-                await self._run(call)
-            if deadline.scope.cancelled_caught:
+            with call.deadline.scope:
+                yield
+            if call.deadline.scope.cancelled_caught:
                 self._give_up(call)
-            assert call.connection is not None
             assert call.reader is not None
             result = f"{call.reader.status // 100}xx"
-            return call.connection, call.reader
         except BaseException as err:
             if isinstance(err, OutboundFailure):
                 result = err.reason
@@ -149,7 +140,22 @@ class Outbound:
             raise
         finally:
             self._calls.labels(result).inc()
-            self._seconds.observe(trio.current_time() - deadline.started)
+            self._seconds.observe(trio.current_time() - call.deadline.started)
+
+    def _finish(self, call: "_Call") -> OutboundAnswer:
+        """The answer; its connection is kept or closed."""
+        connection, reader = call.connection, call.reader
+        assert connection is not None
+        assert reader is not None
+        if reader.is_reusable and reader.is_sent:
+            self._pool.keep(connection)
+        else:
+            connection.wire.close()
+        spent_s = trio.current_time() - call.deadline.started
+        return OutboundAnswer(
+            status=reader.status, headers=tuple(reader.headers), body=reader.take_body(), is_cut=reader.is_cut,
+            duration_us=int(spent_s * 1e6), address=connection.address,
+        )  # fmt: skip
 
     async def _run(self, call: "_Call") -> None:
         data = encode_request(call.request, call.target)
@@ -239,7 +245,7 @@ class _Call:
         self.policy = policy
         self.deadline = deadline
         self.is_streamed = is_streamed
-        self.endpoint: Endpoint = (target.scheme, target.host, target.port, policy)
+        self.endpoint: Endpoint = (target.scheme, target.host, target.port, policy.key)
         self.connection: Connection | None = None
         self.reader: AnswerReader | None = None
 

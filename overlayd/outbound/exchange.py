@@ -18,6 +18,7 @@ _OWN_HEADERS = frozenset({"host", "content-length", "connection", "accept-encodi
 class Part(Enum):
     """How far an exchange has come: what a deadline that passes then means, and in words."""
 
+    PLACE = (Reason.NODE_BUSY, "waiting for a place among the node's calls")
     LOOKUP = (Reason.DNS_TIMEOUT, "looking up the name")
     CONNECT = (Reason.CONNECT_TIMEOUT, "connecting")
     TLS = (Reason.TLS_TIMEOUT, "the TLS handshake")
@@ -35,12 +36,14 @@ class Deadline:
         self.started = trio.current_time()
         self._end = self.started + timeout_s
         self.scope = trio.CancelScope(deadline=self._end)
-        self.part = Part.SEND
+        self.part = Part.PLACE
 
     def enter(self, part: Part, limit_s: float | None = None) -> None:
         """The part that begins now, with a bound of its own where it has one."""
         self.part = part
-        self.scope.deadline = self._end if limit_s is None else min(self._end, trio.current_time() + limit_s)
+        deadline = self._end if limit_s is None else min(self._end, trio.current_time() + limit_s)
+        if deadline != self.scope.deadline:
+            self.scope.deadline = deadline
 
     @property
     def left_s(self) -> float:

@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TypeAlias
 
-import msgspec
-
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -79,13 +77,22 @@ BAD_PORTS = frozenset({
 """Ports of other protocols. A browser's list (WHATWG Fetch, "bad port"), with Redis' and memcached's."""
 
 
-class NetworkPolicy(msgspec.Struct, frozen=True):
-    """Which addresses and ports may be called. Hashable: connections are shared only under one policy."""
+class NetworkPolicy:
+    """Which addresses and ports may be called. Connections are shared only between callers of one `key`.
 
-    allow: tuple[Network, ...] = ()
-    """Networks that may be called although they are on the list."""
-    ports: tuple[int, ...] = ()
-    """The only ports that may be called; empty: all but those of other protocols."""
+    `allow`: networks that may be called although they are on the list. `ports`: the only ones that may be called; empty:
+    all but those of other protocols.
+    """
+
+    __slots__ = ("allow", "key", "ports")
+
+    def __init__(self, allow: tuple[Network, ...] = (), ports: tuple[int, ...] = ()) -> None:
+        self.allow = allow
+        self.ports = ports
+        self.key = f"{','.join(map(str, allow))} {','.join(map(str, ports))}"
+
+    def __repr__(self) -> str:
+        return f"NetworkPolicy({self.key!r})"
 
 
 def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:

@@ -50,7 +50,7 @@ class Opener:
         except BaseException:
             wire.close()
             raise
-        endpoint: Endpoint = (target.scheme, target.host, target.port, policy)
+        endpoint: Endpoint = (target.scheme, target.host, target.port, policy.key)
         return Connection(endpoint, str(address), wire)
 
     async def _allowed_addresses(

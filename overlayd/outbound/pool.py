@@ -7,14 +7,13 @@ import trio
 
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
-from overlayd.outbound.networks import NetworkPolicy
 from overlayd.outbound.wire import Wire
 
 AGE_MAX_S = 300.0
 """A connection is used for so long at most, so that a name that moved is looked up again."""
 
-Endpoint: TypeAlias = tuple[str, str, int, NetworkPolicy]
-"""Scheme, host, port and the rules under which its address was checked."""
+Endpoint: TypeAlias = tuple[str, str, int, str]
+"""Scheme, host, port and the key of the rules under which its address was checked."""
 
 
 class Connection:

@@ -6,6 +6,7 @@ four decimal numbers, because others read `0x7f.1`, `017700000001` and `21307064
 
 import ipaddress
 import re
+from functools import lru_cache
 
 import idna
 import msgspec
@@ -50,6 +51,7 @@ class Target(msgspec.Struct, frozen=True):
         return f"{self.scheme}://{self.authority}"
 
 
+@lru_cache(maxsize=4096)
 def parse_url(url: str) -> Target:
     """Raises OutboundFailure with reason `url.invalid`, in words for whoever wrote the URL; the words don't repeat
     its path, query or userinfo."""

@@ -1,5 +1,7 @@
 """The webhook outlet: one attempt is one signed POST."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
@@ -18,13 +20,44 @@ from overlayd.model.outlet import AttemptResult, Delivery
 from overlayd.model.subscription import WebhookRule
 from overlayd.outbound import Outbound, OutboundRequest
 
-THREAD_BYTES = 64 << 10
-"""Deliveries whose packets are larger together are built and signed in a thread."""
+LARGE_BYTES = 64 << 10
+"""Larger deliveries are built and signed in a thread, and share `webhook_bodies_bytes`; smaller ones are bounded by their
+number."""
 THREADS = 2
 _PACKET_BYTES = 512
 """What a packet takes in a body besides its data, roughly."""
 
 Headers = tuple[tuple[str, str], ...]
+
+
+class Room:
+    """Bytes of large bodies in flight. Who finds no room waits for it, in turn; small bodies don't count."""
+
+    def __init__(self, bytes_max: int, metrics: Metrics) -> None:
+        self._bytes_max = bytes_max
+        self._metrics = metrics
+        self._taken = 0
+        self._turn = trio.StrictFIFOLock()
+        self._freed = trio.Event()
+
+    @asynccontextmanager
+    async def hold(self, size: int) -> AsyncIterator[None]:
+        """Room for a body of so many bytes. A checkpoint only if it is large."""
+        if size <= LARGE_BYTES:
+            yield
+            return
+        async with self._turn:
+            if self._taken and self._taken + size > self._bytes_max:
+                self._metrics.count_limit_hit("webhook_bodies_bytes")
+            while self._taken and self._taken + size > self._bytes_max:
+                self._freed = trio.Event()
+                await self._freed.wait()
+            self._taken += size
+        try:
+            yield
+        finally:
+            self._taken -= size
+            self._freed.set()
 
 
 class WebhookOutlet:
@@ -38,6 +71,7 @@ class WebhookOutlet:
         self._limits = limits
         self._clock = clock
         self._metrics = metrics
+        self._room = Room(int(limits.webhook_bodies_bytes), metrics)
         self._threads = trio.CapacityLimiter(THREADS)
         self._attempts = metrics.counter(
             "overlayd_webhook_attempts", "Attempts to deliver to webhooks, by outcome", "outcome"
@@ -55,7 +89,10 @@ class WebhookOutlet:
         assert isinstance(rule, WebhookRule)
         started = trio.current_time()
         try:
-            async with self._outbound.place(rule.url, delivery.subscription_id) as place:
+            async with (
+                self._outbound.place(rule.url, delivery.subscription_id) as place,
+                self._room.hold(_size_of(delivery, rule, self._limits)),
+            ):
                 started = trio.current_time()
                 request = await self._request(delivery, rule)
                 answer = await self._outbound.send_placed(request, place)
@@ -82,7 +119,7 @@ class WebhookOutlet:
         build = partial(
             _build_signed, delivery, rule, secrets, now_us=now_us, bytes_max=int(self._limits.webhook_body_bytes)
         )
-        if _size_of(delivery) > THREAD_BYTES:
+        if _size_of(delivery, rule, self._limits) > LARGE_BYTES:
             body, headers = await trio.to_thread.run_sync(build, limiter=self._threads)
         else:
             body, headers = build()
@@ -119,13 +156,15 @@ def _own_headers(
     return tuple(headers)
 
 
-def _size_of(delivery: Delivery[Message]) -> int:
+def _size_of(delivery: Delivery[Message], rule: WebhookRule, limits: Limits) -> int:
     """About how large the body gets."""
     size = 0
     for message in delivery.messages:
         entry = getattr(message.subject, "entry", None)
         size += _PACKET_BYTES + (len(entry.body) + len(entry.meta) if entry is not None else 0)
-    return size
+    if isinstance(rule.template, str):
+        size = len(rule.template) + size * rule.template.count("{{")
+    return min(size, int(limits.webhook_body_bytes))
 
 
 def _failed(reason: str, started: float) -> AttemptResult:

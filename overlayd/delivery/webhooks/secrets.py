@@ -1,5 +1,6 @@
 """Keeps the secrets that webhooks are signed with: drawn or given, shown once, sealed, rotated."""
 
+import hmac
 import sqlite3
 from collections import OrderedDict
 
@@ -101,6 +102,9 @@ class SecretKeeper:
         now_us, count_max = self._clock.now_us(), self._limits.webhook_secrets
 
         def statements(connection: sqlite3.Connection) -> None:
+            if grace_us and self._is_newest(connection, subscription_id, key):
+                self._unsettled.pop(subscription_id, None)
+                return  # the same again changes nothing, such as a secret from the configuration at each start
             is_full = tables.add_secret(
                 connection, subscription_id, sealed, now_us=now_us, grace_us=grace_us, count_max=count_max
             )
@@ -108,6 +112,13 @@ class SecretKeeper:
                 self._metrics.count_limit_hit("webhook_secrets")
 
         return format_secret(key), statements
+
+    def _is_newest(self, connection: sqlite3.Connection, subscription_id: str, key: bytes) -> bool:
+        rows = tables.read_secrets(connection, subscription_id)
+        try:
+            return bool(rows) and hmac.compare_digest(self._sealer.open(rows[0][0], subscription_id), key)
+        except SealBroken:
+            return False
 
     def _expect(self, subscription_id: str, sealed: bytes) -> None:
         self._opened.pop(subscription_id, None)
