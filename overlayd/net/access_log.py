@@ -16,7 +16,9 @@ class RequestLog:
     def __init__(self, metrics: Metrics, write_line: WriteAccessLine | None = write_as_log_line) -> None:
         """`write_line`: None when nobody wants the lines."""
         self._write_line = write_line
-        self._requests = metrics.loop_counter("overlayd_http_requests", "Requests answered", "method", "route", "status")
+        self._requests = metrics.loop_counter(
+            "overlayd_http_requests", "Requests answered", "method", "route", "status"
+        )
         self._seconds = metrics.loop_histogram(
             "overlayd_http_request_seconds", "From a request's first byte to its answer's first", "route",
             buckets=SECONDS,
@@ -25,12 +27,13 @@ class RequestLog:
         self._counters: dict[tuple[str, str, int], LoopCount] = {}
         self._histograms: dict[str, LoopBuckets] = {}
 
-    def answer_begun(self, route: str, started: float) -> None:
-        """Measures how long the answer took to begin; how long a slow reader takes isn't ours."""
+    def answer_begun(self, route: str, started: float, now: float | None = None) -> None:
+        """Measures how long the answer took to begin; how long a slow reader takes isn't ours. `now`: of Trio's clock,
+        for who has just asked it."""
         histogram = self._histograms.get(route)
         if histogram is None:
             histogram = self._histograms[route] = self._seconds.labels(route)
-        histogram.observe(trio.current_time() - started)
+        histogram.observe((trio.current_time() if now is None else now) - started)
 
     def record(
         self,
@@ -43,6 +46,7 @@ class RequestLog:
         started: float,
         principal: str,
         request_id: str,
+        now: float | None = None,
     ) -> None:
         """Called once per request, at its very end. `route` is a pattern, so that names don't become labels."""
         known = method if method in METHODS else "other"
@@ -51,7 +55,7 @@ class RequestLog:
             counter = self._counters[known, route, status] = self._requests.labels(known, route, str(status))
         counter.inc()
         if self._write_line is not None:
-            duration_ms = round((trio.current_time() - started) * 1000, 3)
+            duration_ms = round(((trio.current_time() if now is None else now) - started) * 1000, 3)
             self._write_line(
                 AccessLine(
                     method[:20], path[:PATH_CHARS_MAX], status, sent_bytes, duration_ms, principal, request_id

@@ -11,6 +11,12 @@ from overlayd.net.problem import complete_headers
 _LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _COMMON = b"".join(name + b": " + value + b"\r\n" for name, value in complete_headers([], "")[1:])
 
+_JSON = (("content-type", "application/json"),)
+_RECEIPTS = {
+    status: _LINES[status] + b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
+    for status in (200, 201)
+}
+
 
 class AnswerHeads:
     """Writes heads. Keeps the date for a second."""
@@ -18,6 +24,7 @@ class AnswerHeads:
     def __init__(self) -> None:
         self._date = b""
         self._date_until = 0.0
+        self._receipt_end = b""
 
     def encode(
         self, status: int, headers: Iterable[tuple[str, str]], length: int | None, request_id: str, *, is_closing: bool,
@@ -34,9 +41,21 @@ class AnswerHeads:
             self._date_line(), b"connection: close\r\n\r\n" if is_closing else b"\r\n",
         ))  # fmt: skip
 
+    def encode_receipt(
+        self, status: int, length: int, request_id: str, now: float, *, is_closing: bool,
+        more: Sequence[tuple[bytes, bytes]],
+    ) -> bytes:  # fmt: skip
+        """The head of JSON that is nothing but a receipt; the same as `encode` gives. `now`: of Trio's clock."""
+        if is_closing or more:
+            return self.encode(status, _JSON, length, request_id, is_closing=is_closing, more=more)
+        if now >= self._date_until:
+            self._date_line()
+        return _RECEIPTS[status] % (length, request_id.encode("ascii")) + self._receipt_end
+
     def _date_line(self) -> bytes:
         now = trio.current_time()
         if now >= self._date_until:
             self._date = f"date: {formatdate(usegmt=True)}\r\n".encode("ascii")
             self._date_until = now + 1.0
+            self._receipt_end = _COMMON + self._date + b"\r\n"
         return self._date

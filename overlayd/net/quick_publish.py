@@ -36,7 +36,7 @@ LINES_MAX = 4096
 """Request lines that are remembered with what they ask for."""
 _LENGTH = b"content-length:"
 _SLOW_HEADERS = frozenset((b"expect", b"content-encoding"))
-_HEADERS = (("content-type", "application/json"),)
+_ROUTE = ROUTES["packets"]
 _log = structlog.get_logger("net.quick_publish")
 
 Recall = Callable[[Connection, Head], Principal | None]
@@ -62,12 +62,15 @@ class HeaderMemo:
 class _Request:
     """A request that was taken on, and the ticket on which the writer answers it."""
 
-    __slots__ = ("is_settled", "memo", "path", "publish", "raw", "request_id", "started", "stay", "stream", "terms")
+    __slots__ = ("body_bytes", "is_settled", "memo", "path", "publish", "raw", "request_id", "started", "stay")
 
-    def __init__(self, publish: "QuickPublish", stay: Stay, raw: bytes, path: str, memo: HeaderMemo) -> None:
+    def __init__(
+        self, publish: "QuickPublish", stay: Stay, raw: bytes, body_bytes: int, path: str, memo: HeaderMemo
+    ) -> None:  # fmt: skip
         self.publish = publish
         self.stay = stay
         self.raw = raw
+        self.body_bytes = body_bytes
         self.path = path
         self.memo = memo
         self.started = trio.current_time()
@@ -138,7 +141,7 @@ class QuickPublish:
         request = self._intake.judge_now(StreamName(target.stream), body, memo.terms)
         if request is None or not self._budget.take_now(length):
             return False
-        taken = _Request(self, stay, data[:stop], path, memo)
+        taken = _Request(self, stay, data if len(data) == stop else data[:stop], length, path, memo)
         if not self._log.append_soon(request, taken):
             self._budget.give_back(length)
             return False
@@ -153,37 +156,35 @@ class QuickPublish:
             self.give_back(taken)
             return
         connection, status = stay.connection, 200 if receipt.duplicate else 201
-        self._budget.give_back(self._body_bytes(taken))
-        self._intake.count_appended(1 - receipt.duplicate, int(receipt.duplicate), taken.started)
+        now, started = trio.current_time(), taken.started
+        self._budget.give_back(taken.body_bytes)
+        self._intake.count_appended(1 - receipt.duplicate, int(receipt.duplicate), now - started)
         body = encode_wire(receipt_body(receipt, Epoch(receipt.epoch)))
         connection.requests_left -= 1
         goes_on = connection.requests_left > 0 and not self._stop.is_set()
-        head = self._answer_heads.encode(
-            status, _HEADERS, len(body), taken.request_id, is_closing=not goes_on, more=taken.memo.answer_headers
+        head = self._answer_heads.encode_receipt(
+            status, len(body), taken.request_id, now, is_closing=not goes_on, more=taken.memo.answer_headers
         )
-        route = ROUTES["packets"]
-        self._request_log.answer_begun(route, taken.started)
+        self._request_log.answer_begun(_ROUTE, started, now)
         if stay.is_left:  # cancelled meanwhile, or cut
             status, body = 499, b""
         else:
             try:
-                connection.sent_bytes += len(head) + len(body)
-                connection.link.write_now(head + body)
+                answer = head + body
+                connection.sent_bytes += len(answer)
+                stay.link.write_now(answer)
             except trio.BrokenResourceError:
                 goes_on = False
         self._request_log.record(
-            method="POST", path=taken.path, route=route, status=status, sent_bytes=len(body), started=taken.started,
-            principal=taken.memo.terms.principal, request_id=taken.request_id,
+            method="POST", path=taken.path, route=_ROUTE, status=status, sent_bytes=len(body), started=started,
+            principal=taken.memo.terms.principal, request_id=taken.request_id, now=now,
         )  # fmt: skip
         stay.served(goes_on)
 
     def give_back(self, taken: _Request) -> None:
         """Leaves the request to its connection's task."""
-        self._budget.give_back(self._body_bytes(taken))
+        self._budget.give_back(taken.body_bytes)
         taken.stay.give_back(taken.raw)
-
-    def _body_bytes(self, taken: _Request) -> int:
-        return len(taken.raw) - taken.raw.index(HEAD_END) - len(HEAD_END)
 
     def _find_known(
         self, connection: Connection, data: bytes, end: int

@@ -31,7 +31,9 @@ class AppendJob:
         self.request = request
         self.prepared = Prepared(None, [])
         self.packets = len(request.drafts)
-        self.bytes = sum(len(draft.body) + len(draft.metadata) + OVERHEAD_BYTES for draft in request.drafts)
+        self.bytes = 0
+        for draft in request.drafts:
+            self.bytes += len(draft.body) + len(draft.metadata) + OVERHEAD_BYTES
         self.ticket: AnyTicket = ticket if ticket is not None else Ticket[AppendResult]()
 
     async def judge(self, group: Group, lookups: Lookups, pace: Pace) -> AppendResult:
