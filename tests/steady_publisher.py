@@ -23,7 +23,12 @@ def publish(host: str, port: int, path: str, body: str) -> int:
 def main(host: str, port: int, stream: str) -> dict[str, int]:
     """Runs until nobody wants more."""
     is_over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), is_over.set()), daemon=True).start()
+
+    def wait_for_end() -> None:
+        sys.stdin.read()
+        is_over.set()
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
     counts = {"acknowledged": 0, "refused": 0, "broken": 0, "unavailable": 0}
     while not is_over.is_set():
         body = json.dumps({"id": f"p{counts['acknowledged']}", "data": {"n": counts["acknowledged"]}})
