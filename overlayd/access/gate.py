@@ -29,11 +29,15 @@ from overlayd.access.secret_text import holds_key
 from overlayd.access.unix_users import UnixUsers
 from overlayd.model.audit import AuditRecord, AuditSink
 from overlayd.model.clock import Clock
-from overlayd.model.errors import BadRequest, KeyInUrl, LimitReached, Unauthorized
+from overlayd.model.errors import BadRequest, Forbidden, KeyInUrl, LimitReached, Unauthorized
 from overlayd.model.metrics import Metrics
 
 KEY_MARK = "_live_"
 """Part of every API key."""
+
+
+OPEN_PATHS = frozenset(("/healthz", "/readyz", "/docs", "/docs/errors", "/openapi.json", "/asyncapi.json"))
+"""What tells nothing but whether the node is well and how its API works; asked without a credential by probes."""
 
 
 class RequestHead(Protocol):
@@ -194,8 +198,7 @@ class Gate:
             is_credentialed=is_credentialed,
         )  # fmt: skip
         if scheme is None:
-            claim = Claim(self._without_credential(origin))
-            self._claims["keyless", "accepted"].inc()
+            claim = self._without_credential(origin, head)
         else:
             claim = await self._with_credential(scheme, head, peer, origin)
         if claim.is_lasting and claim.prove is None and not is_websocket:
@@ -250,8 +253,22 @@ class Gate:
         self._claims[scheme.name, "throttled"].inc()
         return self._failures.refusal(origin.address, wait_s)
 
-    def _without_credential(self, origin: Origin) -> Principal:
+    def _without_credential(self, origin: Origin, head: RequestHead) -> Claim:
         """Raises Unauthorized, and Forbidden where no credential would help."""
+        is_open = head.path in OPEN_PATHS and head.method in SAFE_METHODS
+        try:
+            claim = Claim(self._keyless_principal(origin))
+        except (Unauthorized, Forbidden):
+            if not is_open:
+                self._claims["keyless", "refused"].inc()
+                raise
+            claim = Claim(
+                Principal(name="nobody", kind="open", rights=frozenset(), address=origin.address), is_lasting=False
+            )
+        self._claims["keyless", "accepted"].inc()
+        return claim
+
+    def _keyless_principal(self, origin: Origin) -> Principal:
         if origin.is_unix:
             known = self._unix_users.find(origin)
             if known is not None:
@@ -263,7 +280,6 @@ class Gate:
                 return keyless_principal(self._rules, origin)
         if not self._had_credentials or (self._is_loopback_free and origin.is_local):
             return keyless_principal(self._rules, origin, self._keyless)
-        self._claims["keyless", "refused"].inc()
         raise Unauthorized(
             "this node wants a credential", subject="Authorization",
             hint="send Authorization: Bearer and an API key, or use overlayd.sock in the data directory as the "

@@ -63,6 +63,7 @@ class KeyBook:
         self._keys: dict[str, Key] = {}
         self._by_digest: dict[bytes, Found] = {}
         self._ends: list[tuple[int, bytes]] = []
+        self._sorted: list[str] | None = None
         self._living: set[str] = set()
 
     def __len__(self) -> int:
@@ -70,11 +71,17 @@ class KeyBook:
 
     def __iter__(self) -> Iterator[Key]:
         """By id."""
-        return iter([self._keys[id] for id in sorted(self._keys)])
+        return iter([self._keys[id] for id in self.ids()])
 
     def all(self) -> Iterable[Key]:
         """In no order."""
         return self._keys.values()
+
+    def ids(self) -> list[str]:
+        """In order."""
+        if self._sorted is None:
+            self._sorted = sorted(self._keys)
+        return self._sorted
 
     def get(self, id: str) -> Key | None:
         return self._keys.get(id)
@@ -103,6 +110,8 @@ class KeyBook:
             if end := key.ends_us(secret):
                 heapq.heappush(self._ends, (end, secret.digest))
         self._keys[record.id] = key
+        if before is None:
+            self._sorted = None
         self._living.add(record.id)
         if before is not None:
             self._end_all(before)
@@ -113,6 +122,7 @@ class KeyBook:
         """The key is revoked. Again does nothing."""
         key = self._keys.pop(id, None)
         if key is not None:
+            self._sorted = None
             self._end_all(key)
             self._on_ended()
 

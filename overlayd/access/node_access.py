@@ -16,6 +16,7 @@ from overlayd.access.keys import Key, KeyBook
 from overlayd.access.origin import AccessRules
 from overlayd.access.roles import RoleBook
 from overlayd.access.settings import AccessSettings, KeySettings
+from overlayd.access.stream_changes import StreamChanges
 from overlayd.access.stream_guard import StreamGuard
 from overlayd.access.tickets import TicketBook
 from overlayd.access.unix_users import UnixUsers
@@ -59,6 +60,7 @@ class NodeAccess:
             keys=self.keys, settings=settings, trail=self.trail, append=log.append_own, clock=clock, entropy=entropy,
             metrics=metrics, on_change=self._note_change,
         )  # fmt: skip
+        self.stream_changes = StreamChanges(log=log, streams=self.streams, trail=self.trail, on_change=self.review)
         bearers = (KeyScheme(self.keys, clock, may_create=rules.auto_create), TicketScheme(self.tickets))
         self.gate = Gate(
             rules=rules, schemes=(*bearers, *schemes), failures=self.failures, audit=self.trail.note_once, clock=clock,
@@ -93,7 +95,7 @@ class NodeAccess:
         for name, owner in (await self._log.read(read_owners)).items():
             self.streams.own(name, owner)
         self.keys.end_expired(now_us)
-        self.gate.refresh()
+        self.review()
 
     async def run(self) -> None:
         """Writes audit records, ends what expires, notes which keys are used. Until cancelled. Checkpoint."""

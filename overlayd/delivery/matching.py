@@ -4,9 +4,11 @@ Equal selections share one matcher, an entry's meta is decoded once for everybod
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import msgspec
 
+from overlayd.access.stream_guard import StreamGuard
 from overlayd.delivery.caching import ByteBounded
 from overlayd.delivery.query import Selection, TopicPattern
 from overlayd.model.entry import StoredEntry
@@ -18,6 +20,8 @@ from overlayd.storage import Log, Stream
 _HASHES_MAX = 4096
 _MATCHERS_MAX = 512
 _EVERYTHING = (Pattern(">"),)
+InSight = Callable[[Selection, Stream], bool]
+"""Whether whoever has the selection may see the stream now."""
 _decode_topics = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
@@ -65,7 +69,10 @@ class ViewBook:
 class Matcher:
     """A selection, made quick. Shared by all readers of the selection."""
 
-    def __init__(self, selection: Selection, find_by_hash: Callable[[bytes], Stream | None]) -> None:
+    def __init__(
+        self, selection: Selection, find_by_hash: Callable[[bytes], Stream | None], in_sight: InSight | None = None
+    ) -> None:
+        """`in_sight`: for a selection with a sight, which may change with each definition of a stream."""
         self.selection = selection
         patterns = tuple(Pattern(text) for text in selection.streams) or _EVERYTHING
         self._exact = frozenset(pattern.text for pattern in patterns if pattern.is_exact)
@@ -73,9 +80,14 @@ class Matcher:
         self._topics = tuple(TopicPattern(text) for text in selection.topics)
         self._find_by_hash = find_by_hash
         self._by_hash: dict[bytes, Stream | None] = {}
+        self._in_sight = in_sight
 
     def is_name_match(self, name: str) -> bool:
         return name in self._exact or any(pattern.is_match(name) for pattern in self._wild)
+
+    def is_stream_match(self, stream: Stream) -> bool:
+        """By its name, and whether it may be seen."""
+        return self.is_name_match(stream.name) and (self._in_sight is None or self._in_sight(self.selection, stream))
 
     @property
     def exact_names(self) -> frozenset[str] | None:
@@ -85,9 +97,15 @@ class Matcher:
     def find_stream(self, stream_hash: bytes) -> Stream | None:
         """The stream if the selection covers it, None otherwise. A deleted stream is still covered by its name."""
         try:
-            return self._by_hash[stream_hash]
+            found = self._by_hash[stream_hash]
         except KeyError:
-            pass
+            found = self._look_up(stream_hash)
+        if found is None or self._in_sight is None or self._in_sight(self.selection, found):
+            return found
+        return None
+
+    def _look_up(self, stream_hash: bytes) -> Stream | None:
+        """By the name alone."""
         stream = self._find_by_hash(stream_hash)
         if stream is None:
             return None  # not remembered: it may come
@@ -112,8 +130,10 @@ class Matcher:
 class MatcherBook:
     """One matcher per distinct selection; the oldest are forgotten, those in use stay with their readers."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, streams: StreamGuard | None = None) -> None:
+        """`streams`: None where everybody may see everything."""
         self._log = log
+        self._streams = streams
         self._matchers: dict[Selection, Matcher] = {}
 
     def matcher(self, selection: Selection) -> Matcher:
@@ -121,8 +141,18 @@ class MatcherBook:
         if found is None:
             if len(self._matchers) >= _MATCHERS_MAX:
                 del self._matchers[next(iter(self._matchers))]
-            found = self._matchers[selection] = Matcher(selection, self._log.find_stream_by_hash)
+            found = self._matchers[selection] = self._make(selection)
         return found
+
+    def _make(self, selection: Selection) -> Matcher:
+        if selection.sight is None:
+            return Matcher(selection, self._log.find_stream_by_hash)
+        assert self._streams is not None
+        return Matcher(selection, self._log.find_stream_by_hash, partial(_is_in_sight, self._streams))
+
+
+def _is_in_sight(streams: StreamGuard, selection: Selection, stream: Stream) -> bool:
+    return selection.sight is None or streams.sees(selection.sight, stream)
 
 
 def depth_of(selection: Selection, stream: Stream) -> int | None:
@@ -145,7 +175,7 @@ def check_confirmations(matcher: Matcher, log: Log) -> list[str]:
         return []
     never = []
     for stream in log.list_streams():
-        if not matcher.is_name_match(stream.name) or depth_of(selection, stream) is not None:
+        if not matcher.is_stream_match(stream) or depth_of(selection, stream) is not None:
             continue
         if stream.name in selection.streams:
             _refuse_confirmations(selection, stream)

@@ -1,5 +1,7 @@
 """One stream's packets by sequence, and packets by id: what `/v1/streams/{stream}/packets` and its kin answer."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from overlayd.delivery.frames import packet_body, state_at_append
@@ -74,14 +76,14 @@ def show_packet(entry: StoredEntry, stream: Stream) -> Packet:
     return packet_body(view, state_at_append(stream.definition))
 
 
-async def find_named(log: Log, packet_id: str) -> list[Packet]:
-    """Packets with the id, of any stream, oldest first; also the one that is called so for want of an id. Checkpoint."""
+async def find_named(log: Log, packet_id: str, may_read: Callable[[str], bool]) -> list[Packet]:
+    """Packets with the id, of any stream that may be read, oldest first; also the one that is called so for want of an id. Checkpoint."""
     entries = await log.find_by_id(packet_id)
     unnamed = await _find_unnamed(log, packet_id)
     packets = []
     for entry in (*entries, *([] if unnamed is None else [unnamed])):
         stream = log.find_stream_by_hash(entry.stream_hash)
-        if stream is not None and not stream.is_deleted:
+        if stream is not None and not stream.is_deleted and may_read(stream.name):
             packets.append(show_packet(entry, stream))
     return packets
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 import msgspec
 
+from overlayd.access.stream_guard import Sight
 from overlayd.model.clock import parse_time_us
 from overlayd.model.cursor import Cursor
 from overlayd.model.errors import BadCursor, BadParameter
@@ -87,7 +88,8 @@ class TopicPattern:
 class Selection(msgspec.Struct, frozen=True):
     """Which entries a reader gets, apart from where it begins and how they are written.
 
-    Equal selections share their work. No stream at all means every stream except the node's own.
+    Equal selections share their work. No stream at all means every stream except the node's own. `sight`: what the
+    reader may see of the streams, None for all.
     """
 
     streams: tuple[str, ...] = ()
@@ -98,6 +100,7 @@ class Selection(msgspec.Struct, frozen=True):
     min_confirmations: int | None = None
     filter: str | None = None
     status: bool = False
+    sight: Sight | None = None
 
 
 class LiveQuery(msgspec.Struct, frozen=True):
@@ -119,6 +122,13 @@ class LiveQuery(msgspec.Struct, frozen=True):
             min_confirmations=msgspec.UNSET if chosen.min_confirmations is None else chosen.min_confirmations,
             filter=msgspec.UNSET if chosen.filter is None else chosen.filter,
         )  # fmt: skip
+
+
+def with_sight(query: LiveQuery, sight: Sight | None) -> LiveQuery:
+    """The query of somebody who may see so much."""
+    if sight is None:
+        return query
+    return msgspec.structs.replace(query, selection=msgspec.structs.replace(query.selection, sight=sight))
 
 
 def parse_arguments(

@@ -40,7 +40,7 @@ async def open_at(log: Log, scanner: Scanner, start: Start, *, scan_max: int) ->
 async def _open_last(log: Log, matcher: Matcher, scan_max: int) -> Opening:
     """The newest packets up to the head of this moment, oldest first, so that a resume between them loses none."""
     head = log.head
-    streams = [stream for stream in log.list_streams() if matcher.is_name_match(stream.name)]
+    streams = [stream for stream in log.list_streams() if matcher.is_stream_match(stream)]
     keys: list[str | None] = [*sorted(matcher.selection.keys)] or [None]
     if len(streams) * len(keys) > scan_max:
         raise BadParameter(

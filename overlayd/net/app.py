@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
 from overlayd.access import Principal
+from overlayd.access.key_changes import Author
 from overlayd.model.errors import BadRequest, MethodNotAllowed, NotFound, OverlaydError, Unauthorized
 from overlayd.net.access_log import RequestLog
 from overlayd.net.content import Bodies, BodyReader
@@ -120,6 +121,11 @@ def principal_of(asked: Request) -> Principal:
     if not isinstance(principal, Principal):
         raise Unauthorized("the request has no principal")
     return principal
+
+
+def author_of(asked: Request) -> Author:
+    """Who asks, and with which request: for audit records. Raises as `principal_of`."""
+    return Author(principal_of(asked), request_id_of(asked))
 
 
 def request_id_of(asked: Request) -> str:

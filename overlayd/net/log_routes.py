@@ -7,14 +7,16 @@ from msgspec import UNSET
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from overlayd.access import require
+from overlayd.access import require, require_some
+from overlayd.access.audit import AuditTrail
+from overlayd.access.stream_guard import StreamGuard
 from overlayd.model.cursor import Epoch, parse_epoch
 from overlayd.model.errors import BadParameter, NotFound, UnknownEpoch, UnknownPacket
 from overlayd.model.merkle import TILE_HEIGHT, TILE_WIDTH
 from overlayd.model.proof import encode_proof
 from overlayd.model.tlog_proof import encode_tlog_proof, tlog_proof_of
 from overlayd.model.wire import ConsistencyBody, encode_wire, format_sha256
-from overlayd.net.app import answer, principal_of
+from overlayd.net.app import answer, author_of, principal_of
 from overlayd.net.lane import Lane
 from overlayd.net.parameters import Parameters
 from overlayd.net.proofs import prove_entry
@@ -58,9 +60,9 @@ def parse_tile_name(text: str) -> TileName:
     return TileName(None if match["level"] == "entries" else int(match["level"]), int(digits), width)
 
 
-def add_log_routes(app: QuartTrio, *, log: Log, lane: Lane) -> None:
+def add_log_routes(app: QuartTrio, *, log: Log, lane: Lane, streams: StreamGuard, trail: AuditTrail) -> None:
     """Adds `/v1/log/…` and the proof of a packet."""
-    routes = _LogRoutes(log, lane)
+    routes = _LogRoutes(log, lane, streams, trail)
     app.add_url_rule("/v1/log/checkpoint", "log.checkpoint", routes.checkpoint, methods=["GET"])
     app.add_url_rule("/v1/log/<epoch>/checkpoint", "log.epoch", routes.epoch_checkpoint, methods=["GET"])
     app.add_url_rule("/v1/log/consistency", "log.consistency", routes.consistency, methods=["GET"])
@@ -72,13 +74,15 @@ def add_log_routes(app: QuartTrio, *, log: Log, lane: Lane) -> None:
 class _LogRoutes:
     """The routes with what they need."""
 
-    def __init__(self, log: Log, lane: Lane) -> None:
+    def __init__(self, log: Log, lane: Lane, streams: StreamGuard, trail: AuditTrail) -> None:
         self._log = log
         self._lane = lane
+        self._streams = streams
+        self._trail = trail
 
     async def checkpoint(self) -> Response:
         """The newest signed checkpoint."""
-        require(principal_of(request), "read")
+        require_some(principal_of(request), "read")
         Parameters(request, ())
         async with self._lane.step_out():
             newest = await self._log.checkpoint()
@@ -87,7 +91,7 @@ class _LogRoutes:
     async def epoch_checkpoint(self, epoch: str) -> Response:
         """The newest checkpoint of an epoch. An earlier epoch's is old, and may cover what a restore took away;
         the header says how far it holds."""
-        require(principal_of(request), "read")
+        require_some(principal_of(request), "read")
         Parameters(request, ())
         parsed = parse_epoch(epoch)
         if parsed == self._log.epoch:
@@ -101,7 +105,7 @@ class _LogRoutes:
 
     async def consistency(self) -> Response:
         """That the log at one size begins with the log at another."""
-        require(principal_of(request), "read")
+        require_some(principal_of(request), "read")
         parameters = Parameters(request, ("from", "to"))
         older = parameters.number("from")
         if older is None:
@@ -116,12 +120,16 @@ class _LogRoutes:
         """Hashes of the tree, or the entries themselves."""
         principal = principal_of(request)
         name = parse_tile_name(tile)
-        require(principal, "admin" if name.level is None else "read")
+        if name.level is None:
+            require(principal, "audit")
+        else:
+            require_some(principal, "read")
         Parameters(request, ())
         if name.leaves_end > self._common_size(parse_epoch(epoch)):
             raise NotFound("the tree has no such tile yet", subject=tile[:80])
         async with self._lane.step_out():
             if name.level is None:
+                await self._trail.write_once(author_of(request).record("log.entries", "entries"))
                 octets = await self._log.read_entry_tile(name.index, name.width)
             else:
                 octets = await self._log.read_tile(name.level, name.index, name.width)
@@ -129,7 +137,7 @@ class _LogRoutes:
 
     async def proof(self, stream: str, sequence: str) -> Response:
         """A proof that stands alone."""
-        require(principal_of(request), "read")
+        self._streams.require(principal_of(request), "read", stream)
         form = Parameters(request, ("format",)).choice("format", ("json", "tlog-proof"))
         found = known_stream(self._log, stream)
         number = parse_sequence(sequence)

@@ -11,7 +11,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from overlayd import __version__
-from overlayd.access import require
+from overlayd.access.principal import check_standing, require_some
 from overlayd.model.clock import format_time_us
 from overlayd.model.cursor import Cursor, format_epoch
 from overlayd.model.errors import NotFound
@@ -47,16 +47,23 @@ def add_node_routes(
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        """200 while the node can take packets, else 503; the checks say why."""
+        """200 while the node can take packets, else 503; the checks say why, to those who are let in."""
+        principal = principal_of(request)
+        is_known = bool(principal.rights or principal.grants.rights)
         troubles = {name: check() for name, check in ready_checks.items()}
-        checks = {name: CheckBody(ok=not trouble, detail=trouble or UNSET) for name, trouble in troubles.items()}
-        checks |= {name: CheckBody(ok=True, detail=tell()) for name, tell in (ready_notes or {}).items()}
+        checks = {
+            name: CheckBody(ok=not trouble, detail=(is_known and trouble) or UNSET)
+            for name, trouble in troubles.items()
+        }
+        if is_known:
+            checks |= {name: CheckBody(ok=True, detail=tell()) for name, tell in (ready_notes or {}).items()}
         is_ready = not any(troubles.values())
         return answer(encode_wire(ReadyBody(ready=is_ready, checks=checks)), 200 if is_ready else 503)
 
     @app.get("/metrics")
     async def show_metrics() -> Response:
         """OpenMetrics or the Prometheus text format, as the Accept header asks."""
+        require_some(principal_of(request), "read")
         if not is_metrics_served:
             raise NotFound("metrics are switched off", subject="/metrics", hint="[metrics] enabled")
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -65,7 +72,7 @@ def add_node_routes(
     @app.get("/v1/node")
     async def node() -> Response:
         """Who this node is and where its log stands."""
-        require(principal_of(request), "read")
+        check_standing(principal_of(request))
         return answer(encode_wire(_node_body(log, node_name, versions)))
 
 

@@ -12,6 +12,7 @@ from overlayd.model import wire
 from overlayd.model.definition import Definition
 from overlayd.model.errors import OverlaydError, error_classes
 from overlayd.model.wire_schema import schema_components
+from overlayd.net.openapi_access import ACCESS_OPERATIONS
 from overlayd.net.openapi_usage import USAGE_OPERATIONS
 from overlayd.net.operations import (
     BOOLEAN,
@@ -34,6 +35,7 @@ from overlayd.net.operations import (
 REF = "#/components/schemas/{name}"
 
 OPERATIONS: tuple[Operation, ...] = (
+    *ACCESS_OPERATIONS,
     *USAGE_OPERATIONS,
     Operation(
         "post", "/v1/streams/{stream}/packets", "Publish packets; answered when they are durable", "publish",
@@ -166,7 +168,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "get", "/v1/log/{epoch}/tile/{tile}", "C2SP tlog-tiles", "proofs",
         (Answer(200, "Hashes, or entries", {"application/octet-stream": OCTETS}),),
         (EPOCH, Parameter("tile", "path", "L/N, L/N.p/W or entries/N, N in groups of three digits", TEXT, True)),
-        {}, (400, 403, 404), "read",
+        {}, (400, 403, 404), "read, audit for entries",
     ),
     Operation("get", "/healthz", "Alive", "node", (Answer(200, "Alive", {JSON: {"type": "object"}}),)),
     Operation(
@@ -241,7 +243,8 @@ def _operation(operation: Operation, by_kind: dict[str, Any]) -> dict[str, Any]:
         "operationId": _operation_id(operation), "summary": operation.summary, "tags": [operation.tag], "responses": responses,
     }  # fmt: skip
     if operation.right:
-        document["description"] = f"Needs the right `{operation.right}`."
+        is_any = operation.right == "any"
+        document["description"] = "For everybody who is let in." if is_any else f"Needs the right `{operation.right}`."
     if operation.parameters:
         document["parameters"] = [
             {"name": p.name, "in": p.place, "description": p.description, "required": p.is_required, "schema": p.schema}

@@ -1,16 +1,18 @@
 """Reading what is there, and waiting for a moment: packets of a stream, single packets, pages of a live query."""
 
 import base64
+from functools import partial
 
 import msgspec
 import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from overlayd.access import require
+from overlayd.access.principal import check_standing
+from overlayd.access.stream_guard import StreamGuard
 from overlayd.delivery.delivery import Delivery, OpenReader
 from overlayd.delivery.packets import StreamPage, find_named, find_packet, read_stream, show_packet
-from overlayd.delivery.query import Beginning
+from overlayd.delivery.query import Beginning, with_sight
 from overlayd.delivery.reader import refuse_gaps
 from overlayd.delivery.session import Registry
 from overlayd.model.cursor import Cursor
@@ -20,7 +22,7 @@ from overlayd.model.units import Duration
 from overlayd.model.wire import PacketList, PacketsBody, encode_wire
 from overlayd.net.app import answer, principal_of
 from overlayd.net.lane import Lane
-from overlayd.net.live_socket import split_query
+from overlayd.net.live_query import split_query
 from overlayd.net.parameters import Parameters
 from overlayd.net.stream_routes import known_stream
 from overlayd.storage import Stream
@@ -31,9 +33,11 @@ OCTETS = "application/octet-stream"
 _ID_CHARS_MAX = 1024
 
 
-def add_read_routes(app: QuartTrio, *, delivery: Delivery, registry: Registry, lane: Lane) -> None:
+def add_read_routes(
+    app: QuartTrio, *, delivery: Delivery, registry: Registry, lane: Lane, streams: StreamGuard
+) -> None:
     """Adds `/v1/read`, `/v1/packets`, and packets below `/v1/streams/{stream}`."""
-    routes = _ReadRoutes(delivery, registry, lane)
+    routes = _ReadRoutes(delivery, registry, lane, streams)
     packets = "/v1/streams/<stream>/packets"
     app.add_url_rule("/v1/read", "read", routes.read, methods=["GET"])
     app.add_url_rule("/v1/packets", "packets.find", routes.find, methods=["GET"])
@@ -46,7 +50,8 @@ def add_read_routes(app: QuartTrio, *, delivery: Delivery, registry: Registry, l
 class _ReadRoutes:
     """The routes with what they need."""
 
-    def __init__(self, delivery: Delivery, registry: Registry, lane: Lane) -> None:
+    def __init__(self, delivery: Delivery, registry: Registry, lane: Lane, streams: StreamGuard) -> None:
+        self._streams = streams
         self._delivery = delivery
         self._registry = registry
         self._lane = lane
@@ -55,7 +60,8 @@ class _ReadRoutes:
 
     async def list_packets(self, stream: str) -> Response:
         """Packets behind a sequence; waits for the first one if asked to."""
-        require(principal_of(request), "read")
+        principal = principal_of(request)
+        self._streams.require(principal, "read", stream)
         parameters = Parameters(request, ("after", "limit", "wait", "deliver"))
         found = known_stream(self._log, stream)
         if parameters.choice("deliver", ("appended", "confirmed")) == "confirmed":
@@ -66,6 +72,7 @@ class _ReadRoutes:
         after = parameters.number("after") or 0
         limit = parameters.number("limit", minimum=1, maximum=self._limits.read_packets_max) or LIMIT
         page = await self._wait_for_packets(found, after, limit, self._wait_s(parameters.text("wait")))
+        self._streams.require(principal, "read", stream)  # much may have happened while it waited
         return answer(
             encode_wire(
                 PacketsBody(
@@ -76,7 +83,7 @@ class _ReadRoutes:
 
     async def show(self, stream: str, sequence: str) -> Response:
         """One packet as it stands now."""
-        require(principal_of(request), "read")
+        self._streams.require(principal_of(request), "read", stream)
         Parameters(request, ())
         found = known_stream(self._log, stream)
         entry = await find_packet(self._log, found, _number_of(sequence))
@@ -86,7 +93,7 @@ class _ReadRoutes:
 
     async def data(self, stream: str, sequence: str) -> Response:
         """The stored body, byte for byte; or the octets that it stands for, where those are asked for by name."""
-        require(principal_of(request), "read")
+        self._streams.require(principal_of(request), "read", stream)
         Parameters(request, ())
         found = known_stream(self._log, stream)
         entry = await find_packet(self._log, found, _number_of(sequence))
@@ -99,7 +106,7 @@ class _ReadRoutes:
 
     async def last(self, stream: str) -> Response:
         """The newest packet of a stream, or of a key."""
-        require(principal_of(request), "read")
+        self._streams.require(principal_of(request), "read", stream)
         parameters = Parameters(request, ("key",))
         found = known_stream(self._log, stream)
         key = parameters.text("key")
@@ -110,20 +117,21 @@ class _ReadRoutes:
         return answer(encode_wire(show_packet(entry, found)))
 
     async def find(self) -> Response:
-        """Packets of any stream by the producer's id."""
-        require(principal_of(request), "read")
+        """Packets of any stream that the caller may read, by the producer's id."""
+        principal = principal_of(request)
+        check_standing(principal)
         parameters = Parameters(request, ("id", "txid"))
         if parameters.text("txid"):
             raise BadParameter("this node follows no chain and can't look packets up by txid", subject="txid")
         packet_id = parameters.text("id")
         if not 1 <= len(packet_id) <= _ID_CHARS_MAX:
             raise BadParameter("id says which packet to look for", subject="id", hint="GET /v1/packets?id=<id>")
-        return answer(encode_wire(PacketList(packets=await find_named(self._log, packet_id))))
+        may_read = partial(self._streams.may, principal, "read")
+        return answer(encode_wire(PacketList(packets=await find_named(self._log, packet_id, may_read))))
 
     async def read(self) -> Response:
         """One page of a live query: messages, and a cursor that has moved."""
         principal = principal_of(request)
-        require(principal, "read")
         pairs = split_query(request.query_string.decode("ascii", "replace")) if request.query_string else []
         own: dict[str, str] = {}
         for name, value in pairs:
@@ -134,8 +142,10 @@ class _ReadRoutes:
         limit = _bounded(own.get("limit", str(LIMIT)), self._limits.read_packets_max)
         wait_s = self._wait_s(own.get("wait", ""))
         query = self._delivery.parse_arguments([pair for pair in pairs if pair[0] not in own], Beginning())
+        query = with_sight(query, self._streams.sight(principal, "read", query.selection.streams))
         with await self._delivery.open_reader(query, principal.name) as opened:
             texts, cursor, is_at_head = await self._collect(opened, limit, wait_s)
+        check_standing(principal)
         head = msgspec.json.encode(str(cursor))
         end = b"true" if is_at_head else b"false"
         return answer(b'{"messages":[%s],"cursor":%s,"at_head":%s}' % (b",".join(texts), head, end))

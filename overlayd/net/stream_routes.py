@@ -3,6 +3,7 @@
 import re
 from bisect import bisect_right
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import trio
@@ -10,7 +11,9 @@ from msgspec import UNSET
 from quart import Request, Response, request
 from quart_trio import QuartTrio
 
-from overlayd.access import require
+from overlayd.access.principal import check_standing
+from overlayd.access.stream_changes import StreamChanges
+from overlayd.access.stream_guard import StreamGuard
 from overlayd.model.clock import format_time_us
 from overlayd.model.definition import Definition, complete_definition
 from overlayd.model.errors import (
@@ -24,7 +27,7 @@ from overlayd.model.errors import (
 from overlayd.model.limits import Limits
 from overlayd.model.names import parse_stream_name
 from overlayd.model.wire import StreamBody, StreamList, StreamRemoved, StreamStateBody, encode_wire
-from overlayd.net.app import answer, body_reader, principal_of
+from overlayd.net.app import answer, author_of, body_reader, principal_of
 from overlayd.net.content import Bodies
 from overlayd.net.lane import Lane
 from overlayd.net.parameters import Parameters
@@ -51,11 +54,13 @@ def add_stream_routes(
     lane: Lane,
     bodies: Bodies,
     schemas: SchemaCache,
+    streams: StreamGuard,
+    changes: StreamChanges,
     count_subscribers: Callable[[str], int],
     on_stopped: Callable[[str], None],
 ) -> None:
     """Adds `/v1/streams`, `/v1/streams/{stream}` and its state. `on_stopped`: tells the stream's live sessions."""
-    routes = _StreamRoutes(log, limits, lane, bodies, schemas, count_subscribers, on_stopped)
+    routes = _StreamRoutes(log, limits, lane, bodies, schemas, streams, changes, count_subscribers, on_stopped)
     one = "/v1/streams/<stream>"
     app.add_url_rule("/v1/streams", "streams.list", routes.list_streams, methods=["GET"])
     app.add_url_rule(one, "streams.show", routes.show, methods=["GET"])
@@ -68,24 +73,30 @@ class _StreamRoutes:
     """The routes with what they need."""
 
     def __init__(
-        self, log: Log, limits: Limits, lane: Lane, bodies: Bodies, schemas: SchemaCache,
-        count_subscribers: Callable[[str], int], on_stopped: Callable[[str], None],
+        self, log: Log, limits: Limits, lane: Lane, bodies: Bodies, schemas: SchemaCache, streams: StreamGuard,
+        changes: StreamChanges, count_subscribers: Callable[[str], int], on_stopped: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._log = log
         self._limits = limits
         self._lane = lane
         self._bodies = bodies
         self._schemas = schemas
+        self._streams = streams
+        self._changes = changes
         self._count_subscribers = count_subscribers
         self._on_stopped = on_stopped
 
     async def list_streams(self) -> Response:
-        """Streams by name, a page at a time."""
-        require(principal_of(request), "read")
+        """The streams that the caller may know of, by name, a page at a time."""
+        principal = principal_of(request)
+        check_standing(principal)
         parameters = Parameters(request, ("q", "tag", "state", "limit", "after"))
         limit = parameters.number("limit", minimum=1, maximum=LIST_LIMIT_MAX) or LIST_LIMIT
         wanted = _Wanted(parameters.text("q").lower(), parameters.text("tag"), parameters.choice("state", STATES))
-        found, is_more = await _find_streams(self._log.list_streams(), wanted, parameters.text("after"), limit)
+        may_know = partial(self._streams.may_know, principal)
+        found, is_more = await _find_streams(
+            self._log.list_streams(), wanted, parameters.text("after"), limit, may_know
+        )
         page = StreamList(
             streams=[stream_body(stream) for stream in found], next_after=found[-1].name if is_more else UNSET
         )
@@ -93,14 +104,14 @@ class _StreamRoutes:
 
     async def show(self, stream: str) -> Response:
         """A stream and where it stands."""
-        require(principal_of(request), "read")
+        self._streams.require(principal_of(request), "read", stream)
         Parameters(request, ())
         return self._answer(known_stream(self._log, stream))
 
     async def define(self, stream: str) -> Response:
         """Creates a stream, or gives it another definition."""
         principal = principal_of(request)
-        require(principal, "manage")
+        self._streams.require_define(principal, stream)
         Parameters(request, ())
         name = parse_stream_name(stream)
         if_version = _wanted_version(request, self._log.find_stream(name), name)
@@ -108,25 +119,25 @@ class _StreamRoutes:
         definition = read_definition(raw, self._limits, self._log.defaults)
         async with self._lane.step_out():
             await check_definition(definition, self._schemas, self._limits)
-            defined, is_new = await self._log.define_stream(
-                name, definition, if_version=if_version, principal=principal.name
+            defined, is_new = await self._changes.define(
+                name, definition, if_version=if_version, author=author_of(request)
             )
         return self._answer(defined, 201 if is_new else 200)
 
     async def delete(self, stream: str) -> Response:
         """Deletes a stream with its packets, if the query says its name again."""
-        require(principal_of(request), "manage")
+        self._streams.require(principal_of(request), "manage", stream)
         parameters = Parameters(request, ("confirm",))
         name = known_stream(self._log, stream).name
         if parameters.text("confirm") != name:
             raise BadParameter("deleting a stream needs its name again", subject="confirm", hint=f"add ?confirm={name}")
         async with self._lane.step_out():
-            removed = await self._log.delete_stream(name)
+            removed = await self._changes.delete(name, author_of(request))
         return answer(encode_wire(StreamRemoved(stream=name, packets_removed=removed)))
 
     async def set_state(self, stream: str) -> Response:
         """Pauses, stops or resumes a stream."""
-        require(principal_of(request), "manage")
+        self._streams.require(principal_of(request), "manage", stream)
         Parameters(request, ())
         name = known_stream(self._log, stream).name
         raw = await self._read_json(_STATE_BYTES_MAX, "body_bytes", f"/v1/streams/{name}/state")
@@ -136,7 +147,7 @@ class _StreamRoutes:
         except msgspec.ValidationError as err:
             raise _invalid(err, "the state can't be set") from err
         async with self._lane.step_out():
-            changed = await self._log.set_stream_state(name, body.state)
+            changed = await self._changes.set_state(name, body.state, author_of(request))
         if changed.state == "stopped":
             self._on_stopped(name)
         return self._answer(changed)
@@ -208,14 +219,16 @@ class _Wanted(msgspec.Struct, frozen=True):
         return not self.text or self.text in stream.name or self.text in stream.definition.title.lower()
 
 
-async def _find_streams(streams: list[Stream], wanted: _Wanted, after: str, limit: int) -> tuple[list[Stream], bool]:
+async def _find_streams(
+    streams: list[Stream], wanted: _Wanted, after: str, limit: int, may_know: Callable[[Stream], bool]
+) -> tuple[list[Stream], bool]:
     """At most `limit` streams behind `after`, and whether there are more. Lets others run in between."""
     found: list[Stream] = []
     start = bisect_right(streams, after, key=lambda stream: stream.name)
     for at in range(start, len(streams)):
         if at % STREAMS_PER_TURN == 0:
             await trio.lowlevel.checkpoint()
-        if wanted.is_match(streams[at]):
+        if wanted.is_match(streams[at]) and may_know(streams[at]):
             if len(found) == limit:
                 return found, True
             found.append(streams[at])

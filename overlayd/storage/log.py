@@ -38,6 +38,7 @@ from overlayd.storage.tail import Page
 from overlayd.storage.tree import ReadTiles
 
 T = TypeVar("T")
+Along = Callable[[Group, bool], None]
 
 DAMAGED_PAGE_ROWS = 32
 """A page that doesn't verify is read again row by row, in small steps."""
@@ -191,26 +192,28 @@ class Log:
 
     async def define_stream(
         self, name: str, definition: Definition, *, if_version: int | None = None, owner: Owner = "api",
-        principal: str = "", own: Sequence[OwnPacket] = (),
+        principal: str = "", along: Along | None = None,
     ) -> tuple[Stream, bool]:  # fmt: skip
         """Creates a stream or changes its definition; whether it was created. Nothing is appended for no change.
 
-        `if_version`: the version it must have now, 0 = it must not exist. `own`: packets of the node's own streams
-        that tell about it, in the same transaction; here as below.
+        `if_version`: the version it must have now, 0 = it must not exist. `along`: called with the group and
+        whether it was created, to add what belongs to the same transaction; it must not raise.
         Raises DefinitionConflict, OwnedByConfig, InvalidDefinition, LimitReached, and as `append`.
         """
         definitions.check_definition(name, definition)
 
         def change(group: Group) -> tuple[Stream, bool]:
             defined = definitions.define(group, name, definition, if_version, owner, principal)
-            append_own(group, own)
+            if along is not None:
+                along(group, defined[1])
             return defined
 
         stream, created = await self._change(ChangeJob(change))
         return stream, created
 
     async def set_stream_state(self, name: str, state: StreamStateName, *, own: Sequence[OwnPacket] = ()) -> Stream:
-        """Pauses, stops or activates a stream. Raises UnknownStream, Forbidden for the node's own streams, and as
+        """Pauses, stops or activates a stream. `own`: packets of the node's own streams that tell about it, in the same
+        transaction. Raises UnknownStream, Forbidden for the node's own streams, and as
         `append`."""
         definitions.check_is_changeable(name)
 

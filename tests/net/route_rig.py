@@ -9,8 +9,12 @@ import msgspec
 from lane_rig import ask_lane, target_of
 from quart_trio import QuartTrio
 
-from overlayd.access import Principal
-from overlayd.access.principal import EVERYDAY, EVERYTHING, Right
+from overlayd.access import AccessRules, Principal
+from overlayd.access.key_records import ACCESS_FEATURE
+from overlayd.access.node_access import NodeAccess
+from overlayd.access.principal import EVERYDAY, EVERYTHING, Standing
+from overlayd.access.scopes import Right, grants_of, parse_scope
+from overlayd.access.settings import AccessSettings
 from overlayd.model.clock import Entropy, SystemClock
 from overlayd.model.definition import Definition
 from overlayd.model.draft import AppendRequest, Draft, Receipt
@@ -29,6 +33,7 @@ from overlayd.net.publish_lane import PublishLane
 from overlayd.net.publish_routes import add_publish_routes
 from overlayd.net.stream_routes import add_stream_routes
 from overlayd.pipeline.intake import Intake
+from overlayd.pipeline.own_streams import AUDIT, OwnStream
 from overlayd.pipeline.schema import SchemaCache
 from overlayd.storage import Log, StorageSettings, open_log
 
@@ -40,6 +45,15 @@ STRANGER = Principal(name="open:192.0.2.9", kind="open", rights=EVERYDAY, addres
 def principal_with(*rights: Right) -> Principal:
     """Somebody with these rights only."""
     return Principal(name="test", kind="open", rights=frozenset(rights), address="192.0.2.9")
+
+
+def scoped(*scopes: str, owner: str = "alice") -> Principal:
+    """Somebody with a key that has these scopes."""
+    grants = grants_of(map(parse_scope, scopes))
+    return Principal(
+        name=f"key:{owner}", kind="key", rights=grants.everywhere, address="192.0.2.9", grants=grants, owner=owner,
+        standing=Standing(),
+    )  # fmt: skip
 
 
 class Reply:
@@ -61,7 +75,10 @@ class Reply:
 class Node:
     """A log with routes over it."""
 
-    def __init__(self, app: QuartTrio, log: Log, lane: Lane, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, app: QuartTrio, log: Log, lane: Lane, limits: Limits, metrics: Metrics, access: NodeAccess
+    ) -> None:
+        self.access = access
         self.app = app
         self.log = log
         self.lane = lane
@@ -109,23 +126,30 @@ async def open_node(
     settings = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
     async with open_log(
         directory, settings=settings, limits=limits, defaults=defaults or Definition(), clock=SystemClock(),
-        entropy=Entropy(), metrics=metrics,
+        entropy=Entropy(), metrics=metrics, features=(ACCESS_FEATURE,),
     ) as log:  # fmt: skip
         request_log = RequestLog(metrics)
         app = create_app(lane=lane, request_log=request_log)
-        node = Node(app, log, lane, limits, metrics)
+        access = NodeAccess(
+            log=log, rules=AccessRules(service_uid=0), settings=AccessSettings(), declared=(), environ={},
+            make_audit=OwnStream(AUDIT, log.append_own).packet, clock=SystemClock(), entropy=Entropy(),
+            metrics=metrics,
+        )  # fmt: skip
+        await access.load()
+        node = Node(app, log, lane, limits, metrics, access)
         bodies = Bodies(limits, lane, metrics)
         schemas = SchemaCache(limits, metrics)
         add_stream_routes(
-            app, log=log, limits=limits, lane=lane, bodies=bodies, schemas=schemas,
+            app, log=log, limits=limits, lane=lane, bodies=bodies, schemas=schemas, streams=node.access.streams,
+            changes=node.access.stream_changes,
             count_subscribers=lambda stream: 0, on_stopped=node.stopped.append,
         )  # fmt: skip
         intake = Intake(log=log, limits=limits, schemas=schemas, metrics=metrics)
-        publisher = Publisher(intake=intake, log=log, limits=limits, lane=lane, bodies=bodies)
+        publisher = Publisher(intake=intake, log=log, limits=limits, lane=lane, bodies=bodies, streams=access.streams)
         add_publish_routes(app, publisher=publisher, spool_directory=directory)
         if is_fast:
             node.publish_lane = PublishLane(publisher=publisher, spool_directory=directory, request_log=request_log)
-        add_log_routes(app, log=log, lane=lane)
+        add_log_routes(app, log=log, lane=lane, streams=access.streams, trail=access.trail)
         checks = {"storage": lambda: node.troubles["storage"]}
         add_node_routes(app, log=log, node_name="test", metrics=metrics, ready_checks=checks)
         yield node

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 from route_rig import LOOPBACK, Node, open_node
 
+from overlayd.access.stream_guard import StreamGuard
 from overlayd.model.errors import RequestTimeout, StorageFull
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
@@ -193,6 +194,7 @@ class FakePublisher:
     def __init__(self, intake: SlowIntake, limits: Limits) -> None:
         self.intake = intake
         self.limits = limits
+        self.streams = StreamGuard(lambda name: None)
 
     async def submit(self, ask: Ask, objects: list[bytes], *, atomic: bool, first_index: int) -> PublishAnswer:
         return await self.intake.publish(ask.stream, objects)

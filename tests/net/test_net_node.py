@@ -48,9 +48,11 @@ async def test_node(node: Node) -> None:
 
 
 async def test_rights_to_read(node: Node) -> None:
-    """Who may only publish reads nothing."""
+    """Who may only publish learns who the node is and which streams there are, and reads nothing."""
     nobody = principal_with("publish")
-    for path in ("/v1/node", "/v1/streams", "/v1/streams/a", "/v1/log/checkpoint", "/v1/log/consistency?from=0"):
+    assert (await node.ask("GET", "/v1/node", who=nobody)).status == 200
+    assert (await node.ask("GET", "/v1/streams", who=nobody)).json["streams"] == []
+    for path in ("/metrics", "/v1/streams/a", "/v1/log/checkpoint", "/v1/log/consistency?from=0"):
         reply = await node.ask("GET", path, who=nobody)
         assert (reply.status, reply.json["code"]) == (403, "access.forbidden")
 

@@ -187,4 +187,4 @@ async def test_rights(node: Node) -> None:
         reply = await node.ask(method, path, body, who=LOOPBACK, Content_Type=JSON)
         assert (reply.status, reply.json["code"]) == (403, "access.forbidden")
         assert "overlayd.sock" in reply.json["hint"]
-    assert [stream.name for stream in node.log.list_streams()] == ["a"]
+    assert [stream.name for stream in node.log.list_streams()] == ["a", "overlayd.audit"]

@@ -8,10 +8,11 @@ import pytest
 import trio
 from blake3 import blake3
 from live_rig import LiveNode, open_live
-from route_rig import LOOPBACK, principal_with
+from route_rig import LOOPBACK, principal_with, scoped
 from trio.testing import wait_all_tasks_blocked
 
 from overlayd.delivery.session import Ending
+from overlayd.model.definition import Definition
 from overlayd.model.limits import Limits
 from overlayd.model.units import Size
 
@@ -308,11 +309,42 @@ async def test_rights(tmp_path: Path) -> None:
     """Reading needs the right to read."""
     async with open_live(tmp_path) as live:
         await live.append("s", b"1")
-        for path in ("/v1/read", "/v1/packets?id=a", "/v1/streams/s/packets", "/v1/streams/s/packets/1",
+        for path in ("/v1/read", "/v1/streams/s/packets", "/v1/streams/s/packets/1",
                      "/v1/streams/s/packets/1/data", "/v1/streams/s/last"):  # fmt: skip
             reply = await live.ask("GET", path, who=principal_with("publish", "subscribe"))
             assert (reply.status, reply.json["code"]) == (403, "access.forbidden")
             assert (await live.ask("GET", path, who=principal_with("read"))).status == 200
+
+
+async def test_packets_of_several_streams_are_those_that_may_be_read(tmp_path: Path) -> None:
+    """A search by id and a page of a pattern leave out what the key isn't for; a stream named outright is refused."""
+    async with open_live(tmp_path) as live:
+        for stream in ("a.one", "a.two", "b.one"):
+            await live.append(stream, b"1", ids=("same",))
+        who = scoped("read:a.*")
+        found = (await live.ask("GET", "/v1/packets?id=same", who=who)).json["packets"]
+        assert [packet["stream_id"] for packet in found] == ["a.one", "a.two"]
+        page = (await live.ask("GET", "/v1/read", who=who)).json
+        assert [message["stream_id"] for message in page["messages"]] == ["a.one", "a.two"]
+        page = (await live.ask("GET", "/v1/read?stream=*.one", who=who)).json
+        assert [message["stream_id"] for message in page["messages"]] == ["a.one"]
+        reply = await live.ask("GET", "/v1/read?stream=b.one", who=who)
+        assert (reply.status, reply.json["subject"]) == (403, "b.one")
+        assert (await live.ask("GET", "/v1/streams", who=who)).json["streams"][0]["title"] == ""
+        assert len((await live.ask("GET", "/v1/streams", who=who)).json["streams"]) == 2
+
+
+async def test_public_streams_are_open_to_every_key(tmp_path: Path) -> None:
+    """Whoever has a key reads a public stream; what becomes private is out of sight at once."""
+    async with open_live(tmp_path) as live:
+        await live.log.define_stream("news", Definition(visibility="public"))
+        await live.append("news", b"1")
+        who = scoped("publish:else")
+        assert (await live.ask("GET", "/v1/streams/news/packets", who=who)).status == 200
+        assert len((await live.ask("GET", "/v1/read", who=who)).json["messages"]) == 1
+        await live.log.define_stream("news", Definition(visibility="private"))
+        assert (await live.ask("GET", "/v1/streams/news/packets", who=who)).status == 403
+        assert (await live.ask("GET", "/v1/read", who=who)).json["messages"] == []
 
 
 async def test_deleted_while_waiting(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from storage_rig import Rig, append
 
 from overlayd.model.definition import Definition
 from overlayd.model.errors import Forbidden, UnknownStream
-from overlayd.storage.own import OwnPacket
+from overlayd.storage.group import Group
+from overlayd.storage.own import OwnPacket, append_own
 
 AUDIT = Definition(title="Audit")
 
@@ -13,6 +14,11 @@ AUDIT = Definition(title="Audit")
 def packet(body: bytes = b'{"n":1}', key: str = "") -> OwnPacket:
     """A packet of the audit stream."""
     return OwnPacket("overlayd.audit", AUDIT, "test.done", body, key)
+
+
+def tell(group: Group) -> None:
+    """Adds a packet to the group."""
+    append_own(group, [packet()])
 
 
 async def test_an_own_stream_comes_with_its_first_packet(rig: Rig) -> None:
@@ -34,7 +40,7 @@ async def test_an_own_stream_comes_with_its_first_packet(rig: Rig) -> None:
 async def test_a_change_and_its_trace_are_one_transaction(rig: Rig) -> None:
     """A state that is set, a definition and a deletion bring their packets along; a refused one brings none."""
     async with rig.open() as log:
-        await log.define_stream("weather", Definition(), own=[packet()])
+        await log.define_stream("weather", Definition(), along=lambda group, is_new: tell(group))
         before = log.head
         await log.set_stream_state("weather", "paused", own=[packet()])
         assert log.head == before + 1
