@@ -15,6 +15,7 @@ from overlayd.model.metrics import Metrics
 from overlayd.net.cors import parse_origins
 from overlayd.net.exposure import Credentials, describe_exposure
 from overlayd.net.listeners import Bound, open_listeners
+from overlayd.net.peer_rules import peer_rules_of
 from overlayd.net.settings import ListenSettings
 from overlayd.net.tls import TlsEndpoints
 
@@ -37,6 +38,12 @@ class Ports:
     def is_asking(self) -> bool:
         """Whether a listener asks for client certificates."""
         return any(listener.client_ca for listener in self._settings.tls)
+
+    def check(self) -> None:
+        """Whether everything that `[listen]` says can be understood. Raises ConfigInvalid."""
+        self.rules(auto_create=False)
+        for listener in (None, *self._settings.plain, *self._settings.tls):
+            peer_rules_of(self._settings, listener)
 
     def rules(self, *, auto_create: bool) -> AccessRules:
         """What the settings say about requests. Raises ConfigInvalid."""

@@ -11,9 +11,9 @@ import trio
 
 from overlayd.model.push_stream import SocketPushStream
 
-RECORD_BYTES = 8 << 10
+RECORD_BYTES = 4 << 10
 """Clear text in one record. A larger one would make OpenSSL's outgoing buffer larger for good."""
-FEED_BYTES = 4 << 10
+FEED_BYTES = 2 << 10
 """Ciphertext given to OpenSSL at a time, for the same reason."""
 READ_BYTES = 16 << 10
 BEHIND_BYTES_MAX = 16 << 10

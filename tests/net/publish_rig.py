@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from net_rig import Edge, add_probe_routes, open_edge
+from net_rig import LOCAL, Edge, add_probe_routes, open_edge
 from quart_trio import QuartTrio
 
 from overlayd.model.clock import Entropy, SystemClock
@@ -18,6 +18,7 @@ from overlayd.net.lane import Lane
 from overlayd.net.publish import Publisher
 from overlayd.net.publish_lane import PublishLane
 from overlayd.net.publish_routes import add_publish_routes
+from overlayd.net.settings import ListenSettings
 from overlayd.pipeline.intake import Intake
 from overlayd.pipeline.schema import SchemaCache
 from overlayd.storage import Log, StorageSettings, open_log
@@ -28,7 +29,7 @@ UPLOAD = HEAD + b"Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunk
 
 @asynccontextmanager
 async def open_publishing(
-    directory: Path, limits: Limits, *, is_fast: bool, is_unix: bool = False
+    directory: Path, limits: Limits, *, is_fast: bool, is_unix: bool = False, listen: ListenSettings = LOCAL
 ) -> AsyncIterator[tuple[Edge, Log]]:
     """The edge and its log; `/healthz`, `/echo` and more probes run on Quart beside."""
     settings = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
@@ -50,7 +51,11 @@ async def open_publishing(
             return PublishLane(publisher=publishers[0], spool_directory=directory, request_log=request_log)
 
         async with open_edge(
-            directory, limits=limits, add_routes=add_routes, open_publish_lane=open_lane if is_fast else None
+            directory,
+            limits=limits,
+            add_routes=add_routes,
+            open_publish_lane=open_lane if is_fast else None,
+            settings=listen,
         ) as edge:
             edge.is_unix = is_unix
             yield edge, log
