@@ -157,15 +157,12 @@ class QuickPublish:
             return
         connection, status = stay.connection, 200 if receipt.duplicate else 201
         now, started = trio.current_time(), taken.started
-        self._budget.give_back(taken.body_bytes)
-        self._intake.count_appended(1 - receipt.duplicate, int(receipt.duplicate), now - started)
         body = encode_wire(receipt_body(receipt, Epoch(receipt.epoch)))
         connection.requests_left -= 1
         goes_on = connection.requests_left > 0 and not self._stop.is_set()
         head = self._answer_heads.encode_receipt(
             status, len(body), taken.request_id, now, is_closing=not goes_on, more=taken.memo.answer_headers
         )
-        self._request_log.answer_begun(_ROUTE, started, now)
         if stay.is_left:  # cancelled meanwhile, or cut
             status, body = 499, b""
         else:
@@ -175,6 +172,9 @@ class QuickPublish:
                 stay.link.write_now(answer)
             except trio.BrokenResourceError:
                 goes_on = False
+        self._budget.give_back(taken.body_bytes)
+        self._intake.count_appended(1 - receipt.duplicate, int(receipt.duplicate), now - started)
+        self._request_log.answer_begun(_ROUTE, started, now)
         self._request_log.record(
             method="POST", path=taken.path, route=_ROUTE, status=status, sent_bytes=len(body), started=started,
             principal=taken.memo.terms.principal, request_id=taken.request_id, now=now,

@@ -20,7 +20,8 @@ class WriterThread:
     def __init__(self, name: str) -> None:
         self._name = name
         self._thread: threading.Thread | None = None
-        self._wanted = threading.Semaphore(0)
+        self._wanted = threading.Lock()  # held while there is nothing to do; a semaphore costs ten times as much
+        self._wanted.acquire()
         self._function: Callable[[], Any] | None = None
         self._task: trio.lowlevel.Task | None = None
         self._token: trio.lowlevel.TrioToken | None = None
