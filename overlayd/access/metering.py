@@ -24,7 +24,7 @@ from overlayd.model.clock import Clock, Entropy
 from overlayd.model.errors import LimitReached, OverlaydError, UnknownPolicy
 from overlayd.model.metrics import Metrics
 from overlayd.model.quota import QuotaPolicy
-from overlayd.model.usage import Method
+from overlayd.model.usage import UsageSink
 from overlayd.storage import Log
 
 METERING_FEATURES = (RATES_FEATURE, USAGE_FEATURE, QUOTAS_FEATURE)
@@ -179,33 +179,46 @@ class Metering:
             self.rates.spend("read", Asker(principal.name, stream, principal.address), size=size)
         self.usage.delivered(stream, principal.name, "read", packets=packets, bytes=size, requests=1)
 
-    async def connect(self, principal: Principal, method: Method, open_count: int) -> None:
-        """Before a live connection, of which the principal has `open_count`. Raises as `read`."""
+    async def connect(self, principal: Principal) -> None:
+        """Before a live connection; `check_open` follows when it is entered. Raises as `read`."""
         if not self._is_started:
             return
-        if self.concerns(principal):
-            account = await self._check_quota(principal)
-            if account is not None:
-                self.quotas.check_streams(account, self.quotas.policy(self.policy_of(principal)), open_count)
-            if self._has_rates and self._is_rated(principal):
-                self.rates.take("connect", Asker(principal.name, "", principal.address))
-        self.usage.delivered("", principal.name, method, packets=0, bytes=0, requests=1)
+        account = self.quotas.find(principal.name)
+        if account is not None:
+            account.policy = self.policy_of(principal)
+        if not self.concerns(principal):
+            return
+        await self._check_quota(principal)
+        if self._has_rates and self._is_rated(principal):
+            self.rates.take("connect", Asker(principal.name, "", principal.address))
+
+    def check_open(self, principal: str, open_count: int) -> None:
+        """Raises QuotaExceeded when the principal, who has `open_count` live connections, may open no further one."""
+        account = self.quotas.find(principal) if self._is_started else None
+        if account is not None and account.policy:
+            self.quotas.check_streams(account, self.quotas.policy(account.policy), open_count)
 
     def control(self, principal: Principal, size: int) -> None:
         """Before a control message is looked at. Raises LimitReached."""
         if self._has_rates and self._is_rated(principal):
             self.rates.take("control", Asker(principal.name, "", principal.address), size=size)
 
-    def exceeded(self, principal: str, policy_name: str) -> LimitReached | None:
-        """Why a live session can't go on; None while its account has room, or isn't held to a quota."""
-        account = self.quotas.find(principal) if policy_name and self._is_started else None
-        if account is None:
+    def exceeded(self, principal: str) -> LimitReached | None:
+        """Why live sessions can't go on; None while the account has room, or isn't held to a quota."""
+        account = self.quotas.find(principal) if self._is_started else None
+        policy = self.quotas.policies.get(account.policy) if account is not None else None
+        if account is None or policy is None:
             return None
+        account.touched_s = trio.current_time()
         try:
-            self.quotas.check(account, self.quotas.policy(policy_name), 0, requests=0)
+            self.quotas.check(account, policy, 0, requests=0)
         except LimitReached as err:
             return err
         return None
+
+    def sink(self) -> UsageSink | None:
+        """Where deliveries are told; None before `start`."""
+        return self.usage if self._is_started else None
 
     def policy_of(self, principal: Principal) -> str:
         """The policy's name; "" for none."""
