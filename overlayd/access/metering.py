@@ -17,11 +17,11 @@ from overlayd.access.quota_tables import (
 )
 from overlayd.access.quotas import Account, QuotaBook, QuotaSettings
 from overlayd.access.rate_tables import RATES_FEATURE, load_rates, save_rates
-from overlayd.access.rates import Asker, RateBook, RateSettings
+from overlayd.access.rates import Action, Asker, RateBook, RateSettings
 from overlayd.access.usage import UsageBook, UsageSettings
 from overlayd.access.usage_tables import PRUNED_AT_ONCE, USAGE_FEATURE
 from overlayd.model.clock import Clock, Entropy
-from overlayd.model.errors import LimitReached, OverlaydError, UnknownPolicy
+from overlayd.model.errors import LimitReached, OverlaydError, Rate, UnknownPolicy
 from overlayd.model.metrics import Metrics
 from overlayd.model.quota import QuotaPolicy
 from overlayd.model.usage import UsageSink
@@ -197,6 +197,12 @@ class Metering:
         account = self.quotas.find(principal) if self._is_started else None
         if account is not None and account.policy:
             self.quotas.check_streams(account, self.quotas.policy(account.policy), open_count)
+
+    def tell(self, action: Action, principal: Principal, stream: str) -> Rate | None:
+        """The rate with the least left, to tell along with an answer; None where nothing is counted."""
+        if not self._has_rates or not self._is_rated(principal):
+            return None
+        return self.rates.tell(action, Asker(principal.name, stream, principal.address))
 
     def control(self, principal: Principal, size: int) -> None:
         """Before a control message is looked at. Raises LimitReached."""

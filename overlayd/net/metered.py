@@ -7,6 +7,7 @@ from quart_trio import QuartTrio
 
 from overlayd.access.metering import Metering
 from overlayd.net.app import principal_of
+from overlayd.net.problem import rate_headers
 
 READ_ROUTES = frozenset(
     (
@@ -30,6 +31,9 @@ def meter_reads(app: QuartTrio, metering: Metering) -> None:
             metering.was_read(
                 principal_of(request), _stream(), size=response.content_length or 0, packets=packets
             )  # fmt: skip
+            rate = metering.tell("read", principal_of(request), _stream())
+            if rate is not None:
+                response.headers.extend(rate_headers(rate))
         return response
 
     app.before_request(ask)

@@ -8,7 +8,7 @@ from http import HTTPStatus
 import msgspec
 from msgspec import UNSET
 
-from overlayd.model.errors import LimitReached, OverlaydError
+from overlayd.model.errors import LimitReached, OverlaydError, Rate
 from overlayd.model.wire import Problem, encode_wire
 
 PROBLEM_TYPE = "application/problem+json"
@@ -52,15 +52,20 @@ def problem_headers(error: OverlaydError) -> list[tuple[str, str]]:
     if retry_after_s is not None:
         headers.append(("retry-after", str(max(1, math.ceil(retry_after_s)))))
     if isinstance(error, LimitReached) and error.rate is not None:
-        # draft-ietf-httpapi-ratelimit-headers
-        rate = error.rate
-        headers.append(("ratelimit-policy", f'"{rate.name}";q={rate.quota};w={rate.window_s}'))
-        headers.append(("ratelimit", f'"{rate.name}";r={rate.remaining};t={math.ceil(rate.reset_s)}'))
+        headers += rate_headers(error.rate)
     if error.status == 401:
         headers.append(("www-authenticate", 'Bearer realm="overlayd"'))
     if "allow" in error.extra:
         headers.append(("allow", ", ".join(error.extra["allow"])))
     return headers
+
+
+def rate_headers(rate: Rate) -> list[tuple[str, str]]:
+    """What an answer says about a rate (draft-ietf-httpapi-ratelimit-headers)."""
+    return [
+        ("ratelimit-policy", f'"{rate.name}";q={rate.quota};w={rate.window_s}'),
+        ("ratelimit", f'"{rate.name}";r={rate.remaining};t={math.ceil(rate.reset_s)}'),
+    ]
 
 
 def complete_headers(headers: list[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:

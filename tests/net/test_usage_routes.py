@@ -200,8 +200,12 @@ async def test_reads_are_held_to_rates_and_quotas(tmp_path: Path) -> None:
     async with open_metered(tmp_path, rates=RateSettings(read_per_principal="3/h")) as node:
         await node.publish("a", 3, who=ADMIN)
         path = "/v1/streams/a/packets"
-        told = [(await node.ask("GET", path, who=holder())).status for _ in range(4)]
-        assert told == [200, 200, 200, 429]
+        told = [await node.ask("GET", path, who=holder()) for _ in range(4)]
+        assert [reply.status for reply in told] == [200, 200, 200, 429]
+        lefts = ['"read_per_principal";r=2', '"read_per_principal";r=1', '"read_per_principal";r=0']
+        assert [reply.headers["ratelimit"].rpartition(";")[0] for reply in told[:3]] == lefts
+        assert {reply.headers["ratelimit-policy"] for reply in told} == {'"read_per_principal";q=3;w=3600'}
+        assert "ratelimit" not in (await node.ask("GET", path, who=LOOPBACK)).headers
         assert (await node.ask("GET", path, who=LOOPBACK)).status == 200
     async with open_metered(tmp_path, rates=RateSettings(read_per_stream="100B/h")) as node:
         assert [(await node.ask("GET", path, who=holder())).status for _ in range(2)] == [200, 429]
