@@ -38,7 +38,7 @@ class Outbound:
         self, limits: Limits, settings: OutboundSettings, metrics: Metrics, *, resolver: Resolver | None = None,
         context: ssl.SSLContext | None = None,
     ) -> None:  # fmt: skip
-        """Raises ConfigInvalid for networks or a file of authorities that can't be used."""
+        """Raises ConfigInvalid for a file of authorities that can't be used."""
         self._limits = limits
         self._metrics = metrics
         self.policy = policy_of(settings)
@@ -261,11 +261,8 @@ class _Call:
 
 
 def policy_of(settings: OutboundSettings) -> NetworkPolicy:
-    """Raises ConfigInvalid."""
-    try:
-        return NetworkPolicy(parse_networks(settings.allow_private), settings.ports)
-    except ValueError as err:
-        raise ConfigInvalid(str(err), subject="allow_private") from err
+    """What the settings allow."""
+    return NetworkPolicy(parse_networks(settings.allow_private), settings.ports)
 
 
 def _context_of(settings: OutboundSettings) -> ssl.SSLContext:

@@ -5,6 +5,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from overlayd.outbound.networks import parse_networks
+
 
 class OutboundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What may be called, and whom we trust there."""
@@ -25,3 +27,7 @@ class OutboundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str,
         Meta(description="File of further certificate authorities (PEM) to trust; empty: the system's alone"),
     ] = ""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for networks that make no sense."""
+        parse_networks(self.allow_private)
