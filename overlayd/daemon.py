@@ -23,6 +23,7 @@ from overlayd.config import Settings
 from overlayd.delivery.delivery import Delivery
 from overlayd.delivery.frames import packet_body
 from overlayd.delivery.session import Ending, Registry
+from overlayd.delivery.webhooks import WEBHOOKS_FEATURE, Webhooks
 from overlayd.model.access_lines import access_writer
 from overlayd.model.clock import Clock, Entropy, SystemClock
 from overlayd.model.logs import configure_logs
@@ -52,12 +53,14 @@ from overlayd.net.publish_routes import add_publish_routes
 from overlayd.net.read_routes import add_read_routes
 from overlayd.net.server import Admission, RequestIds, serve_connections
 from overlayd.net.stream_routes import add_stream_routes
+from overlayd.outbound import Outbound
 from overlayd.pipeline.definitions import check_definition
 from overlayd.pipeline.filters import FilterBook
 from overlayd.pipeline.intake import Intake
 from overlayd.pipeline.own_streams import AUDIT, OwnStream
 from overlayd.pipeline.schema import SchemaCache
 from overlayd.storage import Log, open_log
+from overlayd.storage.sealing import read_sealing_key
 
 SWITCH_INTERVAL_S = 0.0005
 """A thread that comes back from the disk waits at most this long for the interpreter beside a busy event loop.
@@ -117,6 +120,11 @@ class Parts:
             streams=self.access.streams,
         )
         self.registry = Registry(limits=limits, clock=clock, entropy=entropy, metrics=metrics)
+        self.outbound = Outbound(limits, settings.webhooks.outbound, metrics)
+        self.webhooks = Webhooks(
+            log, self.outbound, settings.webhooks, limits=limits, clock=clock, entropy=entropy, metrics=metrics,
+            sealing_key=read_sealing_key(Path(settings.storage.dir), entropy),
+        )  # fmt: skip
         self.delivery = Delivery(
             log=log, limits=limits, settings=settings.delivery, clock=clock, metrics=metrics,
             lease_filter=self.filters.lease,
@@ -197,7 +205,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
     async with (
         open_log(
             directory, settings=settings.storage, limits=settings.limits, defaults=settings.defaults.definition,
-            clock=clock, entropy=entropy, metrics=metrics, features=(*METERING_FEATURES, ACCESS_FEATURE),
+            clock=clock, entropy=entropy, metrics=metrics, features=(*METERING_FEATURES, ACCESS_FEATURE, WEBHOOKS_FEATURE),
         ) as log,
         _stopping_on_signals() as stop_asked,
     ):  # fmt: skip
@@ -209,6 +217,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
             nursery.start_soon(parts.access.run)
             await parts.metering.start()
             nursery.start_soon(parts.metering.run)
+            nursery.start_soon(parts.outbound.keep_house)
             nursery.start_soon(_feed_watchdog, notifier)
             nursery.start_soon(_stop_when_asked, stop_asked, parts.stop, notifier)
             await serve_edge(parts, directory, partial(_announce, on_ready, notifier, log))
