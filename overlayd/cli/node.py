@@ -13,7 +13,7 @@ from overlayd.client.retry import ONCE
 @json_option
 def command(target: Target, as_json: bool) -> None:
     """Show who the node is and where its log stands."""
-    with SyncClient(target.url, target.key, retry=ONCE) as client:
+    with SyncClient(target.url, target.key, tls=target.tls, retry=ONCE) as client:
         node = client.node()
         ready = client.ready()
     if as_json:

@@ -50,9 +50,9 @@ def command(
         raise click.UsageError("--id-prefix and --content-ids exclude each other")
     packets = PacketInput(file, form=form, is_bare=bare, id_prefix=id_prefix, has_content_ids=content_ids)
     progress = _Progress(file, packets, is_shown=not quiet and sys.stderr.isatty())
-    with SyncClient(target.url, target.key, retry=ONCE) as client:
+    with SyncClient(target.url, target.key, tls=target.tls, retry=ONCE) as client:
         client.ready()  # an absent node is told at once; later losses are waited out
-    with SyncClient(target.url, target.key, retry=PATIENCE) as client:
+    with SyncClient(target.url, target.key, tls=target.tls, retry=PATIENCE) as client:
         try:
             outcome = client.publish_many(stream, packets, on_progress=progress.show, chunk_packets=batch)
         except OverlaydError as error:

@@ -31,7 +31,7 @@ def command(ctx: click.Context, target: Target, as_json: bool) -> None:
 @json_option
 def show(target: Target, principal: str, as_json: bool) -> None:
     """Show what PRINCIPAL, or you, used and have left this hour, day and month."""
-    with SyncClient(target.url, target.key, retry=ONCE) as client:
+    with SyncClient(target.url, target.key, tls=target.tls, retry=ONCE) as client:
         body = client.quota(principal)
     if as_json:
         print_json(body)
@@ -48,7 +48,7 @@ def show(target: Target, principal: str, as_json: bool) -> None:
 @json_option
 def list_policies(target: Target, as_json: bool) -> None:
     """List the quota policies."""
-    with SyncClient(target.url, target.key, retry=ONCE) as client:
+    with SyncClient(target.url, target.key, tls=target.tls, retry=ONCE) as client:
         policies = client.quota_policies()
     if as_json:
         for policy in policies:
@@ -67,7 +67,7 @@ def set_policy(target: Target, name: str, settings: tuple[str, ...]) -> None:
 
     Sizes may have units; 0 is no bound.
     """
-    with SyncClient(target.url, target.key, retry=ONCE) as client:
+    with SyncClient(target.url, target.key, tls=target.tls, retry=ONCE) as client:
         known = {policy.name: policy for policy in client.quota_policies()}
         members = msgspec.structs.asdict(known.get(name, QuotaPolicy(name=name)))
         for setting in settings:
@@ -86,7 +86,7 @@ def set_policy(target: Target, name: str, settings: tuple[str, ...]) -> None:
 @target_options
 def delete_policy(target: Target, name: str) -> None:
     """Take a policy away. Whoever has it is refused until they get another one."""
-    with SyncClient(target.url, target.key, retry=ONCE) as client:
+    with SyncClient(target.url, target.key, tls=target.tls, retry=ONCE) as client:
         client.delete_quota_policy(name)
     click.echo(f"deleted {name}", err=True)
 

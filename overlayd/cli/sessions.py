@@ -24,7 +24,7 @@ def command(ctx: click.Context, target: Target, as_json: bool) -> None:
 @json_option
 def list_sessions(target: Target, as_json: bool) -> None:
     """List the connections that read, with what they read and how far behind they are."""
-    with SyncClient(target.url, target.key, retry=ONCE) as client:
+    with SyncClient(target.url, target.key, tls=target.tls, retry=ONCE) as client:
         sessions = client.sessions()
     if as_json:
         for session in sessions:
@@ -61,6 +61,6 @@ def _describe(query: QueryBody) -> str:
 @target_options
 def end_session(session_id: str, target: Target) -> None:
     """End a live connection. Its client may come back and resume."""
-    with SyncClient(target.url, target.key, retry=ONCE) as client:
+    with SyncClient(target.url, target.key, tls=target.tls, retry=ONCE) as client:
         client.end_session(session_id)
     click.echo(f"ended {session_id}", err=True)

@@ -5,10 +5,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 import click
+import msgspec
 import trio
 
 from overlayd.cli.output import json_option, print_json
-from overlayd.cli.target import Target, resolve, target_options
+from overlayd.cli.target import Target, target_options
 from overlayd.client import Client, Live, LogView
 from overlayd.client.retry import ONCE
 from overlayd.model.clock import Entropy
@@ -38,7 +39,7 @@ def command(address: str | None, target: Target, as_json: bool) -> None:
     socket with the service's user id has; without it the stream is left, and that is said. Exits 0 if all worked.
     """
     if address is not None:
-        target = resolve(None, address, target.key, {})
+        target = msgspec.structs.replace(target, url=address)
     report = _Report(is_quiet=as_json)
     failure = trio.run(partial(_smoke, target, report))
     if as_json:
@@ -84,7 +85,7 @@ async def _smoke(target: Target, report: _Report) -> OverlaydError | None:
     """Runs every step, cleans up in any case; the error that ended it, if one did."""
     stream = f"smoke-{Entropy().draw(6).hex()}"
     try:
-        async with Client(target.url, target.key, verify=True, retry=ONCE) as client:
+        async with Client(target.url, target.key, tls=target.tls, verify=True, retry=ONCE) as client:
             failure = None
             try:
                 await _steps(client, stream, report)

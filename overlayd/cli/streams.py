@@ -185,4 +185,4 @@ def _set_state(stream: str, state: Literal["active", "paused", "stopped"], targe
 
 
 def _client(target: Target) -> SyncClient:
-    return SyncClient(target.url, target.key, retry=ONCE)
+    return SyncClient(target.url, target.key, tls=target.tls, retry=ONCE)

@@ -62,7 +62,7 @@ def command(
 
 
 async def _tail(target: Target, query: dict[str, Any], form: str, *, count: int | None, verify: bool) -> int:
-    async with Client(target.url, target.key, verify=verify) as client:
+    async with Client(target.url, target.key, tls=target.tls, verify=verify) as client:
         live = client.live(**query, on_pause=_tell_pause)
         try:
             return await until_signal(partial(_print_all, live, form, count))

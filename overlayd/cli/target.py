@@ -8,16 +8,19 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from overlayd.client.tls_files import TlsFiles
+
 DATA_DIRECTORY = "overlayd-data"
 SOCKET_NAME = "overlayd.sock"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A node's address as `overlayd.client` takes it, and the key for it."""
+    """A node's address as `overlayd.client` takes it, the key for it, and files for https."""
 
     url: str
     key: str | None = None
+    tls: TlsFiles = TlsFiles()
 
 
 def data_directory(given: str | None, environ: Mapping[str, str]) -> Path:
@@ -35,13 +38,15 @@ def resolve(data: str | None, url: str | None, key: str | None, environ: Mapping
 
 
 def target_options(command: F) -> F:
-    """Adds --data, --url and --key to a command, which gets them as `target`."""
+    """Adds --data, --url, --key and the files for https to a command, which gets them as `target`."""
 
     def combine(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
         values = ctx.meta.setdefault("overlayd.target", {})  # shared with a group's own options
         if value is not None:
             values[param.name] = value
-        ctx.params["target"] = resolve(values.get("data"), values.get("url"), values.get("key"), os.environ)
+        tls = TlsFiles(values.get("cacert", ""), values.get("cert", ""), values.get("cert_key", ""))
+        target = resolve(values.get("data"), values.get("url"), values.get("key"), os.environ)
+        ctx.params["target"] = msgspec.structs.replace(target, tls=tls)
 
     options = (
         click.option(
@@ -55,6 +60,18 @@ def target_options(command: F) -> F:
         click.option(
             "--key", metavar="KEY", envvar="OVERLAYD_KEY", expose_value=False, callback=combine,
             help="Sent as a bearer token [env: OVERLAYD_KEY]",
+        ),
+        click.option(
+            "--cacert", metavar="FILE", envvar="OVERLAYD_CACERT", expose_value=False, callback=combine,
+            help="Authorities to believe for https instead of the system's [env: OVERLAYD_CACERT]",
+        ),
+        click.option(
+            "--cert", metavar="FILE", envvar="OVERLAYD_CERT", expose_value=False, callback=combine,
+            help="Client certificate to show, with its key unless --cert-key says where that is [env: OVERLAYD_CERT]",
+        ),
+        click.option(
+            "--cert-key", metavar="FILE", envvar="OVERLAYD_CERT_KEY", expose_value=False, callback=combine,
+            help="Key of the client certificate [env: OVERLAYD_CERT_KEY]",
         ),
     )  # fmt: skip
     for option in reversed(options):

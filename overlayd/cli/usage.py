@@ -30,7 +30,7 @@ def command(
     """Show requests, packets and bytes by hour, principal, stream and method."""
     rows: list[UsageCounts] = []
     after = ""
-    with SyncClient(target.url, target.key, retry=ONCE) as client:
+    with SyncClient(target.url, target.key, tls=target.tls, retry=ONCE) as client:
         while True:
             page = client.usage(
                 principal=principal, stream=stream, method=method, from_=from_, to=to, by=by, limit=PAGE, after=after

@@ -6,6 +6,7 @@ from overlayd.client.publishing import PublishOutcome
 from overlayd.client.reading import verify_packet
 from overlayd.client.retry import RetryPolicy
 from overlayd.client.sync_client import SyncClient
+from overlayd.client.tls_files import TlsFiles
 from overlayd.client.trust import LogView
 
-__all__ = ["Client", "Live", "LogView", "PublishOutcome", "RetryPolicy", "SyncClient", "verify_packet"]
+__all__ = ["Client", "Live", "LogView", "PublishOutcome", "RetryPolicy", "SyncClient", "TlsFiles", "verify_packet"]

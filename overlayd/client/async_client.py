@@ -21,6 +21,7 @@ from overlayd.client.publishing import Chunk, Chunker, PacketLike, PublishOutcom
 from overlayd.client.reading import PAGE_PACKETS, check_message, check_packet, check_packets, in_order, is_last_page
 from overlayd.client.resume import LIVE_POLICY, Resume, live_query
 from overlayd.client.retry import Backoff, RetryPolicy, is_worth_repeating
+from overlayd.client.tls_files import TlsFiles, chosen_context
 from overlayd.client.trust import LogView, check_proof
 from overlayd.client.websocket import WebSocketReader, open_websocket
 from overlayd.model.definition import Definition
@@ -63,15 +64,17 @@ class Client:
         *,
         verify: bool = False,
         retry: RetryPolicy | None = None,
+        tls: TlsFiles | None = None,
         ssl_context: ssl.SSLContext | None = None,
         chance: random.Random | None = None,
     ) -> None:
-        """Raises BadParameter for a URL that isn't a node's address."""
+        """`ssl_context` beats `tls`. Raises BadParameter for a URL that isn't a node's address, and for files of `tls`
+        that can't be used."""
         self.address = Address.parse(url)
         self._headers = transport.headers_of(key)
         self._verify = verify
         self._retry = retry or RetryPolicy()
-        self._ssl_context = ssl_context
+        self._ssl_context = chosen_context(tls, ssl_context)
         self._chance = chance or random.Random()  # noqa: S311 - spreads retries, keeps no secret
         self._lives: set[Live] = set()
         self._http: httpx.AsyncClient | None = None

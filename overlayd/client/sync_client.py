@@ -30,6 +30,7 @@ from overlayd.client.reading import (
 )
 from overlayd.client.resume import LIVE_POLICY, Resume, live_query
 from overlayd.client.retry import Backoff, RetryPolicy, is_worth_repeating
+from overlayd.client.tls_files import TlsFiles, chosen_context
 from overlayd.client.trust import LogView, check_proof
 from overlayd.model.definition import Definition
 from overlayd.model.errors import OverlaydError, VerificationFailed
@@ -71,18 +72,20 @@ class SyncClient:
         *,
         verify: bool = False,
         retry: RetryPolicy | None = None,
+        tls: TlsFiles | None = None,
         ssl_context: ssl.SSLContext | None = None,
         chance: random.Random | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Raises BadParameter for a URL that isn't a node's address."""
+        """`ssl_context` beats `tls`. Raises BadParameter for a URL that isn't a node's address, and for files of `tls`
+        that can't be used."""
         self.address = Address.parse(url)
         self._verify = verify
         self._retry = retry or RetryPolicy()
         self._chance = chance or random.Random()  # noqa: S311 - spreads retries, keeps no secret
         self._sleep = sleep
         self._http = httpx.Client(
-            transport=transport.sync_transport(self.address, ssl_context),
+            transport=transport.sync_transport(self.address, chosen_context(tls, ssl_context)),
             **transport.client_arguments(transport.headers_of(key)),
         )
 
