@@ -2,9 +2,10 @@
 
 import gc
 import os
+import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,12 @@ from overlayd.access.streaming_sessions import StreamingSessions
 from overlayd.config import Settings
 from overlayd.delivery.delivery import Delivery
 from overlayd.delivery.frames import packet_body
+from overlayd.delivery.lane import LiveLane
+from overlayd.delivery.review import review_sessions
 from overlayd.delivery.session import Ending, Registry
+from overlayd.delivery.session_usage import SessionUsage
+from overlayd.delivery.socket import SocketParts
+from overlayd.delivery.websocket import InputBudget
 from overlayd.delivery.webhooks import WEBHOOKS_FEATURE, Webhooks
 from overlayd.model.access_lines import access_writer
 from overlayd.model.clock import Clock, Entropy, SystemClock
@@ -38,8 +44,11 @@ from overlayd.net.cors import OriginHeaders, methods_of
 from overlayd.net.docs_routes import add_docs_routes
 from overlayd.net.door import Door
 from overlayd.net.exposure import Credentials
+from overlayd.net.json_body import JsonBodies
+from overlayd.net.key_routes import add_key_routes
 from overlayd.net.lane import Lane
-from overlayd.net.listeners import close_listeners, raise_descriptor_limit
+from overlayd.net.listeners import Bound, close_listeners, raise_descriptor_limit
+from overlayd.net.live_lane import LiveDoor
 from overlayd.net.live_publish import live_publisher
 from overlayd.net.live_routes import add_live_routes
 from overlayd.net.live_socket import LiveSockets
@@ -53,6 +62,7 @@ from overlayd.net.publish_routes import add_publish_routes
 from overlayd.net.read_routes import add_read_routes
 from overlayd.net.server import Admission, RequestIds, serve_connections
 from overlayd.net.stream_routes import add_stream_routes
+from overlayd.net.ticket_routes import add_ticket_routes
 from overlayd.outbound import Outbound
 from overlayd.pipeline.definitions import check_definition
 from overlayd.pipeline.filters import FilterBook
@@ -127,11 +137,20 @@ class Parts:
         )  # fmt: skip
         self.delivery = Delivery(
             log=log, limits=limits, settings=settings.delivery, clock=clock, metrics=metrics,
-            lease_filter=self.filters.lease,
+            lease_filter=self.filters.lease, streams=self.access.streams,
         )  # fmt: skip
+        live_usage = SessionUsage(
+            registry=self.registry, usage=self.metering.sink, clock=clock, read_head=lambda: log.head,
+            check_open=self.metering.check_open, exceeded=self.metering.exceeded,
+        )  # fmt: skip
+        self.metering.fold_with(live_usage.fold)
+        self.live = LiveLane(self.delivery, random.Random(entropy.draw(8)))  # noqa: S311 - spreads restarts, keeps no secret
         self.live_sockets = LiveSockets(
-            delivery=self.delivery, registry=self.registry, publish=live_publisher(self.intake, log, limits, self.metering, self.access.streams),
-            node=settings.node.name, next_request_id=self.request_ids.draw,
+            SocketParts(
+                lane=self.live, registry=self.registry, budget=InputBudget(limits.sockets_unread_bytes),
+                publish=live_publisher(self.intake, log, limits, self.metering, self.access.streams),
+                node=settings.node.name, control=self.metering.control,
+            )
         )  # fmt: skip
         self.app = self._build_app()
 
@@ -141,11 +160,22 @@ class Parts:
         add_publish_routes(app, publisher=self.publisher, spool_directory=Path(self.settings.storage.dir))
         add_stream_routes(
             app, log=log, limits=limits, lane=self.lane, bodies=self.bodies, schemas=self.schemas,
+            streams=self.access.streams, changes=self.access.stream_changes,
             count_subscribers=self.registry.count_subscribers, on_stopped=self.registry.look_again,
         )  # fmt: skip
-        add_read_routes(app, delivery=self.delivery, registry=self.registry, lane=self.lane)
-        add_live_routes(app, delivery=self.delivery, registry=self.registry, node=node)
-        add_log_routes(app, log=log, lane=self.lane)
+        add_read_routes(
+            app, delivery=self.delivery, registry=self.registry, lane=self.lane, streams=self.access.streams
+        )
+        add_live_routes(
+            app, delivery=self.delivery, registry=self.registry, node=node, trail=self.access.trail, lane=self.lane
+        )
+        add_log_routes(app, log=log, lane=self.lane, streams=self.access.streams, trail=self.access.trail)
+        json_bodies = JsonBodies(self.bodies, limits)
+        add_key_routes(
+            app, keys=self.access.keys, changes=self.access.changes, trail=self.access.trail, clock=self.clock,
+            lane=self.lane, bodies=json_bodies,
+        )  # fmt: skip
+        add_ticket_routes(app, tickets=self.access.tickets, clock=self.clock, bodies=json_bodies)
         add_metering_routes(
             app, metering=self.metering, clock=self.clock, lane=self.lane, bodies=self.bodies, limits=limits,
             sessions=StreamingSessions(log=log, metering=self.metering, clock=self.clock, entropy=self.entropy),
@@ -169,11 +199,17 @@ class Parts:
         """The door, with what the settings say about who may come in."""
         listen = self.settings.listen
         return Door(
-            app=self.app, serve_websocket=self.live_sockets.serve, gate=self.access.gate, bodies=self.bodies.without_lane(),
+            app=self.app, live=self._live_door(), gate=self.access.gate, bodies=self.bodies.without_lane(),
             limits=self.settings.limits, signed_body_max=int(self.settings.access.signed_body_max),
-            origin_headers=OriginHeaders(listen, methods_of(self.app)),
+            origin_headers=OriginHeaders(listen, methods_of(self.app)), ask_live=self.metering.connect,
             metrics=self.metrics, request_log=self.request_log, next_request_id=self.request_ids.draw, stop=self.stop,
             publish_lane=self._publish_lane() if listen.fast_lanes else None,
+        )  # fmt: skip
+
+    def _live_door(self) -> LiveDoor:
+        return LiveDoor(
+            lane=self.live, registry=self.registry, sockets=self.live_sockets, request_log=self.request_log,
+            node=self.settings.node.name, is_fast=self.settings.listen.fast_lanes,
         )  # fmt: skip
 
     def _publish_lane(self) -> PublishLane:
@@ -181,9 +217,14 @@ class Parts:
             publisher=self.publisher, spool_directory=Path(self.settings.storage.dir), request_log=self.request_log
         )
 
-    def review(self) -> None:
-        """Who is in may not be allowed to stay: rights, keys or streams changed."""
+    def note_credentials(self) -> None:
+        """By what clients can show who they are, for what is said about the ports."""
         self.ports.credentials = Credentials(keys=self.access.keys.count_living(), certificates=len(self.certificates))
+
+    async def review(self) -> int | None:
+        """Who is in may not be allowed to stay: rights, keys or streams changed. As `NodeAccess.on_review`."""
+        self.note_credentials()
+        return await review_sessions(self.registry, self.access.streams, self.clock.now_us())
 
     async def end_sessions(self) -> None:
         """Tells every live session goodbye, and where to come back. Returns when they are gone. Checkpoint."""
@@ -212,7 +253,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
         parts = Parts(log, settings, metrics, clock, entropy)
         await declare_streams(log, settings, parts.schemas)
         await parts.access.load()
-        parts.review()
+        parts.note_credentials()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(parts.access.run)
             await parts.metering.start()
@@ -240,18 +281,29 @@ async def serve_edge(parts: Parts, directory: Path, announce: Callable[[list[str
     await parts.app.startup()
     listeners = parts.ports.open(directory)
     try:
-        async with trio.open_nursery() as nursery:
-            urls: list[str] = await nursery.start(
-                partial(
-                    serve_connections, listeners, parts.door(),
-                    admission=Admission(limits, parts.metrics, connections_max), limits=limits, metrics=parts.metrics,
-                    next_request_id=parts.request_ids.draw, stop=parts.stop, end_sessions=parts.end_sessions,
-                    clock=parts.clock,
-                )
-            )  # fmt: skip
-            announce(urls)
+        async with trio.open_nursery() as live:
+            live.start_soon(parts.live.run)
+            await _serve_listeners(parts, listeners, connections_max, announce)
+            live.cancel_scope.cancel()
     finally:
         close_listeners(listeners)
+
+
+async def _serve_listeners(
+    parts: Parts, listeners: Sequence[Bound], connections_max: int, announce: Callable[[list[str]], None]
+) -> None:
+    """Returns when everything has been drained. Checkpoint."""
+    limits = parts.settings.limits
+    async with trio.open_nursery() as nursery:
+        urls: list[str] = await nursery.start(
+            partial(
+                serve_connections, listeners, parts.door(),
+                admission=Admission(limits, parts.metrics, connections_max), limits=limits, metrics=parts.metrics,
+                next_request_id=parts.request_ids.draw, stop=parts.stop, end_sessions=parts.end_sessions,
+                clock=parts.clock,
+            )
+        )  # fmt: skip
+        announce(urls)
 
 
 async def declare_streams(log: Log, settings: Settings, schemas: SchemaCache) -> None:

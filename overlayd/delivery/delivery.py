@@ -2,18 +2,23 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
+import msgspec
+
+from overlayd.access import Principal, require
+from overlayd.access.stream_guard import StreamGuard
 from overlayd.delivery.frames import FrameBook
-from overlayd.delivery.matching import Matcher, MatcherBook, PacketView, ViewBook, check_confirmations
+from overlayd.delivery.matching import Matcher, MatcherBook, ViewBook, check_confirmations
 from overlayd.delivery.meters import Meters
-from overlayd.delivery.query import LiveQuery, Selection, Start, parse_arguments, parse_message
-from overlayd.delivery.reader import Reader
+from overlayd.delivery.query import LiveQuery, Selection, Start, parse_arguments, parse_message, with_sight
+from overlayd.delivery.reader import Opening, Reader
 from overlayd.delivery.scanning import Judge, ScanBook, Scanner
 from overlayd.delivery.settings import DeliverySettings
 from overlayd.delivery.start import check_seen, open_at
 from overlayd.model.clock import Clock
-from overlayd.model.entry import StoredEntry
+from overlayd.model.cursor import Cursor, Epoch
 from overlayd.model.errors import BadParameter
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
@@ -41,7 +46,7 @@ class Delivery:
 
     def __init__(
         self, *, log: Log, limits: Limits, settings: DeliverySettings, clock: Clock, metrics: Metrics,
-        lease_filter: LeaseFilter,
+        lease_filter: LeaseFilter, streams: StreamGuard | None = None,
     ) -> None:  # fmt: skip
         self.log = log
         self.limits = limits
@@ -50,8 +55,9 @@ class Delivery:
         self.metrics = metrics
         self.meters = Meters(clock, metrics)
         self.frames = FrameBook(settings.frame_cache, metrics)
-        self._views = ViewBook(settings.decoded_cache)
-        self._matchers = MatcherBook(log)
+        self.views = ViewBook(settings.decoded_cache)
+        self._streams = streams
+        self._matchers = MatcherBook(log, streams)
         self._scans = ScanBook(log)
         self._lease_filter = lease_filter
 
@@ -74,53 +80,82 @@ class Delivery:
                 self.metrics.count_limit_hit(error.subject)
             raise
 
-    async def open_reader(self, query: LiveQuery, principal: str) -> "OpenReader":
-        """A reader at the query's start. The caller closes it. Checkpoint for some starts.
+    def see(self, query: LiveQuery, who: Principal) -> LiveQuery:
+        """The query, of what somebody may subscribe to. Raises Forbidden, and Unauthorized when they may no longer."""
+        if self._streams is None:
+            require(who, "subscribe")
+            return query
+        return with_sight(query, self._streams.sight(who, "subscribe", query.selection.streams))
+
+    async def open_reader(
+        self, query: LiveQuery, principal: str, horizon: Callable[[Matcher], int] | None = None
+    ) -> "OpenReader":
+        """A reader at the query's start. The caller closes it. Checkpoint for some starts. `horizon`: how far whoever
+        follows the head for everybody has got; the reader goes no further.
 
         Raises what the query can be wrong about: BadParameter, BadCursor, FutureCursor, UnknownEpoch,
         ForkDetected, InvalidFilter, LimitReached.
         """
         matcher = self._matchers.matcher(query.selection)
+        query = msgspec.structs.replace(query, selection=matcher.selection)  # one for all that are equal
         never = check_confirmations(matcher, self.log)
         proof = None if query.seen is None else await check_seen(self.log, query.seen, query.start)
         text = query.selection.filter
         lease = None if text is None else self._lease_filter(text, principal)
+        opened = OpenReader(query, matcher, never, proof, lease)
         try:
-            scanner = Scanner(self.log, matcher, self._views, None if lease is None else lease.judge)
-            opening = await open_at(self.log, scanner, query.start, scan_max=self.limits.scan_max)
+            await self.place_reader(opened, query.start, horizon)
         except BaseException:
-            if lease is not None:
-                lease.release()
+            opened.close()
             raise
-        # A gap that ends the reading needn't wait for its own end, and no request may end before one is told.
-        run_entries_max = min(self.settings.progress_entries, self.limits.scan_max // 2)
-        if query.on_gap == "error":
-            run_entries_max = 0
-        reader = Reader(self.log, scanner, self._scans, opening, run_entries_max=run_entries_max)
-        return OpenReader(query, reader, never, proof, lease)
+        opened.start = opened.cursor
+        return opened
+
+    async def place_reader(
+        self, opened: "OpenReader", start: Start, horizon: Callable[[Matcher], int] | None = None
+    ) -> None:
+        """Gives it a reader that begins there. Checkpoint for some starts. Raises as `open_reader`."""
+        query, matcher = opened.query, opened.matcher
+        scanner = self.scanner(matcher, opened.judge)
+        opening = await open_at(self.log, scanner, start, scan_max=self.limits.scan_max)
+        opened.reader = Reader(
+            self.log, scanner, self._scans, opening, run_entries_max=0 if query.on_gap == "error" else self.run_entries_max,
+            horizon=None if horizon is None else partial(horizon, matcher),
+        )  # fmt: skip
+
+    def scanner(self, matcher: Matcher, judge: Judge | None) -> Scanner:
+        """Scans for a selection."""
+        return Scanner(self.log, matcher, self.views, judge)
+
+    def shared_reader(self, matcher: Matcher, judge: Judge | None, position: int, horizon: Callable[[], int]) -> Reader:
+        """A reader for everybody who wants the same and stands at the same place."""
+        scanner = self.scanner(matcher, judge)
+        return Reader(
+            self.log, scanner, self._scans, Opening(position), run_entries_max=self.run_entries_max, horizon=horizon
+        )
 
     def matcher(self, selection: Selection) -> Matcher:
         """The matcher that everybody with this selection shares."""
         return self._matchers.matcher(selection)
-
-    def view(self, entry: StoredEntry, stream: str) -> PacketView:
-        """A packet's entry with its meta decoded. Raises VerificationFailed."""
-        return self._views.view(entry, stream)
 
     async def follow(self, matcher: Matcher, start: Start, judge: Judge | None) -> Reader:
         """A reader for whoever keeps its own account of what it got, with a filter that it holds itself.
 
         Checkpoint for some starts. Raises BadCursor, FutureCursor, UnknownEpoch.
         """
-        scanner = Scanner(self.log, matcher, self._views, judge)
+        scanner = self.scanner(matcher, judge)
         opening = await open_at(self.log, scanner, start, scan_max=self.limits.scan_max)
-        entries_max = min(self.settings.progress_entries, self.limits.scan_max // 2)
-        return Reader(self.log, scanner, self._scans, opening, run_entries_max=entries_max)
+        return Reader(self.log, scanner, self._scans, opening, run_entries_max=self.run_entries_max)
+
+    @property
+    def run_entries_max(self) -> int:
+        """A gap is told after so many entries even if it goes on: no request may end before one is told."""
+        return min(self.settings.progress_entries, self.limits.scan_max // 2)
 
     def forget(self) -> None:
         """Drops everything that was kept of entries. For erasure, which promises that nothing of them is left."""
         self.frames.clear()
-        self._views.clear()
+        self.views.clear()
         self._scans.clear()
 
 
@@ -130,16 +165,43 @@ class OpenReader:
     `start` is its cursor before anything was read.
     """
 
+    __slots__ = ("_lease", "_reader", "judge", "matcher", "never", "proof", "query", "start")
+
     def __init__(
-        self, query: LiveQuery, reader: Reader, never: list[str], proof: ConsistencyBody | LossBody | None,
+        self, query: LiveQuery, matcher: Matcher, never: list[str], proof: ConsistencyBody | LossBody | None,
         lease: FilterLease | None,
     ) -> None:  # fmt: skip
         self.query = query
-        self.reader = reader
-        self.start = reader.cursor
+        self.matcher = matcher
         self.never = never
         self.proof = proof
+        self.judge: Judge | None = None if lease is None else lease.judge
+        self.start = Cursor(Epoch(0), 0)
         self._lease = lease
+        self._reader: Reader | None = None
+
+    @property
+    def reader(self) -> Reader:
+        assert self._reader is not None
+        return self._reader
+
+    @reader.setter
+    def reader(self, reader: Reader) -> None:
+        self._reader = reader
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where to resume."""
+        return self.reader.cursor
+
+    @property
+    def position(self) -> int:
+        """The last offset that was looked at."""
+        return self.reader.position
+
+    def rest(self) -> None:
+        """Lets go of the reader: somebody else reads for it."""
+        self._reader = None
 
     def close(self) -> None:
         """Gives its filter back. Again does nothing."""

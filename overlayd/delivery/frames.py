@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from prometheus_client import Counter
 
 from overlayd.delivery.caching import ByteBounded
+from overlayd.delivery.deflate import deflate_message
 from overlayd.delivery.matching import PacketView
 from overlayd.delivery.query import Format
 from overlayd.model.bodies import StatusBody
@@ -265,6 +266,7 @@ class FrameBook:
 
     def __init__(self, capacity_bytes: int, metrics: Metrics) -> None:
         self._texts: ByteBounded[tuple[int, int | None, Format], bytes] = ByteBounded(capacity_bytes)
+        self._packed: ByteBounded[tuple[int, int | None, Format], bytes] = ByteBounded(capacity_bytes // 4)
         self._encoded: Counter = metrics.counter(
             "overlayd_frames_encoded", "Frames encoded; each serves every reader that gets it", "format"
         )
@@ -282,8 +284,21 @@ class FrameBook:
             self._texts.put(key, found, len(found) + _CACHED_MESSAGE_BYTES)
         return found
 
+    def packed(self, message: Message, format: Format, text: bytes) -> bytes | None:
+        """The frame's text as the payload of a compressed WebSocket message; None if it is better sent as it is."""
+        if message.kind != "packet":
+            return deflate_message(text)
+        key = (message.cursor.offset, message.cursor.index, format)
+        found = self._packed.get(key)
+        if found is None:
+            found = deflate_message(text)
+            if found is not None:
+                self._packed.put(key, found, len(found) + _CACHED_MESSAGE_BYTES)
+        return found
+
     def clear(self) -> None:
         self._texts.clear()
+        self._packed.clear()
 
 
 _NONE = PacketState()

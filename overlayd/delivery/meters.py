@@ -29,5 +29,16 @@ class Meters:
         """Messages were written. A whole page is measured once, by its oldest message that has a time."""
         self._sent[transport].inc(len(messages))
         if is_live and messages and messages[0].trigger_us:
-            took_us = self._clock.now_us() - messages[0].trigger_us
-            self._seconds[transport].observe(max(0, took_us) / 1e6)
+            self._measure(transport, messages)
+
+    def count_group(self, transport: str, messages: list[Message], sessions: int) -> None:
+        """The same messages were written to so many sessions at the head, one right after the other."""
+        if not sessions:
+            return
+        self._sent[transport].inc(len(messages) * sessions)
+        if messages[0].trigger_us:
+            self._measure(transport, messages)
+
+    def _measure(self, transport: str, messages: list[Message]) -> None:
+        took_us = self._clock.now_us() - messages[0].trigger_us
+        self._seconds[transport].observe(max(0, took_us) / 1e6)

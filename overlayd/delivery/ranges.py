@@ -6,7 +6,7 @@ Such a trigger can stand for many packets, so it is walked page by page, and a c
 from overlayd.delivery.frames import Erased, Gap, Message, PacketState, StatusRun, state_of
 from overlayd.delivery.matching import PacketView, depth_of
 from overlayd.delivery.query import Selection
-from overlayd.delivery.scanning import Scanner, add_gap
+from overlayd.delivery.scanning import Scanner, add_gap, cut_page
 from overlayd.model.bodies import StatusBody, decode_removal_body, decode_status_body
 from overlayd.model.cursor import Cursor, Epoch
 from overlayd.model.entry import Kind, StoredEntry
@@ -45,15 +45,7 @@ class RangeWalk:
     async def read(self, log: Log) -> Page:
         """The next page of the range, cut at its end. Checkpoint. `advance` then goes on behind it."""
         first = max(self._next, log.minimum_index + 1)
-        page = await log.read_page(first - 1)
-        last = self.trigger.target_to
-        if page.after < last:
-            return page
-        return Page(
-            [entry for entry in page.entries if entry.offset <= last],
-            last,
-            [(low, min(high, last)) for low, high in page.damaged if low <= last],
-        )
+        return cut_page(await log.read_page(first - 1), self.trigger.target_to)
 
     def advance(self, page: Page) -> int:
         """The page was looked at; gives how many offsets that were."""

@@ -4,18 +4,18 @@ Live and replay are the same: a reader that has caught up waits for the head to 
 Nothing is queued for it; between two reads it holds its position and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import trio
 
 from overlayd.delivery.frames import Gap, Message
 from overlayd.delivery.ranges import RangeWalk, walk_removal, walk_status
-from overlayd.delivery.scanning import Scan, ScanBook, Scanner, add_gap, join_gaps
+from overlayd.delivery.scanning import Pieces, Scan, ScanBook, Scanner, add_gap, cut_page, join_gaps
 from overlayd.model.cursor import Cursor, Epoch
 from overlayd.model.entry import Kind
 from overlayd.model.errors import CursorExpired, DamagedEntry, UnknownPacket
-from overlayd.storage import Log
+from overlayd.storage import Log, Page
 
 _ANNOUNCED_MAX = 256
 _LAST_AT_ONCE = 50
@@ -23,13 +23,13 @@ _LAST_AT_ONCE = 50
 
 class Batch(msgspec.Struct):
     """What one read gave. `cursor` stands behind all of it; `scanned` counts the entries that were looked at;
-    `wire` holds the messages joined for a transport, shared with readers that got the same list."""
+    `wire` holds the messages as bytes for a transport, shared with readers that got the same list."""
 
     messages: list[Message]
     cursor: Cursor
     is_at_head: bool
     scanned: int
-    wire: dict[str, bytes]
+    wire: dict[object, Pieces]
 
 
 class Opening(msgspec.Struct):
@@ -51,9 +51,14 @@ class Opening(msgspec.Struct):
 class Reader:
     """One position in the log. Owned by one task at a time."""
 
-    def __init__(self, log: Log, scanner: Scanner, scans: ScanBook, opening: Opening, *, run_entries_max: int) -> None:
-        """`run_entries_max`: a gap is told at the latest after so many entries, even if more of it follows."""
+    def __init__(
+        self, log: Log, scanner: Scanner, scans: ScanBook, opening: Opening, *, run_entries_max: int,
+        horizon: Callable[[], int] | None = None,
+    ) -> None:  # fmt: skip
+        """`run_entries_max`: a gap is told at the latest after so many entries, even if more of it follows.
+        `horizon`: the last offset to look at, at the moment; without it the head."""
         self._log = log
+        self._horizon = horizon or (lambda: log.head)
         self._scanner = scanner
         self._scans = scans
         self._position = opening.position
@@ -64,6 +69,7 @@ class Reader:
         self._pending: Message | None = None
         self._pending_scanned = 0
         self._announced: list[tuple[int, int]] = []
+        self._announced_at = 0
         self._cursor = opening.cursor(log.epoch)
 
     def __repr__(self) -> str:
@@ -82,7 +88,18 @@ class Reader:
     @property
     def is_at_head(self) -> bool:
         """Whether there is nothing to read at the moment."""
-        return not (self._prelude or self._last or self._walk or self._pending) and self._position >= self._log.head
+        return self.is_between_entries and self._position >= self._horizon()
+
+    @property
+    def is_between_entries(self) -> bool:
+        """Whether the position says all about where it stands."""
+        return not (self._prelude or self._last or self._walk or self._pending)
+
+    @property
+    def is_free_of_past(self) -> bool:
+        """Whether another reader at the same position would read the same from here on: no removal can lie ahead of
+        what this one was told that it won't get."""
+        return self._position >= self._announced_at
 
     @property
     def matched_names(self) -> frozenset[str] | None:
@@ -96,14 +113,23 @@ class Reader:
         else:
             await trio.lowlevel.checkpoint()
 
-    async def read(self) -> Batch:
-        """The next messages, of at most one page; often none, and then at least the cursor moved. Checkpoint.
+    def jump(self, position: int) -> None:
+        """Goes on behind the offset. Everything up to there is known to hold nothing for this selection."""
+        assert self.is_between_entries
+        assert position >= self._position
+        self._position = position
+        self._cursor = Cursor(self._log.epoch, position)
+
+    async def read(self, page: Page | None = None) -> Batch:
+        """The next messages, of at most one page; often none, and then at least the cursor moved. Checkpoint, unless
+        `page` already holds what stands behind the position; entries that nobody of this selection wants may be
+        missing in it.
 
         It never waits for new entries. Cancelled, it has read nothing: everything that changes the reader comes
         after the last await.
         """
         before = self._position
-        wire: dict[str, bytes] = {}
+        wire: dict[object, Pieces] = {}
         walked = 0
         if self._prelude:
             await trio.lowlevel.checkpoint()
@@ -115,11 +141,11 @@ class Reader:
         elif self._position < self._log.minimum_index:
             await trio.lowlevel.checkpoint()
             messages = self._pass_cut()
-        elif self._position >= self._log.head:
+        elif self._position >= self._horizon():
             await trio.lowlevel.checkpoint()
             messages = []
         else:
-            scan = await self._scan()
+            scan = await self._scan() if page is None else await self._scanner.scan(page, before)
             self._position = scan.after
             messages, wire = scan.messages, scan.wire
             if scan.trigger is not None:
@@ -134,16 +160,16 @@ class Reader:
     async def _scan(self) -> Scan:
         """What the page behind the position holds. Checkpoint."""
         selection = self._scanner.matcher.selection
-        found = self._scans.find(selection, self._position)
+        after, head, horizon = self._position, self._log.head, self._horizon()
+        found = self._scans.find(selection, after, horizon)
         if found is not None:
             await trio.lowlevel.checkpoint()
             return found
-        after, head = self._position, self._log.head
-        page = await self._log.read_page(after)
-        scan = self._scans.find(selection, after)  # another reader may have come first while this one waited
+        page = cut_page(await self._log.read_page(after), horizon)
+        scan = self._scans.find(selection, after, horizon)  # another reader may have come first while this one waited
         if scan is None:
             scan = await self._scanner.scan(page, after)
-            self._scans.put(selection, after, scan, head)
+            self._scans.put(selection, after, horizon, scan, head)
         return scan
 
     async def _read_last(self) -> list[Message]:
@@ -189,8 +215,8 @@ class Reader:
         return messages
 
     def _hold_gap(
-        self, messages: list[Message], wire: dict[str, bytes], scanned: int
-    ) -> tuple[list[Message], dict[str, bytes]]:
+        self, messages: list[Message], wire: dict[object, Pieces], scanned: int
+    ) -> tuple[list[Message], dict[object, Pieces]]:
         """Keeps a gap at the end of a page back, for more of it may follow, and sets the cursor accordingly."""
         if self._pending is None and not any(message.kind == "gap" for message in messages):
             self._cursor = self._cursor_here(messages)
@@ -207,7 +233,7 @@ class Reader:
                 self._pending_scanned = 0
             self._pending = joined or message
         self._pending_scanned += scanned
-        is_over = self._position >= self._log.head or self._pending_scanned >= self._run_entries_max
+        is_over = self._position >= self._horizon() or self._pending_scanned >= self._run_entries_max
         is_inside = self._walk is not None and self._walk.trigger.kind == Kind.STATUS
         if is_over or is_inside or self._last:
             self._flush(out)
@@ -231,6 +257,7 @@ class Reader:
         if gap.reason in ("erased", "deleted"):
             del self._announced[: len(self._announced) - _ANNOUNCED_MAX + 1]
             self._announced.append((gap.from_offset, gap.to_offset))
+            self._announced_at = self._log.head
         out.append(self._pending)
         self._pending = None
 

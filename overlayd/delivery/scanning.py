@@ -25,15 +25,28 @@ _SHARED_BYTES = 16 << 20
 _MESSAGE_BYTES = 400
 
 
+class Piece(msgspec.Struct, frozen=True, gc=False):
+    """Frames to be written at once. `cursor`: where to resume behind them; `count`: how many messages they are;
+    `plain`: the text that was compressed into them, where its sum is told at the end."""
+
+    data: bytes
+    cursor: Cursor
+    count: int
+    plain: bytes = b""
+
+
+Pieces = tuple[Piece, ...]
+
+
 class Scan(msgspec.Struct):
     """`after`: the last offset that was looked at. `trigger`: the entry behind it, which is about a range of others
-    and has to be walked before the reading goes on. `wire`: the messages joined for a transport, made on demand.
+    and has to be walked before the reading goes on. `wire`: the messages as bytes for a transport, made on demand.
     """
 
     messages: list[Message]
     after: int
     trigger: StoredEntry | None = None
-    wire: dict[str, bytes] = msgspec.field(default_factory=dict)
+    wire: dict[object, Pieces] = msgspec.field(default_factory=dict)
 
 
 class ScanBook:
@@ -42,20 +55,21 @@ class ScanBook:
     def __init__(self, log: Log) -> None:
         self._log = log
         self._head = -1
-        self._scans: ByteBounded[tuple[Selection, int], Scan] = ByteBounded(_SHARED_BYTES)
+        self._scans: ByteBounded[tuple[Selection, int, int], Scan] = ByteBounded(_SHARED_BYTES)
 
-    def find(self, selection: Selection, after: int) -> Scan | None:
+    def find(self, selection: Selection, after: int, horizon: int) -> Scan | None:
+        """What a page behind an offset holds up to the horizon, if somebody looked already."""
         if self._log.head != self._head:
             self.clear()
             self._head = self._log.head
             return None
-        return self._scans.get((selection, after))
+        return self._scans.get((selection, after, horizon))
 
-    def put(self, selection: Selection, after: int, scan: Scan, page_head: int) -> None:
+    def put(self, selection: Selection, after: int, horizon: int, scan: Scan, page_head: int) -> None:
         """`page_head`: where the head stood before the page was read."""
         if page_head == self._head == self._log.head:
             cost = sum(_MESSAGE_BYTES + 3 * _body_bytes(message) for message in scan.messages) + _MESSAGE_BYTES
-            self._scans.put((selection, after), scan, cost)
+            self._scans.put((selection, after, horizon), scan, cost)
 
     def clear(self) -> None:
         self._scans.clear()
@@ -150,6 +164,17 @@ class Scanner:
     def _add_damage(self, messages: list[Message], run: tuple[int, int]) -> None:
         """What stood there nobody knows, so every reader is told."""
         add_gap(messages, Gap(self._epoch, run[0], run[1], "damaged"), 0)
+
+
+def cut_page(page: Page, last: int) -> Page:
+    """The page without what lies behind an offset."""
+    if page.after <= last:
+        return page
+    return Page(
+        [entry for entry in page.entries if entry.offset <= last],
+        last,
+        [(low, min(high, last)) for low, high in page.damaged if low <= last],
+    )
 
 
 def add_gap(messages: list[Message], gap: Gap, trigger_us: int, cursor: Cursor | None = None) -> None:

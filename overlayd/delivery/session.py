@@ -2,23 +2,24 @@
 
 import base64
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, TypeAlias
+from typing import Protocol
 
 import msgspec
 import trio
 
-from overlayd.delivery.delivery import OpenReader
+from overlayd.access import Principal
 from overlayd.delivery.query import LiveQuery
+from overlayd.delivery.wires import Transport
 from overlayd.model.clock import Clock, Entropy, format_time_us
+from overlayd.model.cursor import Cursor
 from overlayd.model.errors import LimitReached, ShuttingDown, UnknownSession
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.names import Pattern
 from overlayd.model.wire import SessionBody, SessionSubscription
 
-Transport: TypeAlias = Literal["websocket", "sse", "ndjson"]
 CLOSE_NORMAL = 1000
 CLOSE_GOING_AWAY = 1001
 CLOSE_PROTOCOL = 1002
@@ -40,22 +41,52 @@ class Ending(msgspec.Struct, frozen=True):
     retry_after_s: float | None = None
 
 
+class Reading(Protocol):
+    """One subscription of a session, with its place in the log."""
+
+    @property
+    def query(self) -> LiveQuery: ...
+
+    @property
+    def cursor(self) -> Cursor:
+        """Resuming here loses nothing."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """The last offset that was looked at for it."""
+        ...
+
+    def close(self) -> None:
+        """The subscription is over. Again does nothing."""
+        ...
+
+
 class Session:
     """One live connection. Made by the registry, driven by its transport."""
+
+    __slots__ = (
+        "_waits", "_waits_for_log", "address", "bytes_sent", "ending", "id", "is_told_of_stop", "messages_sent",
+        "on_change", "opened_us", "principal", "readers", "transport", "who",
+    )  # fmt: skip
 
     def __init__(self, id: str, transport: Transport, principal: str, address: str, opened_us: int) -> None:
         self.id = id
         self.transport: Transport = transport
         self.principal = principal
+        self.who: Principal | None = None
+        """Who it was let in as, where that may end."""
         self.address = address
         self.opened_us = opened_us
         self.messages_sent = 0
         self.bytes_sent = 0
         self.ending: Ending | None = None
         self.is_told_of_stop = False
-        self.readers: dict[str, OpenReader] = {}
-        self._waits: set[trio.CancelScope] = set()
-        self._waits_for_log: set[trio.CancelScope] = set()
+        self.readers: dict[str, Reading] = {}
+        self.on_change: Callable[[], None] | None = None
+        """Called when `ending` was set, or something else changed that the session looks at."""
+        self._waits: tuple[trio.CancelScope, ...] = ()
+        self._waits_for_log: tuple[trio.CancelScope, ...] = ()
 
     def __repr__(self) -> str:
         return f"Session({self.id}, {self.transport}, {self.address}, subscriptions={len(self.readers)})"
@@ -67,12 +98,16 @@ class Session:
         self.ending = ending
         for scope in self._waits:
             scope.cancel()
+        if self.on_change is not None:
+            self.on_change()
 
     def look_again(self) -> None:
         """Wakes what waits for the log to grow: something else changed that it looks at."""
         self.is_told_of_stop = True
         for scope in self._waits_for_log:
             scope.cancel()
+        if self.on_change is not None:
+            self.on_change()
 
     @contextmanager
     def waiting(self, deadline: float = float("inf"), *, for_log: bool = False) -> Iterator[trio.CancelScope]:
@@ -81,14 +116,14 @@ class Session:
         with trio.CancelScope(deadline=deadline) as scope:
             if self.ending is not None:
                 scope.cancel()
-            self._waits.add(scope)
+            self._waits += (scope,)
             if for_log:
-                self._waits_for_log.add(scope)
+                self._waits_for_log += (scope,)
             try:
                 yield scope
             finally:
-                self._waits.discard(scope)
-                self._waits_for_log.discard(scope)
+                self._waits = tuple(one for one in self._waits if one is not scope)
+                self._waits_for_log = tuple(one for one in self._waits_for_log if one is not scope)
 
     def body(self, head: int) -> SessionBody:
         """As `GET /v1/sessions` shows it."""
@@ -97,12 +132,24 @@ class Session:
             opened_at=format_time_us(self.opened_us), messages_sent=self.messages_sent, bytes_sent=self.bytes_sent,
             subscriptions=[
                 SessionSubscription(
-                    id=name or msgspec.UNSET, query=opened.query.body(), cursor=str(opened.reader.cursor),
-                    lag_entries=max(0, head - opened.reader.position),
+                    id=name or msgspec.UNSET, query=reading.query.body(), cursor=str(reading.cursor),
+                    lag_entries=max(0, head - reading.position),
                 )
-                for name, opened in self.readers.items()
+                for name, reading in self.readers.items()
             ],
         )  # fmt: skip
+
+
+class SessionWatch(Protocol):
+    """Hears of sessions that come and go."""
+
+    def entering(self, transport: Transport, principal: str, open_count: int) -> None:
+        """Before a session is entered by a principal that has so many. Raises LimitReached to keep it out."""
+        ...
+
+    def left(self, session: Session) -> None:
+        """A session is over; its readers are still there."""
+        ...
 
 
 class Registry:
@@ -114,6 +161,7 @@ class Registry:
         self._entropy = entropy
         self._metrics = metrics
         self._sessions: dict[str, Session] = {}
+        self.watch: SessionWatch | None = None
         self._by_address: Counter[str] = Counter()
         self._by_principal: Counter[str] = Counter()
         self._by_pattern: dict[str, dict[str, int]] = {}
@@ -149,11 +197,15 @@ class Registry:
         finally:
             self.leave(session)
 
-    def enter(self, transport: Transport, principal: str, address: str) -> Session:
-        """As `open`, for those that can't be a block; `leave` must follow."""
+    def enter(self, transport: Transport, principal: str, address: str, who: Principal | None = None) -> Session:
+        """As `open`, for those that can't be a block; `leave` must follow. `who`: may be told to leave when they lose
+        their rights."""
         self.check_room(principal, address)
+        if self.watch is not None:
+            self.watch.entering(transport, principal, self._by_principal[principal])
         name = base64.b32encode(self._entropy.draw(10)).decode().lower()
         session = Session(name, transport, principal, address, self._clock.now_us())
+        session.who = who
         self._sessions[name] = session
         self._by_address[address] += 1
         self._by_principal[principal] += 1
@@ -164,6 +216,8 @@ class Registry:
         """The session is over. Again does nothing."""
         if self._sessions.pop(session.id, None) is None:
             return
+        if self.watch is not None:
+            self.watch.left(session)
         for name in list(session.readers):
             self.drop_reader(session, name)
         for held, who in ((self._by_address, session.address), (self._by_principal, session.principal)):
@@ -197,7 +251,7 @@ class Registry:
                 count = self._limits.sessions_per_stream
                 raise self._refuse("sessions_per_stream", f"{count} live sessions read {text} already")
 
-    def add_reader(self, session: Session, name: str, opened: OpenReader) -> None:
+    def add_reader(self, session: Session, name: str, opened: Reading) -> None:
         """The session reads with it from now on; `drop_reader`, or the session's end, closes it."""
         assert name not in session.readers
         session.readers[name] = opened
@@ -218,6 +272,10 @@ class Registry:
                 del counts[session.id]
             if not counts:
                 del self._by_pattern[text]
+
+    def sessions(self) -> list[Session]:
+        """All of them, oldest first."""
+        return list(self._sessions.values())
 
     def count_of(self, principal: str) -> int:
         """Live sessions of a principal."""
@@ -240,12 +298,24 @@ class Registry:
         """All sessions, oldest first."""
         return [session.body(head) for session in self._sessions.values()]
 
-    def end(self, id: str, ending: Ending) -> None:
-        """Asks one session to end. Raises UnknownSession."""
+    def known(self, id: str) -> Session:
+        """Raises UnknownSession."""
         session = self._sessions.get(id)
         if session is None:
             raise UnknownSession(f"no live session {id[:60]!r}", subject="id")
-        session.end(ending)
+        return session
+
+    def end(self, id: str, ending: Ending) -> None:
+        """Asks one session to end. Raises UnknownSession."""
+        self.known(id).end(ending)
+
+    def close_matching(self, is_meant: Callable[[Session], bool], ending: Ending) -> int:
+        """Asks every session that is meant to end, for example all of a principal whose key was revoked; how many
+        those are. Its subscriptions get nothing from now on."""
+        meant = [session for session in self._sessions.values() if session.ending is None and is_meant(session)]
+        for session in meant:
+            session.end(ending)
+        return len(meant)
 
     def end_all(self, ending: Ending) -> None:
         """Takes no more sessions and asks all of them to end."""

@@ -1,50 +1,55 @@
-"""The live protocol over one WebSocket: subscriptions with positions of their own, and publishing (docs/api.md, Live)."""
+"""The live protocol over one WebSocket: its life from the handshake to the close (docs/api.md, Live).
 
-from collections.abc import Awaitable
-from typing import Any, Protocol
+The connection's own task reads and answers pings. What the client asks for is dealt with in socket_messages.py, by a
+task that exists only meanwhile; packets are written by the fan-out, or by the catching up of whoever is behind.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Literal, Protocol
 
 import msgspec
 import trio
-from trio_websocket import ConnectionClosed
+from wsproto.frame_protocol import Opcode
 
-from overlayd.access import Principal, require
+from overlayd.access import Principal
 from overlayd.delivery.delivery import Delivery, OpenReader
-from overlayd.delivery.feed import Feed, Parcel, Tick
+from overlayd.delivery.feed import Feed
+from overlayd.delivery.lane import LiveLane
+from overlayd.delivery.line import Line, Seat
 from overlayd.delivery.messages import Scribe, bye_message, error_message, subscribed_message
 from overlayd.delivery.query import Format, LiveQuery
+from overlayd.delivery.scanning import Piece
 from overlayd.delivery.session import (
     CLOSE_EXPIRED,
     CLOSE_FAULT,
     CLOSE_FORBIDDEN,
     CLOSE_GOING_AWAY,
     CLOSE_LIMIT,
-    CLOSE_NORMAL,
     CLOSE_POLICY,
-    CLOSE_PROTOCOL,
     CLOSE_STALLED,
     CLOSE_UNAUTHORIZED,
     Ending,
     Registry,
     Session,
 )
-from overlayd.delivery.websocket import LiveSocket, encode_text_frame
+from overlayd.delivery.socket_messages import SocketMessages
+from overlayd.delivery.websocket import BadInput, Closing, Inbox, InputBudget, parse_close
+from overlayd.delivery.wires import NOWHERE, Packing, Wire, encode_close, encode_ping, encode_pong
+from overlayd.model.cursor import Cursor
 from overlayd.model.errors import (
-    BadParameter,
-    BadRequest,
     CursorExpired,
     Forbidden,
     LimitReached,
-    MalformedJson,
     OverlaydError,
     StreamPaused,
     Unauthorized,
 )
-from overlayd.model.wire import PublishMessage, ReceiptMessage, Ref
+from overlayd.model.push_stream import PushStream
+from overlayd.model.wire import PublishMessage, ReceiptMessage
 
-TRANSPORT = "websocket"
-_ID_CHARS_MAX = 64
-_PIPELINED_BYTES = 16 << 10
-_STREAMS_KNOWN_MAX = 1000
+TRANSPORT: Literal["websocket"] = "websocket"
+READ_BYTES = 4 << 10
+"""Read at once: compressed input can't grow beyond a thousand times of it before somebody looks."""
 
 
 class PublishPackets(Protocol):
@@ -53,16 +58,46 @@ class PublishPackets(Protocol):
     def __call__(self, message: PublishMessage, principal: Principal) -> Awaitable[ReceiptMessage]: ...
 
 
-class _Envelope(msgspec.Struct):
-    """What every client message may have. `ref` comes back with the answer."""
+class NamedSubscription(Protocol):
+    """A durable subscription that a socket reads for its client. Everything else about the socket's subscription is as
+    for one without a name: the same frames, order and gaps, from `query.start` on."""
 
-    type: str
-    ref: Ref | None = None
-    id: Any = None
+    @property
+    def query(self) -> LiveQuery:
+        """What it selects; `start` is the cursor up to which everything was acknowledged."""
+        ...
+
+    async def ack(self, cursor: Cursor) -> None:
+        """The client has dealt with everything up to and with the cursor. Raises OverlaydErrors."""
+        ...
+
+    def detach(self) -> None:
+        """The socket reads it no more. Called once, whatever the reason."""
+        ...
 
 
-class _Publish(PublishMessage, tag_field="type", tag="publish", forbid_unknown_fields=True):
-    """As served, but a misspelled member is an error."""
+class AttachNamed(Protocol):
+    """Attaches a client to the durable subscription of the name. An earlier client's session is ended by the callee,
+    with close code 4009. Raises OverlaydErrors."""
+
+    def __call__(self, name: str, principal: Principal, session: Session) -> Awaitable[NamedSubscription]: ...
+
+
+Control = Callable[[Principal, int], None]
+"""From who sent a message of so many characters."""
+
+
+class SocketParts(msgspec.Struct, frozen=True):
+    """What all sockets share. Without `attach_named`, durable subscriptions can't be attached to. `control` is asked
+    about each message but publishes, and raises LimitReached where there are too many."""
+
+    lane: LiveLane
+    registry: Registry
+    publish: PublishPackets
+    budget: InputBudget
+    node: str
+    attach_named: AttachNamed | None = None
+    control: Control | None = None
 
 
 _CLOSE_CODES: tuple[tuple[type[OverlaydError], int], ...] = (
@@ -71,309 +106,295 @@ _CLOSE_CODES: tuple[tuple[type[OverlaydError], int], ...] = (
     (CursorExpired, CLOSE_EXPIRED),
     (LimitReached, CLOSE_LIMIT),
 )
-_decode_envelope = msgspec.json.Decoder(_Envelope).decode
-_decode_publish = msgspec.json.Decoder(_Publish).decode
-_decode_members = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class SocketSession:
-    """One client on a WebSocket. Each subscription is a task that waits by itself and sends in turn with the
-    others, so that the session never holds more than one page."""
+    """One client on a WebSocket whose handshake was answered."""
+
+    __slots__ = (
+        "_is_peer_closed", "_packing", "_reading", "forced", "inbox", "line", "messages", "named", "parts", "principal",
+        "scribe", "session",
+    )  # fmt: skip
 
     def __init__(
-        self, connection: LiveSocket, session: Session, *, delivery: Delivery, registry: Registry,
-        publish: PublishPackets, principal: Principal, node: str, format: Format | None,
+        self, stream: PushStream, session: Session, *, parts: SocketParts, principal: Principal, format: Format | None,
+        is_compressed: bool,
     ) -> None:  # fmt: skip
         """`format`: what the subprotocol demands of every frame, None when each subscription chooses."""
-        self._connection = connection
-        self._session = session
-        self._delivery = delivery
-        self._registry = registry
-        self._publish_packets = publish
-        self._principal = principal
-        self._node = node
-        self._forced = format
-        self._scribe = Scribe(delivery, session.id)
-        self._turn = trio.Lock()
-        self._publishing = trio.Semaphore(delivery.limits.publishes_in_flight)
-        self._subscriptions: dict[str, trio.CancelScope] = {}
-        self._published: dict[str, int] = {}
+        lane = parts.lane
+        self.parts = parts
+        self.session = session
+        self.principal = principal
+        self.forced = format
+        self.scribe = Scribe(lane.delivery, session.id)
+        self.line = Line(stream, session, self, lane.fan_out, session.end)
+        self.messages: SocketMessages | None = None
+        self.named: dict[str, NamedSubscription] | None = None
+        """The durable subscriptions that are read here, by the ids that the client gave them."""
+        self._packing: Packing = "deflate" if is_compressed else ""
+        self.inbox: Inbox | None = None
+        self._reading: trio.CancelScope | None = None
+        self._is_peer_closed = False
 
-    async def run(self, query: LiveQuery | OverlaydError | None) -> None:
-        """Serves until either side ends it. `query` is the URL's subscription, or what is wrong with it. Checkpoint."""
-        close = Ending(CLOSE_FAULT, "server fault")
+    async def run(self, query: LiveQuery | OverlaydError | None, unread: bytes) -> None:
+        """Serves until either side ends it. `query` is the URL's subscription, or what is wrong with it; `unread` came
+        behind the handshake. Checkpoint. Raises nothing but Cancelled."""
+        close: bytes | None = encode_close(CLOSE_FAULT, "server fault")
+        self.session.on_change = self._on_change
         try:
-            ending = await self._serve(query)
-            close = ending or Ending(CLOSE_NORMAL, "")
-        except ConnectionClosed:
-            close = Ending(CLOSE_NORMAL, "")  # it is closed; nothing is sent any more
+            close = await self._serve(query, unread)
+        except trio.BrokenResourceError:
+            close = None
         except trio.Cancelled:
-            close = Ending(CLOSE_GOING_AWAY, "the node is shutting down")
+            close = encode_close(CLOSE_GOING_AWAY, "the node is shutting down")
             raise
         finally:
-            if self._connection.paced.is_stalled:
-                close = Ending(CLOSE_STALLED, "stalled")
-            if close.code == CLOSE_STALLED:
+            self._let_go()
+            if self.session.ending is not None and self.session.ending.code == CLOSE_STALLED:
                 self._delivery.meters.slow_closed.labels(TRANSPORT).inc()
-            await self._connection.close(close.code, close.reason, self._delivery.settings.close_timeout)
+            await self._close(close)
 
-    async def _serve(self, query: LiveQuery | OverlaydError | None) -> Ending | None:
-        """What the node closes with, None when the client left. Raises ConnectionClosed."""
+    async def _serve(self, query: LiveQuery | OverlaydError | None, unread: bytes) -> bytes | None:
+        """The close frame to send, None when the client is gone. Raises BrokenResourceError."""
         opened = None
         if isinstance(query, LiveQuery):
             try:
-                opened = await self._open("", query)
+                opened = await self.open(query)
             except OverlaydError as error:
                 query = error
         if isinstance(query, OverlaydError):
-            await self._send(error_message(query))
-            return Ending(close_code_of(query), query.code)
-        await self._send(self._scribe.welcome(self._node, opened.proof if opened else None))
-        async with trio.open_nursery() as around:
-            async with trio.open_nursery() as tasks:
-                if opened is not None:
-                    tasks.start_soon(self._deliver, "", opened)
-                around.start_soon(self._ping)
-                await self._receive(tasks)
-                around.start_soon(self._cut_late, tasks)
-            around.cancel_scope.cancel()
-        ending = self._session.ending
-        if ending is not None and ending.code != CLOSE_STALLED:
-            await self._send(bye_message(ending))
-        return ending
-
-    async def _cut_late(self, tasks: trio.Nursery) -> None:
-        """Gives what is being sent or published a moment to finish, then cuts the connection."""
-        if self._connection.closed is None and not self._connection.paced.is_stalled:
-            await trio.sleep(self._delivery.settings.close_timeout)
-        await self._connection.cut()
-        tasks.cancel_scope.cancel()
-
-    async def _ping(self) -> None:
-        """Ends the session when nothing at all moves for as long as a pong may take."""
-        limits, settings = self._delivery.limits, self._delivery.settings
-        paced = self._connection.paced
-        while True:
-            await trio.sleep(settings.ping_interval)
-            is_answered = False
-            while not is_answered:
-                asked_at = trio.current_time()
-                with trio.move_on_after(limits.pong_timeout):
-                    try:
-                        await self._connection.ping()
-                    except ConnectionClosed:
-                        return
-                    is_answered = True
-                if not is_answered and not paced.has_moved_since(asked_at):
-                    self._delivery.metrics.count_limit_hit("pong_timeout")
-                    self._session.end(Ending(CLOSE_STALLED, "no pong"))
-                    return
-
-    async def _receive(self, tasks: trio.Nursery) -> None:
-        """Takes the client's messages until the connection or the session ends. Raises nothing but Cancelled."""
-        while self._session.ending is None:
-            message: str | bytes | None = None
-            with self._session.waiting():
+            await self.send(error_message(query))
+            return encode_close(close_code_of(query), query.code)
+        await self._begin(opened)
+        closing: Closing | None = None
+        with trio.CancelScope() as self._reading:
+            if self.session.ending is None:
                 try:
-                    message = await self._connection.get_message()
-                except ConnectionClosed:
-                    return
-            if message is None:
-                return
-            if isinstance(message, bytes):
-                self._session.end(Ending(CLOSE_PROTOCOL, "messages are JSON in text frames"))
-                return
-            try:
-                await self._take(message, tasks)
-            except ConnectionClosed:
-                return
+                    closing = await self._read(unread)
+                except BadInput as bad:
+                    return self._refuse_input(bad)
+        if self.inbox is not None and self.inbox.is_given_up:
+            words = "the message took too long and others need the room"
+            return self._refuse_input(BadInput(CLOSE_POLICY, words, "sockets_unread_bytes"))
+        if self.session.ending is not None:
+            return await self._say_bye(self.session.ending)
+        return None if closing is None else encode_close(closing.code, closing.reason)
 
-    async def _take(self, message: str, tasks: trio.Nursery) -> None:
-        """One client message. What is wrong with it is told, and the session goes on. Raises ConnectionClosed."""
-        held = len(message)
-        envelope = _Envelope("")
+    async def _begin(self, opened: OpenReader | None) -> None:
+        """The first words. Raises BrokenResourceError."""
+        self.line.start(self._delivery.settings.ping_interval)
         try:
-            envelope = _decode(_decode_envelope, message)
-            if envelope.type == "publish":
-                publish = _decode(_decode_publish, message)
-                require(self._principal, "publish")
-                if not self._publishing.value:
-                    self._delivery.metrics.count_limit_hit("publishes_in_flight")
-                await self._publishing.acquire()
-                if self._may_overtake(publish.stream, held):
-                    await self._publish(publish, envelope.ref, 0)
-                else:
-                    tasks.start_soon(self._publish, publish, envelope.ref, held)
-                    held = 0
-            elif envelope.type == "ping":
-                own = self._session.readers.get("")
-                await self._send(self._scribe.heartbeat(own.reader.cursor if own else None))
-            else:
-                await self._take_subscription(envelope.type, message, tasks)
-        except OverlaydError as error:
-            await self._send(error_message(error, ref=envelope.ref, sub=self._refused(envelope)))
-        finally:
-            self._connection.give_back(held)
+            await self.send(self.scribe.welcome(self.parts.node, opened.proof if opened else None))
+        except BaseException:
+            if opened is not None:
+                opened.close()
+            raise
+        if opened is not None:
+            await self.begin("", opened)
 
-    def _refused(self, envelope: _Envelope) -> str:
-        """The subscription that an error is about; "" when one of that id goes on."""
-        name = envelope.id
-        is_named = envelope.type == "subscribe" and isinstance(name, str) and 1 <= len(name) <= _ID_CHARS_MAX
-        return name if is_named and name not in self._session.readers else ""
+    def _refuse_input(self, bad: BadInput) -> bytes:
+        if bad.limit:
+            self._delivery.metrics.count_limit_hit(bad.limit)
+        return encode_close(bad.code, bad.reason)
 
-    def _may_overtake(self, stream: str, size: int) -> bool:
-        """Whether a message that follows could be appended before this one, unless it waits for its answer.
+    async def _say_bye(self, ending: Ending) -> bytes:
+        """The last words, after what is being published has had a moment to finish."""
+        for seat in tuple(self.line.seats.values()):
+            self.drop(seat)
+        timeout_s = self._delivery.settings.close_timeout
+        if ending.code != CLOSE_STALLED:
+            with trio.move_on_after(timeout_s):
+                if self.messages is not None:
+                    await self.messages.wait_done()
+                await self.send(bye_message(ending))
+        return encode_close(ending.code, ending.reason)
 
-        Messages of one socket are to be appended in the order they were sent. Small ones reach the writer's queue
-        in the same few steps, each begun after the one before; a large one may take a way through a thread, and the
-        first of a stream may have to wait until its schema is compiled.
-        """
-        found = self._delivery.log.find_stream(stream)
-        if found is None:
-            return True
-        is_known = self._published.get(stream) == found.definition_version
-        if len(self._published) >= _STREAMS_KNOWN_MAX:
-            self._published.clear()
-        self._published[stream] = found.definition_version
-        return not is_known or size > _PIPELINED_BYTES
+    def _on_change(self) -> None:
+        if self.session.ending is None:
+            self.line.look_again()
+        elif self._reading is not None:
+            self._reading.cancel()
 
-    async def _take_subscription(self, kind: str, message: str, tasks: trio.Nursery) -> None:
-        """Raises OverlaydErrors and ConnectionClosed."""
-        if kind not in ("subscribe", "unsubscribe", "ack"):
-            raise BadParameter(
-                f"no such message: {kind[:60]!r}", subject="type",
-                hint="known are subscribe, unsubscribe, publish and ping",
-            )  # fmt: skip
-        members = _decode(_decode_members, message)
-        name = members.get("id")
-        if not isinstance(name, str) or not 1 <= len(name) <= _ID_CHARS_MAX:
-            raise BadParameter(f"id must be a text of 1 to {_ID_CHARS_MAX} characters", subject="id")
-        if kind == "subscribe":
-            await self._subscribe(name, members, tasks)
-            return
-        scope = self._subscriptions.get(name)
-        if scope is None:
-            raise BadParameter(f"there is no subscription {name!r} on this connection", subject="id")
-        if kind == "ack":
-            raise BadParameter(
-                f"subscription {name!r} isn't durable, so there is nothing to acknowledge", subject="id",
-                hint="keep the cursor of what you have dealt with and resume with after=<cursor>",
-            )  # fmt: skip
-        scope.cancel()
-
-    async def _subscribe(self, name: str, members: dict[str, Any], tasks: trio.Nursery) -> None:
-        limits = self._delivery.limits
-        if name in self._session.readers:
-            raise BadParameter(f"there is a subscription {name!r} on this connection already", subject="id")
-        if len(self._session.readers) >= limits.subscriptions_per_session:
-            self._delivery.metrics.count_limit_hit("subscriptions_per_session")
-            raise LimitReached(
-                f"{limits.subscriptions_per_session} subscriptions are open on this connection already",
-                subject="subscriptions_per_session",
-            )
-        query = self._delivery.parse_message(members)
-        if query.seen is not None:
-            raise BadParameter("seen goes into the connection's URL", subject="seen")
-        opened = await self._open(name, query)
-        tasks.start_soon(self._deliver, name, opened)
-
-    async def _open(self, name: str, query: LiveQuery) -> OpenReader:
-        """Raises OverlaydErrors."""
-        require(self._principal, "subscribe")
-        self._registry.check_query(self._session, query)
-        opened = await self._delivery.open_reader(query, self._principal.name)
-        self._registry.add_reader(self._session, name, opened)
-        self._subscriptions[name] = trio.CancelScope()
-        return opened
-
-    async def _deliver(self, name: str, opened: OpenReader) -> None:
-        """One subscription, until it or the session ends. Raises nothing but Cancelled."""
-        format = self._forced or opened.query.format
-        try:
-            with self._subscriptions[name]:
-                await self._send(subscribed_message(opened, name), format)
-                await self._follow(name, opened, format)
-        except ConnectionClosed:
-            pass
-        finally:
-            del self._subscriptions[name]
-            self._registry.drop_reader(self._session, name)
-
-    async def _follow(self, name: str, opened: OpenReader, format: Format) -> None:
-        feed = Feed(self._delivery, self._session, opened)
+    async def _read(self, data: bytes) -> Closing | None:
+        """Takes what the client sends until it closes or leaves. Raises BadInput, BrokenResourceError."""
         while True:
-            await feed.wait()
-            await self._take_turn()
+            if data:
+                closing = await self._take(data)
+                if closing is not None:
+                    return closing
+            inbox = self.inbox
+            if inbox is not None and inbox.is_empty:
+                inbox = self.inbox = None
+            if inbox is None:
+                data = await self.line.stream.receive_some(READ_BYTES)
+            else:
+                data = await self._read_more(inbox)
+            if not data:
+                return None
+
+    async def _read_more(self, inbox: Inbox) -> bytes:
+        """More of a message that has begun, or while others are worked on. b"" also when it was given up."""
+        with trio.CancelScope() as inbox.on_give_up:
+            inbox.is_waiting = True
             try:
-                event = await feed.take()
-                if isinstance(event, Parcel):
-                    await self._send_parcel(event, name, format)
-                elif isinstance(event, Tick):
-                    await self._send(self._scribe.heartbeat(event.cursor, name), format)
-            except OverlaydError as error:
-                await self._refuse(name, error)
-                return
+                return await self.line.stream.receive_some(READ_BYTES)
             finally:
-                self._turn.release()
-            if isinstance(event, Ending):
-                await self._end_subscription(name, event)
-                return
+                inbox.is_waiting = False
+        return b""
 
-    async def _take_turn(self) -> None:
-        """The session's only page is this subscription's now. A checkpoint only if another one has it."""
+    async def _take(self, data: bytes) -> Closing | None:
+        """Raises BadInput, BrokenResourceError."""
+        if self.inbox is None:
+            self.inbox = self._new_inbox()
+        inbox = self.inbox
+        for frame in inbox.frames(data):
+            if frame.opcode is Opcode.PING:
+                assert isinstance(frame.payload, bytes)
+                await self.line.send(Piece(encode_pong(frame.payload), NOWHERE, 0))
+            elif frame.opcode is Opcode.CLOSE:
+                assert isinstance(frame.payload, bytes)
+                closing = parse_close(frame.payload)
+                self._is_peer_closed = True
+                return closing
+            elif not frame.opcode.iscontrol():
+                await inbox.add(frame)
+                if frame.message_finished:
+                    await self._work(inbox)
+        return None
+
+    def _new_inbox(self) -> Inbox:
+        return Inbox(
+            limits=self._delivery.limits, budget=self.parts.budget, is_compressed=self._packing == "deflate"
+        )  # fmt: skip
+
+    async def _work(self, inbox: Inbox) -> None:
+        """Has the messages looked at; waits while too many do. Raises BadInput."""
+        self.look_at_messages()
+        limits = self._delivery.limits
+        if len(inbox.messages) > limits.unread_messages:
+            with trio.move_on_after(limits.admit_timeout) as scope:
+                while len(inbox.messages) > limits.unread_messages and self.messages is not None:
+                    await self.messages.wait_taken()
+            if scope.cancelled_caught:
+                raise BadInput(CLOSE_POLICY, "too many messages wait to be looked at", "unread_messages")
+
+    def look_at_messages(self) -> None:
+        """Sees to it that somebody does."""
+        if self.messages is None:
+            self.messages = SocketMessages(self)
+            self.parts.lane.start_soon(self.messages.run)
+        self.messages.notice()
+
+    def _let_go(self) -> None:
+        """Nobody else writes to the connection any more."""
+        self.session.on_change = None
+        self.line.close()
+        for name in tuple(self.line.seats):
+            self.parts.registry.drop_reader(self.session, name)
+        for name in tuple(self.named or ()):
+            self.detach(name)
+        if self.inbox is not None:
+            self.inbox.close()
+        if self.messages is not None:
+            self.messages.notice()
+
+    async def _close(self, frame: bytes | None) -> None:
+        """Sends a close frame and waits for the peer's, both at most for the timeout, then cuts. Shielded."""
+        stream = self.line.stream
         try:
-            self._turn.acquire_nowait()
-        except trio.WouldBlock:
-            await self._turn.acquire()
-
-    async def _refuse(self, name: str, error: OverlaydError) -> None:
-        """A subscription can't go on; without a name it was the session's own, which ends with it."""
-        await self._send(error_message(error, sub=name))
-        if not name:
-            self._session.end(Ending(close_code_of(error), error.code))
-
-    async def _end_subscription(self, name: str, ending: Ending) -> None:
-        if self._session.ending is not None:
-            return
-        if name:
-            await self._send(error_message(StreamPaused("every stream of the subscription is stopped"), sub=name))
-        else:
-            self._session.end(ending)
-
-    async def _send_parcel(self, parcel: Parcel, name: str, format: Format) -> None:
-        frames = None if name else parcel.wire.get(format)
-        if frames is None:
-            texts = [self._scribe.frame(message, format, name) for message in parcel.messages]
-            frames = b"".join(map(encode_text_frame, texts))
-            if not name:
-                parcel.wire[format] = frames
-        await self._connection.send_frames(frames)
-        self._session.messages_sent += len(parcel.messages)
-        self._session.bytes_sent += len(frames)
-        self._delivery.meters.count_sent(TRANSPORT, parcel.messages, is_live=parcel.is_live)
-
-    async def _publish(self, message: PublishMessage, ref: Ref | None, held: int) -> None:
-        """Publishes and answers. Raises nothing but Cancelled."""
-        try:
-            try:
-                receipt = await self._publish_packets(message, self._principal)
-                outcome = "accepted" if not receipt.rejected else "rejected"
-                await self._send(receipt)
-            except OverlaydError as error:
-                outcome = "refused"
-                await self._send(error_message(error, ref=ref))
-            self._delivery.meters.published.labels(outcome).inc()
-        except ConnectionClosed:
+            if frame is not None:
+                with trio.move_on_after(self._delivery.settings.close_timeout, shield=True):
+                    await stream.send_all(frame)
+                    if not self._is_peer_closed:
+                        await self._read_to_close(stream)
+        except (trio.BrokenResourceError, trio.BusyResourceError):
             pass
         finally:
-            self._publishing.release()
-            self._connection.give_back(held)
+            stream.abort()
 
-    async def _send(self, body: msgspec.Struct, format: Format = "packet") -> None:
-        """One of the node's own messages. Checkpoint. Raises ConnectionClosed."""
-        frame = encode_text_frame(self._scribe.own(body, self._forced or format))
-        await self._connection.send_frames(frame)
-        self._session.bytes_sent += len(frame)
+    async def _read_to_close(self, stream: PushStream) -> None:
+        """Up to the peer's close frame, where its frames can still be told apart, else up to its end."""
+        inbox = self.inbox or self._new_inbox()
+        while data := await stream.receive_some(READ_BYTES):
+            try:
+                if any(frame.opcode is Opcode.CLOSE for frame in inbox.frames(data)):
+                    return
+            except BadInput:
+                continue
+
+    # What subscriptions need.
+
+    async def open(self, query: LiveQuery) -> OpenReader:
+        """A reader for a subscription. Raises OverlaydErrors."""
+        lane = self.parts.lane
+        query = lane.delivery.see(query, self.principal)
+        self.parts.registry.check_query(self.session, query)
+        return await lane.delivery.open_reader(query, self.principal.name, lane.fan_out.horizon)
+
+    async def begin(self, name: str, opened: OpenReader) -> Seat:
+        """The subscription says that it begins, and does. Raises BrokenResourceError."""
+        format = self.forced or opened.query.format
+        seat = Seat(self.line, name, opened, Wire(TRANSPORT, format, sub=name, packing=self._packing))
+        self.parts.registry.add_reader(self.session, name, seat)
+        feed = seat.feed = Feed(self._delivery, self.session, opened)
+        try:
+            await self.send(subscribed_message(opened, name), format)
+        except BaseException:
+            self.drop(seat)
+            raise
+        if seat.is_over:
+            return seat
+        self.line.behind[seat] = None
+        if not self.parts.lane.fan_out.try_join(seat, feed):
+            self.parts.lane.catch_up(self.line)
+        return seat
+
+    def drop(self, seat: Seat) -> None:
+        """The subscription ends. Again does nothing."""
+        if not seat.is_over:
+            self.parts.registry.drop_reader(self.session, seat.name)
+            self.detach(seat.name)
+
+    def detach(self, name: str) -> None:
+        """If the subscription of this id is a durable one, it is read no more. Again does nothing."""
+        named = None if self.named is None else self.named.pop(name, None)
+        if named is not None:
+            named.detach()
+
+    async def send(self, body: msgspec.Struct, format: Format = "packet") -> None:
+        """One of the node's own messages. Checkpoint. Raises BrokenResourceError."""
+        wire = _PLAIN
+        await self.line.send(wire.own("", self.scribe.own(body, self.forced or format)))
+
+    # What the fan-out asks of a transport.
+
+    def tick(self, seat: Seat, cursor: Cursor) -> Piece:
+        return seat.wire.own("", self.scribe.own(self.scribe.heartbeat(cursor, seat.name), seat.wire.format))
+
+    def ping(self) -> bytes:
+        return encode_ping()
+
+    async def refuse(self, seat: Seat, error: OverlaydError) -> None:
+        """Without a name it was the session's own subscription, and the session ends with it."""
+        name = seat.name
+        self.drop(seat)
+        await self.send(error_message(error, sub=name))
+        if not name:
+            self.session.end(Ending(close_code_of(error), error.code))
+
+    async def end_seat(self, seat: Seat, ending: Ending) -> None:
+        if self.session.ending is not None:
+            return
+        name = seat.name
+        self.drop(seat)
+        if name:
+            await self.send(error_message(StreamPaused("every stream of the subscription is stopped"), sub=name))
+        else:
+            self.session.end(ending)
+
+    @property
+    def _delivery(self) -> Delivery:
+        return self.parts.lane.delivery
 
 
 def close_code_of(error: OverlaydError) -> int:
@@ -384,11 +405,4 @@ def close_code_of(error: OverlaydError) -> int:
     return CLOSE_FAULT if error.status >= 500 else CLOSE_POLICY
 
 
-def _decode(decode: Any, message: str) -> Any:
-    """Raises MalformedJson for what isn't JSON, BadRequest for what isn't the message that it says it is."""
-    try:
-        return decode(message)
-    except msgspec.ValidationError as err:
-        raise BadRequest(f"the message can't be read: {err}", subject="message") from err
-    except (msgspec.DecodeError, RecursionError) as err:
-        raise MalformedJson(f"the message isn't JSON: {err}", subject="message") from err
+_PLAIN = Wire(TRANSPORT)

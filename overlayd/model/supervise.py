@@ -33,3 +33,13 @@ async def supervise(
             backoff_s = BACKOFF_FIRST_S
         await trio.sleep(backoff_s * (0.5 + chance.random() / 2))
         backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+
+
+async def contain(name: str, run: Callable[[], Awaitable[None]], *, on_crash: Callable[[str], None]) -> None:
+    """Runs `run` once; a crash is logged and counted through `on_crash`, and ends nothing else. Checkpoint if `run`
+    is. Cancellation passes through."""
+    try:
+        await run()
+    except* Exception as group:
+        _log.error("task crashed", task=name, exc_info=group)
+        on_crash(name)

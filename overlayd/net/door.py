@@ -7,6 +7,7 @@ back after each request.
 
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -26,22 +27,28 @@ from overlayd.net.content import Bodies
 from overlayd.net.cors import HeaderPairs, OriginHeaders
 from overlayd.net.guard import Exchange, hypercorn_config
 from overlayd.net.head import METHODS, Head, find_head, parse_head
+from overlayd.net.live_lane import LiveVisit
+from overlayd.net.live_query import LIVE_PATH
 from overlayd.net.problem import complete_headers, plain_answer
 from overlayd.net.proving import prove_body
 from overlayd.net.publish_lane import PublishLane, Visit, find_target
 from overlayd.net.quick_publish import QuickPublish
-from overlayd.net.replay import ReplayingStream
 from overlayd.net.settings import ListenSettings
 from overlayd.net.turnstile import Turnstile
 
-LIVE_PATH = "/v1/live"
 _log = structlog.get_logger("net.door")
 
 
-class ServeWebSocket(Protocol):
-    """Takes a connection over whose next bytes are a WebSocket handshake, and returns when it has ended."""
+class ServeLive(Protocol):
+    """Serves what is live on the connection itself."""
 
-    def __call__(self, stream: trio.abc.Stream, head: Head, principal: Principal) -> Awaitable[None]: ...
+    def takes(self, head: Head) -> bool:
+        """Whether a request that is no WebSocket's is served here."""
+        ...
+
+    async def serve(self, visit: LiveVisit) -> bool:
+        """Whether another request may follow. Also writes the request's line."""
+        ...
 
 
 class Door:
@@ -51,7 +58,7 @@ class Door:
         self,
         *,
         app: ASGIFramework,
-        serve_websocket: ServeWebSocket,
+        live: ServeLive,
         gate: Gate,
         bodies: Bodies,
         limits: Limits,
@@ -62,12 +69,15 @@ class Door:
         publish_lane: PublishLane | None = None,
         origin_headers: OriginHeaders | None = None,
         signed_body_max: int = 1 << 20,
+        ask_live: Callable[[Principal], Awaitable[None]] | None = None,
     ) -> None:
-        """Without `publish_lane`, packets are taken through the application like everything else."""
+        """Without `publish_lane`, packets are taken through the application like everything else. `ask_live` raises
+        LimitReached for those who may open no live connection now."""
+        self._ask_live = ask_live
         self._app = app
         self._publish_lane = publish_lane
         self._origin_headers = origin_headers or OriginHeaders(ListenSettings())
-        self._serve_websocket = serve_websocket
+        self._live = live
         self._gate = gate
         self._bodies = bodies
         self._signed_body_max = signed_body_max
@@ -135,15 +145,18 @@ class Door:
                 if not await self._wait_for_request(connection, idle):
                     break
                 connection.requests_left -= 1
-                if not await self._serve_one(connection, is_last=not connection.requests_left):
+                served = await self._serve_one(connection, is_last=not connection.requests_left)
+                if not isinstance(served, bool):
+                    served = await self._live.serve(served)
+                if not served:
                     break
             if not connection.requests_left:
                 self._metrics.count_limit_hit("requests_per_connection")
         if idle.cancelled_caught and not self._stop.is_set():
             self._metrics.count_limit_hit("keep_alive_timeout")
 
-    async def _serve_one(self, connection: Connection, *, is_last: bool) -> bool:
-        """Whether another request may follow."""
+    async def _serve_one(self, connection: Connection, *, is_last: bool) -> bool | LiveVisit:
+        """Whether another request may follow; or what is to be served live, which holds nothing of here."""
         request_id = self._next_request_id()
         started = trio.current_time()
         head: Head | None = None
@@ -165,14 +178,17 @@ class Door:
                     subject=head.path[:200],
                     hint=f"connect to {LIVE_PATH}",
                 )
+            if head.path == LIVE_PATH and self._ask_live is not None:
+                await self._ask_live(principal)
             if head.path == "*":
                 return await self._answer_asterisk(connection, request_id)
         except OverlaydError as error:
             await self._refuse(connection, error, request_id, head, started)
             return False
-        if is_websocket:
-            await self._serve_live(connection, head, principal, request_id, started)
-            return False
+        if is_websocket or self._live.takes(head):
+            return LiveVisit(
+                connection, head, principal, request_id, started, partial(self._is_over, is_last), is_websocket
+            )
         return await self._serve_request(connection, head, principal, request_id, started, is_last=is_last)
 
     async def _admit(self, connection: Connection, head: Head, *, is_websocket: bool) -> tuple[Head, Principal]:
@@ -198,9 +214,7 @@ class Door:
     ) -> bool:  # fmt: skip
         """Packets through the publish lane, everything else through the application."""
 
-        def is_over() -> bool:
-            return is_last or self._stop.is_set()
-
+        is_over = partial(self._is_over, is_last)
         target = None if self._publish_lane is None else find_target(head)
         if self._publish_lane is not None and target is not None:
             visit = Visit(connection, head, target, principal, request_id, started, is_over)
@@ -212,17 +226,8 @@ class Door:
         exchange = Exchange(self._app, self._config, self._context, connection, state, is_last=is_over)
         return await exchange.run(head)
 
-    async def _serve_live(
-        self, connection: Connection, head: Head, principal: Principal, request_id: str, started: float
-    ) -> None:
-        stream = ReplayingStream(connection, head.raw + connection.take_unread())
-        try:
-            await self._serve_websocket(stream, head, principal)
-        finally:
-            self._request_log.record(
-                method=head.method, path=head.path, route=LIVE_PATH, status=stream.status or 499, sent_bytes=connection.sent_bytes,
-                started=started, principal=principal.name, request_id=request_id,
-            )  # fmt: skip
+    def _is_over(self, is_last: bool) -> bool:
+        return is_last or self._stop.is_set()
 
     async def _answer_asterisk(self, connection: Connection, request_id: str) -> bool:
         """`OPTIONS *` asks what the server can do at all (RFC 9110 9.3.7)."""

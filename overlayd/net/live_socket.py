@@ -1,115 +1,101 @@
 """The live path over WebSocket: the handshake, then the session that delivery runs."""
 
-from collections.abc import Callable
-from urllib.parse import parse_qsl
+import base64
+import hashlib
 
-import trio
-from trio_websocket import ConnectionClosed, WebSocketRequest
+import msgspec
 
-from overlayd.access import Principal, require
-from overlayd.delivery.delivery import Delivery
+from overlayd.access import Principal, require_some
+from overlayd.delivery.deflate import negotiate
 from overlayd.delivery.query import Format, LiveQuery
-from overlayd.delivery.session import Registry, Session
-from overlayd.delivery.socket import PublishPackets, SocketSession
-from overlayd.delivery.websocket import InputBudget, LiveSocket, PacedStream
-from overlayd.model.errors import BadParameter, BadRequest, Forbidden, OverlaydError
+from overlayd.delivery.session import Session
+from overlayd.delivery.socket import SocketParts, SocketSession
+from overlayd.model.errors import BadRequest, Forbidden, OverlaydError
+from overlayd.model.push_stream import PushStream
 from overlayd.net.head import Head
-from overlayd.net.problem import plain_answer
+from overlayd.net.live_query import split_query
 
 SUBPROTOCOLS: dict[str, Format | None] = {"overlayd.v1": None, "cloudevents.json": "cloudevents"}
 """Each subprotocol and the format that it demands."""
 
 WEBSOCKET_VERSION = "13"
-_ARGUMENTS_MAX = 256
+_EXTENSIONS = b"sec-websocket-extensions"
+_PROTOCOL = b"sec-websocket-protocol"
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+class Accepted(msgspec.Struct):
+    """A WebSocket whose handshake is right, and what it is going to be."""
+
+    session: Session
+    principal: Principal
+    query: LiveQuery | OverlaydError | None
+    answer: bytes
+    format: Format | None
+    is_compressed: bool
 
 
 class LiveSockets:
-    """Serves WebSockets on the live path; `serve` is what the door calls."""
+    """Serves WebSockets on the live path. Everything of `accept` is followed by `serve`."""
 
-    def __init__(
-        self, *, delivery: Delivery, registry: Registry, publish: PublishPackets, node: str,
-        next_request_id: Callable[[], str],
-    ) -> None:  # fmt: skip
-        self._delivery = delivery
-        self._registry = registry
-        self._publish = publish
-        self._node = node
-        self._next_request_id = next_request_id
-        self._budget = InputBudget(delivery.limits.sockets_unread_bytes)
+    def __init__(self, parts: SocketParts) -> None:
+        self._parts = parts
 
-    async def serve(self, stream: trio.abc.Stream, head: Head, principal: Principal) -> None:
-        """Takes the connection over, whose next bytes are the handshake, until it has ended. Checkpoint."""
-        try:
-            _check_handshake(head)
-            _require_some(principal)
-            session = self._registry.enter("websocket", principal.name, principal.address)
-        except OverlaydError as error:
-            await stream.send_all(plain_answer(error, self._next_request_id()))
-            return
-        try:
-            await self._serve_session(stream, session, head, principal)
-        finally:
-            self._registry.leave(session)
-
-    async def _serve_session(self, stream: trio.abc.Stream, session: Session, head: Head, principal: Principal) -> None:
-        limits = self._delivery.limits
-        paced = PacedStream(stream, limits.stall_timeout)
-        connection = LiveSocket(paced, limits=limits, budget=self._budget, metrics=self._delivery.metrics)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.run)
-            request = await self._shake_hands(connection)
-            if request is not None:
-                await self._serve_accepted(connection, request, session, head, principal)
-            await connection.cut()
-            nursery.cancel_scope.cancel()
-
-    async def _shake_hands(self, connection: LiveSocket) -> WebSocketRequest | None:
-        """The handshake, None when it can't be read. The door saw the head, so this takes no time."""
-        with trio.move_on_after(self._delivery.limits.head_timeout):
-            return await connection.read_handshake()
-        return None
-
-    async def _serve_accepted(
-        self, connection: LiveSocket, request: WebSocketRequest, session: Session, head: Head, principal: Principal
-    ) -> None:
-        chosen = next((name for name in request.proposed_subprotocols if name in SUBPROTOCOLS), None)
-        try:
-            await request.accept(subprotocol=chosen)
-        except ConnectionClosed:
-            return
-        protocol = SocketSession(
-            connection, session, delivery=self._delivery, registry=self._registry, publish=self._publish,
-            principal=principal, node=self._node, format=SUBPROTOCOLS[chosen] if chosen else None,
+    def accept(self, head: Head, principal: Principal) -> Accepted:
+        """Judges a handshake, and enters a session for it. Raises OverlaydErrors."""
+        key = _check_handshake(head)
+        _require_some(principal)
+        offers = ", ".join(value.decode("ascii") for name, value in head.headers if name == _EXTENSIONS)
+        extension = negotiate(offers) if offers else None
+        proposed = (
+            name.strip() for known, value in head.headers if known == _PROTOCOL for name in value.decode("ascii").split(",")
         )  # fmt: skip
-        await protocol.run(self._parse_query(head.query))
+        protocol = next((name for name in proposed if name in SUBPROTOCOLS), None)
+        query = self._parse_query(head.query)
+        session = self._parts.registry.enter("websocket", principal.name, principal.address, principal)
+        return Accepted(
+            session, principal, query, _answer(key, protocol, extension),
+            SUBPROTOCOLS[protocol] if protocol is not None else None, extension is not None,
+        )  # fmt: skip
+
+    async def serve(self, accepted: Accepted, stream: PushStream, unread: bytes) -> None:
+        """Answers the handshake and serves until the connection has ended. `unread` came behind the handshake.
+        Checkpoint. Raises BrokenResourceError when the peer is gone before that."""
+        try:
+            await stream.send_all(accepted.answer)
+            query, accepted.query, accepted.answer = accepted.query, None, b""
+            protocol = SocketSession(
+                stream, accepted.session, parts=self._parts, principal=accepted.principal, format=accepted.format,
+                is_compressed=accepted.is_compressed,
+            )  # fmt: skip
+            await protocol.run(query, unread)
+        finally:
+            self._parts.registry.leave(accepted.session)
 
     def _parse_query(self, query: str) -> LiveQuery | OverlaydError | None:
         """The URL's subscription, None without arguments, or what is wrong with it."""
         if not query:
             return None
         try:
-            return self._delivery.parse_arguments(split_query(query))
+            return self._parts.lane.delivery.parse_arguments(split_query(query))
         except OverlaydError as error:
             return error
 
 
-def split_query(query: str) -> list[tuple[str, str]]:
-    """A URL's query, percent-decoded, in pairs. Raises BadParameter."""
-    try:
-        return parse_qsl(
-            query, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=_ARGUMENTS_MAX
-        )
-    except UnicodeDecodeError as err:
-        raise BadParameter("the URL's query isn't percent-encoded UTF-8", subject="query") from err
-    except ValueError as err:
-        raise BadParameter(
-            f"the URL's query can't be read: it must be at most {_ARGUMENTS_MAX} pairs of name=value, joined by &",
-            subject="query",
-        ) from err
+def _answer(key: str, protocol: str | None, extension: str | None) -> bytes:
+    """The handshake's answer (RFC 6455, 4.2.2)."""
+    accept = base64.b64encode(hashlib.sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest()).decode()
+    lines = ["HTTP/1.1 101 Switching Protocols", "upgrade: websocket", "connection: Upgrade"]
+    lines.append(f"sec-websocket-accept: {accept}")
+    if protocol is not None:
+        lines.append(f"sec-websocket-protocol: {protocol}")
+    if extension is not None:
+        lines.append(f"sec-websocket-extensions: {extension}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
-def _check_handshake(head: Head) -> None:
-    """Raises BadRequest for a handshake that can't be accepted (RFC 6455, 4.2.1)."""
+def _check_handshake(head: Head) -> str:
+    """The handshake's key. Raises BadRequest for a handshake that can't be accepted (RFC 6455, 4.2.1)."""
     if head.version != "1.1":
         raise BadRequest(f"a WebSocket needs HTTP/1.1, not HTTP/{head.version}", subject="HTTP")
     for name, value in head.headers:
@@ -125,11 +111,12 @@ def _check_handshake(head: Head) -> None:
         )  # fmt: skip
     if key is None or len(key) != 24:
         raise BadRequest("Sec-WebSocket-Key isn't 16 bytes in base64", subject="Sec-WebSocket-Key")
+    return key
 
 
 def _require_some(principal: Principal) -> None:
     """A socket serves for reading and for publishing; whoever may do neither gets none. Raises Forbidden."""
     try:
-        require(principal, "subscribe")
+        require_some(principal, "subscribe")
     except Forbidden:
-        require(principal, "publish")
+        require_some(principal, "publish")

@@ -205,9 +205,12 @@ class _ReadRoutes:
         if not text:
             return 0.0
         try:
-            return min(float(Duration.parse(text)), float(self._limits.wait_max))
+            wanted_s = float(Duration.parse(text))
         except ValueError as err:
             raise BadParameter(f"wait: {err}", subject="wait") from err
+        if wanted_s > self._limits.wait_max:
+            self._delivery.metrics.count_limit_hit("wait_max")
+        return min(wanted_s, float(self._limits.wait_max))
 
 
 def _is_over(stream: Stream) -> bool:

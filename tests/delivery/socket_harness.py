@@ -1,5 +1,7 @@
 """A WebSocket client and the node's live socket at the two ends of a stream in memory."""
 
+import contextlib
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,44 +11,23 @@ import pytest
 import trio
 import trio_websocket
 from delivery_fakes import FakeLog, FixedClock, make_delivery
-from trio.testing import memory_stream_pair
+from push_pair import MemoryPushStream, push_pair
 
 from overlayd.access import Principal
 from overlayd.access.principal import EVERYDAY
+from overlayd.delivery.lane import LiveLane
 from overlayd.delivery.session import Registry
+from overlayd.delivery.socket import AttachNamed, SocketParts
+from overlayd.delivery.websocket import InputBudget
 from overlayd.model.clock import Entropy
-from overlayd.model.errors import StreamPaused
+from overlayd.model.errors import OverlaydError, StreamPaused
 from overlayd.model.limits import Limits
 from overlayd.model.wire import PublishMessage, ReceiptMessage
 from overlayd.net.head import parse_head
 from overlayd.net.live_socket import LiveSockets
+from overlayd.net.problem import plain_answer
 
 ANYBODY = Principal(name="loopback", kind="loopback", rights=EVERYDAY, address="127.0.0.1", may_create=True)
-
-
-class PrefixedStream(trio.abc.Stream):
-    """A stream whose first bytes were read already."""
-
-    def __init__(self, stream: trio.abc.Stream, prefix: bytes) -> None:
-        self.stream = stream
-        self.prefix = prefix
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if not self.prefix:
-            return bytes(await self.stream.receive_some(max_bytes))
-        await trio.lowlevel.checkpoint()
-        data = self.prefix[:max_bytes]
-        self.prefix = self.prefix[len(data) :]
-        return data
-
-    async def send_all(self, data: Any) -> None:
-        await self.stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self.stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        await self.stream.aclose()
 
 
 class Client:
@@ -88,18 +69,26 @@ class Client:
 class Node:
     """The live side of a node over a fake log. `publish_log` keeps what was published."""
 
-    def __init__(self, log: FakeLog | None = None, *, limits: Limits | None = None, **settings: Any) -> None:
+    def __init__(
+        self, log: FakeLog | None = None, *, limits: Limits | None = None, attach_named: AttachNamed | None = None,
+        **settings: Any,
+    ) -> None:  # fmt: skip
         self.log = log or FakeLog()
         self.limits = limits or Limits()
         self.delivery = make_delivery(self.log, limits=self.limits, **settings)
         self.registry = Registry(
             limits=self.limits, clock=FixedClock(), entropy=Entropy(), metrics=self.delivery.metrics
         )
+        self._users = 0
         self.publish_log: list[PublishMessage] = []
         self.publish_gate: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        self.lane = LiveLane(self.delivery, random.Random(1))
+        self.budget = InputBudget(self.limits.sockets_unread_bytes)
         self.sockets = LiveSockets(
-            delivery=self.delivery, registry=self.registry, publish=self.publish, node="test-node",
-            next_request_id=lambda: "request-1",
+            SocketParts(
+                lane=self.lane, registry=self.registry, publish=self.publish, budget=self.budget, node="test-node",
+                attach_named=attach_named,
+            )
         )  # fmt: skip
 
     async def publish(self, message: PublishMessage, principal: Principal) -> ReceiptMessage:
@@ -113,8 +102,8 @@ class Node:
         count = len(message.packets)
         return ReceiptMessage(ref=message.ref, accepted=count, duplicates=0, rejected=0, receipts=[])
 
-    async def serve(self, stream: trio.abc.Stream, principal: Principal = ANYBODY) -> None:
-        """What the door does: reads the head, then hands the whole on."""
+    async def serve(self, stream: MemoryPushStream, principal: Principal = ANYBODY) -> None:
+        """What the door and the daemon do: reads the head, judges the handshake, hands on; the lane runs beside."""
         data = b""
         while b"\r\n\r\n" not in data:
             more = await stream.receive_some(65536)
@@ -122,15 +111,37 @@ class Node:
                 return
             data += more
         end = data.index(b"\r\n\r\n") + 4
-        await self.sockets.serve(PrefixedStream(stream, data), parse_head(data[:end], self.limits), principal)
+        try:
+            accepted = self.sockets.accept(parse_head(data[:end], self.limits), principal)
+        except OverlaydError as error:
+            await stream.send_all(plain_answer(error, "request-1"))
+            stream.abort()
+            return
+        with contextlib.suppress(trio.BrokenResourceError):
+            await self.sockets.serve(accepted, stream, data[end:])
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """The live lane, for the block's time; nested ones share it."""
+        self._users += 1
+        try:
+            if self._users > 1:
+                yield
+                return
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.lane.run)
+                yield
+                nursery.cancel_scope.cancel()
+        finally:
+            self._users -= 1
 
     @asynccontextmanager
     async def connect(
         self, query: str = "", *, subprotocols: tuple[str, ...] = ("overlayd.v1",), principal: Principal = ANYBODY
     ) -> AsyncIterator[Client]:
         """A connected client."""
-        theirs, ours = memory_stream_pair()
-        async with trio.open_nursery() as nursery:
+        theirs, ours = push_pair()
+        async with self.run(), trio.open_nursery() as nursery:
             nursery.start_soon(self.serve, ours, principal)
             socket = await trio_websocket.wrap_client_stream(
                 nursery, theirs, "localhost", f"/v1/live?{query}" if query else "/v1/live", subprotocols=subprotocols

@@ -7,7 +7,7 @@ import trio.testing
 from delivery_fakes import FakeLog, FixedClock, make_delivery, query_of
 from socket_harness import Node
 
-from overlayd.delivery.event_stream import LiveStream
+from overlayd.delivery.event_stream import LiveStream, StreamForm
 from overlayd.delivery.session import Registry
 from overlayd.model.clock import Entropy
 from overlayd.model.limits import Limits
@@ -62,7 +62,7 @@ async def test_sockets(autojump_clock: trio.testing.MockClock) -> None:
     await trio.testing.wait_all_tasks_blocked()
     assert len(node.registry) == 0
     assert node.registry.count_subscribers("a") == 0
-    assert "InputBudget(0 of" in repr(node.sockets._budget)
+    assert "InputBudget(0 of" in repr(node.budget)
     assert node.delivery.metrics.registry.get_sample_value("overlayd_filters") == 0
     assert node.delivery.metrics.registry.get_sample_value("overlayd_sessions", {"transport": "websocket"}) == 0
 
@@ -81,7 +81,7 @@ async def test_event_streams(autojump_clock: trio.testing.MockClock) -> None:
             query = query_of(filter="data.t > 0", key="k", **{"from": "last"})
             opened = await delivery.open_reader(query, "test")
             registry.add_reader(session, "", opened)
-            stream = LiveStream("sse", session, opened, delivery=delivery, registry=registry, node="n")
+            stream = LiveStream(StreamForm("sse"), session, opened, delivery=delivery, registry=registry, node="n")
             await stream.prepare()
             for _ in range(3):
                 await anext(stream)

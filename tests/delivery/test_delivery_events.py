@@ -12,7 +12,7 @@ from httpx_sse._decoders import SSEDecoder
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from overlayd.delivery.delivery import Delivery
-from overlayd.delivery.event_stream import LiveStream, StreamTransport, encode_line, encode_sse
+from overlayd.delivery.event_stream import LiveStream, StreamForm, StreamTransport, encode_line, encode_sse
 from overlayd.delivery.session import Ending, Registry
 from overlayd.model.clock import Entropy
 from overlayd.model.cursor import Cursor
@@ -33,7 +33,7 @@ class Rig:
         opened = await self.delivery.open_reader(query_of(**query), "test")
         session = self.registry.enter(transport, "test", "127.0.0.1")
         self.registry.add_reader(session, "", opened)
-        return LiveStream(transport, session, opened, delivery=self.delivery, registry=self.registry, node="test-node")
+        return LiveStream(StreamForm(transport), session, opened, delivery=self.delivery, registry=self.registry, node="test-node")
 
 
 async def events_of(stream: LiveStream) -> AsyncIterator[tuple[str, str, str]]:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import trio
 from delivery_fakes import FakeLog
+from push_pair import push_pair
 from socket_harness import ANYBODY, Node
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -29,9 +30,9 @@ def handshake(query: str = "") -> bytes:
 
 async def raw_exchange(node: Node, data: bytes) -> bytes:
     """Sends bytes, then end of file; what came back until the node closed."""
-    theirs, ours = trio.testing.memory_stream_pair()
+    theirs, ours = push_pair()
     answer = b""
-    async with trio.open_nursery() as nursery:
+    async with node.run(), trio.open_nursery() as nursery:
 
         async def serve() -> None:
             await node.serve(ours)
@@ -107,8 +108,8 @@ async def test_session_caps(autojump_clock: MockClock) -> None:
 async def test_vanished_peer(autojump_clock: MockClock) -> None:
     """A peer that answers no ping and takes nothing is given up after the deadline, with 4008."""
     node = Node(limits=Limits(pong_timeout=Duration(20)))
-    theirs, ours = trio.testing.memory_stream_pair()
-    async with trio.open_nursery() as nursery:
+    theirs, ours = push_pair()
+    async with node.run(), trio.open_nursery() as nursery:
         nursery.start_soon(node.serve, ours)
         await theirs.send_all(handshake())
         started = trio.current_time()
@@ -140,8 +141,8 @@ async def test_stalled_reader_holds_one_page(autojump_clock: MockClock) -> None:
     node = Node(FakeLog(page_entries=10), limits=Limits(stall_timeout=Duration(5)))
     for number in range(1000):
         node.log.add("a", number)
-    ours, theirs = trio.testing.lockstep_stream_pair()
-    async with trio.open_nursery() as nursery:
+    theirs, ours = push_pair(room=1000)
+    async with node.run(), trio.open_nursery() as nursery:
         nursery.start_soon(node.serve, ours)
         await theirs.send_all(handshake("stream=a&from=beginning"))
         for _ in range(3):
@@ -179,7 +180,7 @@ async def test_input_budget_is_given_back(autojump_clock: MockClock) -> None:
             await client.send(type="nonsense", pad="y" * 300)
         messages = await client.receive_until("receipt", 20)
         assert len(messages) >= 20
-    assert "InputBudget(0 of" in repr(node.sockets._budget)
+    assert "InputBudget(0 of" in repr(node.budget)
 
 
 async def test_equal_sockets_share_frames(autojump_clock: MockClock) -> None:
@@ -207,8 +208,8 @@ async def test_equal_sockets_share_frames(autojump_clock: MockClock) -> None:
 async def test_bad_utf8_is_answered_by_1007(autojump_clock: MockClock) -> None:
     """A text frame that isn't UTF-8 is closed with the code that says so."""
     node = Node()
-    theirs, ours = trio.testing.memory_stream_pair()
-    async with trio.open_nursery() as nursery:
+    theirs, ours = push_pair()
+    async with node.run(), trio.open_nursery() as nursery:
         nursery.start_soon(node.serve, ours)
         await theirs.send_all(handshake())
         await wait_all_tasks_blocked()

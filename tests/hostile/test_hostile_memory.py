@@ -101,7 +101,7 @@ async def test_messages_that_stop_keep_nobody_out(tmp_path: Path) -> None:
             await one.send_frame(1, b"x" * 49_500, length=59_000)
             await two.send_frame(1, b"x" * 48_500, length=59_000)
             with trio.fail_after(4):
-                while node.parts.live_sockets._budget._bytes < 98_000:  # noqa: ASYNC110
+                while node.parts.live_sockets._parts.budget._bytes < 98_000:  # noqa: ASYNC110
                     await trio.sleep(0.002)
                 packet = {"data": "x" * 5000}
                 await healthy.say({"type": "publish", "stream": "s", "packets": [packet]})

@@ -14,6 +14,8 @@ import trio.testing
 from quart import Response, request
 from quart_trio import QuartTrio
 
+from replay_stream import ReplayingStream
+
 from overlayd.access import AccessRules, Principal
 from overlayd.access.failures import FailureBook
 from overlayd.access.gate import Gate
@@ -26,11 +28,12 @@ from overlayd.net.access_log import RequestLog
 from overlayd.net.app import answer, body_reader, create_app, principal_of
 from overlayd.net.content import Bodies
 from overlayd.net.cors import OriginHeaders, methods_of
-from overlayd.net.door import Door
+from overlayd.net.door import Door, ServeLive
 from overlayd.net.exposure import Credentials
 from overlayd.net.head import Head
 from overlayd.net.lane import NO_LANE, Lane
 from overlayd.net.listeners import SOCKET_NAME
+from overlayd.net.live_lane import LiveVisit
 from overlayd.net.ports import Ports
 from overlayd.net.publish_lane import PublishLane
 from overlayd.net.server import Admission, RequestIds, serve_connections
@@ -277,6 +280,22 @@ async def echo_websocket(stream: trio.abc.Stream, head: Head, principal: Princip
     await stream.aclose()
 
 
+class SocketsOnly:
+    """What is live, served by a function that stands in for it."""
+
+    def __init__(self, serve_websocket: Callable[[trio.abc.Stream, Head, Principal], Awaitable[None]]) -> None:
+        self._serve_websocket = serve_websocket
+
+    def takes(self, head: Head) -> bool:
+        return False
+
+    async def serve(self, visit: LiveVisit) -> bool:
+        assert visit.head is not None
+        stream = ReplayingStream(visit.connection, visit.head.raw + visit.connection.take_unread())
+        await self._serve_websocket(stream, visit.head, visit.principal)
+        return False
+
+
 def keyless_gate(rules: AccessRules, metrics: Metrics) -> Gate:
     """The gate of a node without credentials."""
     failures = FailureBook(AccessSettings(), metrics, trio.current_time)
@@ -291,13 +310,15 @@ async def open_edge(
     settings: ListenSettings = LOCAL,
     add_routes: Callable[[QuartTrio, Lane], None] = add_probe_routes,
     serve_websocket: Any = echo_websocket,
+    open_live: Callable[[RequestLog], ServeLive] | None = None,
     service_uid: int = 0,
     end_sessions: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     open_publish_lane: Callable[[RequestLog], PublishLane] | None = None,
     credentials: Credentials = Credentials(),  # noqa: B008 - frozen
     gate: Gate | None = None,
 ) -> AsyncIterator[Edge]:
-    """An edge that is drained at the block's end. `open_publish_lane` is called after `add_routes`."""
+    """An edge that is drained at the block's end. `open_publish_lane` is called after `add_routes`; without `open_live`,
+    WebSockets go to `serve_websocket`."""
     limits = limits or Limits()
     metrics, stop = Metrics(), trio.Event()
     lane = Lane(limits.other_lane_concurrency, limits.other_lane_queue, metrics)
@@ -310,7 +331,7 @@ async def open_edge(
     rules = msgspec.structs.replace(ports.rules(auto_create=True), service_uid=service_uid)
     ids = RequestIds(Entropy())
     door = Door(
-        app=app, serve_websocket=serve_websocket, gate=gate or keyless_gate(rules, metrics), limits=limits,
+        app=app, live=SocketsOnly(serve_websocket) if open_live is None else open_live(request_log), gate=gate or keyless_gate(rules, metrics), limits=limits,
         bodies=Bodies(limits, NO_LANE, metrics), metrics=metrics,
         request_log=request_log, next_request_id=ids.draw, stop=stop,
         publish_lane=None if open_publish_lane is None else open_publish_lane(request_log),
