@@ -11,11 +11,26 @@ START_S = 30.0
 STOP_S = 20.0
 
 
-class Node:
-    """`overlayd run` on a directory and a free loopback port. `output` is all it printed, by line."""
+def listen_tls(certificate: Path, **settings: str) -> str:
+    """Configuration of a TLS listener on a free loopback port. The certificate is for localhost."""
+    lines = ["[[listen.tls]]", 'address = "127.0.0.1:0"', f'cert = "{certificate}"']
+    return "\n".join([*lines, *(f'{name} = "{value}"' for name, value in settings.items())]) + "\n"
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+
+class Node:
+    """`overlayd run` on a directory and a free loopback port. `output` is all it printed, by line.
+
+    `config` is put into a file beside the directory; `listen_tls` is one for a listener that speaks TLS, whose address
+    is then in `tls_url`.
+    """
+
+    def __init__(self, directory: Path, *arguments: str, config: str = "") -> None:
         self.directory = directory
+        self.tls_url = ""
+        if config:
+            file = directory.parent / f"{directory.name}.toml"
+            file.write_text(config)
+            arguments = (*arguments, "--config", str(file))
         self.output: list[str] = []
         self.url = ""
         self._changed = threading.Condition()
@@ -34,6 +49,8 @@ class Node:
                 self.output.append(line)
                 if found := re.search(r"listening on (http://\S+)", line):
                     self.url = found[1]
+                if found := re.search(r"listening on (https://\S+)", line):
+                    self.tls_url = found[1].replace("127.0.0.1", "localhost")
                 self._changed.notify_all()
         with self._changed:
             self._is_over = True
