@@ -131,6 +131,8 @@ class Gate:
         self._keyless = Standing()
         self._had_credentials = False
         self.generation = 0
+        self.next_end_us = 0
+        """When the first of those expires who were let in since it was set to 0."""
         claims = metrics.counter("overlayd_access_claims", "Requests by how they came in", "scheme", "outcome")
         self._claims = {
             (scheme, outcome): claims.labels(scheme, outcome)
@@ -201,6 +203,8 @@ class Gate:
             claim = self._without_credential(origin, head)
         else:
             claim = await self._with_credential(scheme, head, peer, origin)
+        if end_us := claim.principal.expires_us:
+            self.next_end_us = min(self.next_end_us or end_us, end_us)
         if claim.is_lasting and claim.prove is None and not is_websocket:
             memory.generation = self.generation
             memory.is_change = head.method not in SAFE_METHODS

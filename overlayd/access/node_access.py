@@ -1,6 +1,6 @@
 """Access put together: keys, tickets, owners, the gate and the audit trail, as the daemon uses them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import structlog
 import trio
@@ -27,6 +27,8 @@ from overlayd.storage import Log
 
 EXPIRY_S = 1.0
 """A credential that expires is ended at most so much later on what it let in; requests are refused at once."""
+IDLE_S = 15.0
+"""With nothing that could expire; what is let in meanwhile and can expire is seen after it."""
 USES_S = 60.0
 KEYS_AT_ONCE = 1000
 _log = structlog.get_logger("access")
@@ -46,21 +48,22 @@ class NodeAccess:
         self._environ = environ
         self._declared = declared
         self.settings = settings
-        self.on_review: Callable[[], None] = lambda: None
-        """Called when what live sessions were let in by may have ended; the daemon sets it."""
+        self.on_review: Callable[[], Awaitable[int | None]] = _review_nobody
+        """Ends the live sessions that have lost what they were let in by, and gives when the next one will expire; the
+        daemon sets it."""
         roles = RoleBook(settings.roles)
         self.trail = AuditTrail(
             settings, metrics, make_packet=make_audit, append=log.append_own, now_s=trio.current_time
         )
         self.streams = StreamGuard(log.find_stream)
-        self.keys = KeyBook(roles, self._note_change)
+        self.keys = KeyBook(roles, self.note_change)
         self.tickets = TicketBook(settings, entropy, metrics, trio.current_time)
         self.failures = FailureBook(settings, metrics, trio.current_time)
         self.changes = KeyChanges(
             keys=self.keys, settings=settings, trail=self.trail, append=log.append_own, clock=clock, entropy=entropy,
-            metrics=metrics, on_change=self._note_change,
+            metrics=metrics, on_change=self.note_change,
         )  # fmt: skip
-        self.stream_changes = StreamChanges(log=log, streams=self.streams, trail=self.trail, on_change=self.review)
+        self.stream_changes = StreamChanges(log=log, streams=self.streams, trail=self.trail, on_change=self.note_change)
         bearers = (KeyScheme(self.keys, clock, may_create=rules.auto_create), TicketScheme(self.tickets))
         self.gate = Gate(
             rules=rules, schemes=(*bearers, *schemes), failures=self.failures, audit=self.trail.note_once, clock=clock,
@@ -95,33 +98,34 @@ class NodeAccess:
         for name, owner in (await self._log.read(read_owners)).items():
             self.streams.own(name, owner)
         self.keys.end_expired(now_us)
-        self.review()
+        self.gate.refresh()
 
     async def run(self) -> None:
         """Writes audit records, ends what expires, notes which keys are used. Until cancelled. Checkpoint."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.trail.run)
-            nursery.start_soon(self._end_expired)
+            nursery.start_soon(self._review)
             nursery.start_soon(self._note_uses)
 
-    def review(self) -> None:
-        """Looks whether who is in may stay: after rights, keys or streams changed."""
+    def note_change(self) -> None:
+        """Keys, rights or streams have changed: whoever is in is looked at again, soon; requests that come are judged
+        anew at once."""
         self.gate.refresh()
-        self.on_review()
-
-    def _note_change(self) -> None:
         self._changed.set()
-        self.review()
 
-    async def _end_expired(self) -> None:
-        """Nothing to do, and no waking up, as long as there are no credentials."""
+    async def _review(self) -> None:
+        """Ends what has expired, and who was let in by what counts no more. Sleeps while nothing can expire."""
         while True:
             self._changed = trio.Event()
-            next_us = self.keys.end_expired(self._clock.now_us())
-            self.review()
-            with trio.move_on_after(EXPIRY_S if next_us is not None or self.has_credentials else float("inf")):
-                await self._changed.wait()
-            await trio.lowlevel.checkpoint()
+            self.gate.next_end_us = 0
+            key_us = self.keys.end_expired(self._clock.now_us())
+            session_us = await self.on_review()
+            while not self._changed.is_set():
+                ends = [end_us for end_us in (key_us, session_us, self.gate.next_end_us) if end_us]
+                if ends and min(ends) <= self._clock.now_us():
+                    break
+                with trio.move_on_after(EXPIRY_S if ends else IDLE_S):
+                    await self._changed.wait()
 
     async def _note_uses(self) -> None:
         try:
@@ -156,3 +160,7 @@ def note_uses(keys: Iterable[Key], now_us: int) -> dict[str, int]:
                 standing.is_used = False
                 key.used_us = uses[key.record.id] = now_us
     return uses
+
+
+async def _review_nobody() -> None:
+    await trio.lowlevel.checkpoint()
