@@ -12,6 +12,7 @@ _COMMANDS = {
     "tail": ("overlayd.cli.tail", "Print packets as they arrive"),
     "streams": ("overlayd.cli.streams", "List, define, pause, resume, stop and delete streams"),
     "sessions": ("overlayd.cli.sessions", "List and end live connections"),
+    "keys": ("overlayd.cli.keys", "Make, list, rotate and revoke API keys"),
     "usage": ("overlayd.cli.usage", "Show what was published, read and delivered"),
     "quotas": ("overlayd.cli.quotas", "Show quotas and change their policies"),
     "node": ("overlayd.cli.node", "Show who the node is and where its log stands"),

@@ -28,24 +28,38 @@ def data_directory(given: str | None, environ: Mapping[str, str]) -> Path:
     return Path(given or environ.get("STATE_DIRECTORY", "").split(":")[0] or DATA_DIRECTORY)
 
 
-def resolve(data: str | None, url: str | None, key: str | None, environ: Mapping[str, str]) -> Target:
-    """An address beats a directory on the command line, and either beats the environment."""
+def resolve(data: str | None, url: str | None, key_file: str | None, environ: Mapping[str, str]) -> Target:
+    """An address beats a directory on the command line, and either beats the environment. Raises UsageError for a key
+    that can't be read."""
     if url is None and data is None:
         url = environ.get("OVERLAYD_URL") or None
     if url is None:
         url = f"unix:{data_directory(data, environ) / SOCKET_NAME}"
-    return Target(url, key)
+    return Target(url, read_key(Path(key_file)) if key_file else environ.get("OVERLAYD_KEY") or None)
+
+
+def read_key(path: Path) -> str:
+    """The API key in a file: its first line that isn't empty or a comment. Raises UsageError."""
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        reason = err.strerror if isinstance(err, OSError) else "it isn't text"
+        raise click.UsageError(f"--key-file {path}: {reason}") from err
+    for line in lines:
+        if line.strip() and not line.startswith("#"):
+            return line.strip()
+    raise click.UsageError(f"--key-file {path}: there is no key in it")
 
 
 def target_options(command: F) -> F:
-    """Adds --data, --url, --key and the files for https to a command, which gets them as `target`."""
+    """Adds --data, --url, --key-file and the files for https to a command, which gets them as `target`."""
 
     def combine(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
         values = ctx.meta.setdefault("overlayd.target", {})  # shared with a group's own options
         if value is not None:
             values[param.name] = value
         tls = TlsFiles(values.get("cacert", ""), values.get("cert", ""), values.get("cert_key", ""))
-        target = resolve(values.get("data"), values.get("url"), values.get("key"), os.environ)
+        target = resolve(values.get("data"), values.get("url"), values.get("key_file"), os.environ)
         ctx.params["target"] = msgspec.structs.replace(target, tls=tls)
 
     options = (
@@ -58,8 +72,9 @@ def target_options(command: F) -> F:
             help="http://HOST:PORT, https://HOST or unix:PATH instead [env: OVERLAYD_URL]",
         ),
         click.option(
-            "--key", metavar="KEY", envvar="OVERLAYD_KEY", expose_value=False, callback=combine,
-            help="Sent as a bearer token [env: OVERLAYD_KEY]",
+            "--key-file", metavar="FILE", envvar="OVERLAYD_KEY_FILE", expose_value=False, callback=combine,
+            help="File with the API key; a key in an argument could be seen by everybody on the machine "
+            "[env: OVERLAYD_KEY_FILE, or OVERLAYD_KEY with the key itself]",
         ),
         click.option(
             "--cacert", metavar="FILE", envvar="OVERLAYD_CACERT", expose_value=False, callback=combine,
