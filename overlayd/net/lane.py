@@ -107,6 +107,7 @@ class Lane:
             self._free -= 1
             place.is_held = True
             return
+        self._metrics.count_limit_hit("other_lane_concurrency")
         turn = trio.Event()
         queue.append(turn)
         self._wake()

@@ -29,6 +29,7 @@ def live_publisher(
                 f"packets {detail}", subject="packets", violations=[Violation("/packets", "member.empty", detail)]
             )
         if len(message.packets) > limits.batch_packets_max:
+            intake.count_limit_hit("batch_packets_max")
             raise BatchTooLarge(
                 f"{len(message.packets)} packets in one message; {limits.batch_packets_max} are taken",
                 subject="batch_packets_max", hint="send several messages",

@@ -13,7 +13,7 @@ import trio
 from overlayd.access import Principal
 from overlayd.access.metering import NO_PASSAGE, Metering
 from overlayd.access.stream_guard import StreamGuard
-from overlayd.model.errors import BadParameter, InvalidPacket, OverlaydError, PacketTooLarge, WrongContentType
+from overlayd.model.errors import BadParameter, BatchTooLarge, InvalidPacket, OverlaydError, PacketTooLarge, WrongContentType
 from overlayd.model.limits import Limits
 from overlayd.model.names import StreamName
 from overlayd.net.content import Bodies, BodyReader, Hold
@@ -200,6 +200,7 @@ class Publisher:
             except OverlaydError as error:
                 rejected.append(Rejected(error, index=index))
         if atomic and rejected:
+            self.intake.count_errors(len(rejected))
             raise _all_refused(rejected, self.limits.errors_max)
         given = await self._submit_decoded(ask, decoded, atomic=atomic)
         return await self._many(ask, given, rejected)
@@ -216,10 +217,14 @@ class Publisher:
         return self._bounded_event(raw, 0)
 
     async def _split(self, raw: bytes) -> list[bytes]:
-        if len(raw) < THREAD_BYTES:
-            return split_array(raw, self.limits)
-        async with self.lane.step_out():
-            return await trio.to_thread.run_sync(split_array, raw, self.limits, limiter=self._split_limiter)
+        try:
+            if len(raw) < THREAD_BYTES:
+                return split_array(raw, self.limits)
+            async with self.lane.step_out():
+                return await trio.to_thread.run_sync(split_array, raw, self.limits, limiter=self._split_limiter)
+        except BatchTooLarge:
+            self.intake.count_limit_hit("batch_packets_max")
+            raise
 
     async def _one(self, ask: Ask, given: PublishAnswer) -> Published:
         if given.rejections:
@@ -230,6 +235,7 @@ class Publisher:
     async def _many(self, ask: Ask, given: PublishAnswer, rejected: list[Rejected]) -> Published:
         everything = rejected + [Rejected(error, index=index) for index, error in given.rejections]
         everything.sort(key=lambda one: one.index or 0)
+        self.intake.count_errors(len(everything))
         bodies = await receipt_bodies(self.log, ask.stream, given.receipts, with_proof=ask.with_proof)
         return answer_many(
             bodies, everything, rejected_count=len(everything), duplicates=given.duplicates, accepted=given.accepted,

@@ -111,6 +111,8 @@ class LinesRun:
             line = self._pending.popleft()
             group_bytes += len(line.text or b"")
             group.append(line)
+        if self._pending and len(group) == self._limits.ndjson_group_packets:
+            self._publisher.intake.count_limit_hit("ndjson_group_packets")
         self._pending_bytes -= group_bytes
         return group
 
@@ -197,6 +199,7 @@ class LinesRun:
             total += sum(len(line.text or b"") for line in found)
             self._hold.resize(total + self._splitter.held_bytes)
             if len(lines) > self._limits.batch_packets_max:
+                self._publisher.intake.count_limit_hit("batch_packets_max")
                 raise BatchTooLarge(
                     f"over {self._limits.batch_packets_max} lines with atomic=true", subject="batch_packets_max",
                     hint="without atomic there is no bound on the number of lines",
@@ -250,6 +253,9 @@ class LinesRun:
     async def _finish(self) -> Published | PublishedLines:
         tally = self._tally
         is_short = self._spool is None and tally.line_count <= self._limits.ndjson_receipts_max
+        if not is_short and self._spool is None:
+            self._publisher.intake.count_limit_hit("ndjson_receipts_max")
+        self._publisher.intake.count_errors(tally.rejected_count)
         published = answer_many(
             [_body(one) for one in tally.receipts] if is_short else None, tally.rejected,
             rejected_count=tally.rejected_count, duplicates=tally.duplicates, accepted=tally.accepted,

@@ -182,6 +182,7 @@ class FilterBook(Generic[V, S]):
             subject = None
         is_large = len(view.entry.body) > self._limits.filter_inline_bytes
         if is_large or filter.mean_us > self._limits.filter_mean_us:
+            self._metrics.count_limit_hit("filter_inline_bytes" if is_large else "filter_mean_us")
             return await self._judge_in_thread(filter, subject, key, view, state)
         started = time.thread_time()
         if subject is None:
@@ -302,6 +303,7 @@ class FilterBook(Generic[V, S]):
             return
         filter.overruns += 1
         self._overruns.inc()
+        self._metrics.count_limit_hit("filter_timeout")
         if filter.overruns >= self._limits.filter_overruns and not filter.is_disabled:
             filter.is_disabled = True
             self._disabled.inc()

@@ -262,6 +262,7 @@ class Intake:
             judged = await self._judge(name, decoded, refused)
             if judged.rejections and terms.atomic:
                 self.count_rejections(judged.rejections.values())
+                self.count_errors(sum(len(error.violations) or 1 for error in judged.rejections.values()))
                 raise combine_errors(judged.rejections, self._limits.errors_max)
             if not judged.passed:
                 break
@@ -383,6 +384,15 @@ class Intake:
         self._seconds.observe(trio.current_time() - started)
         placed = [(index, _placed(rejections[index], index)) for index in sorted(rejections)]
         return PublishAnswer(receipts, placed, len(receipts) - duplicates, duplicates, result.head_sequence)
+
+    def count_limit_hit(self, limit: str) -> None:
+        """Counts what publishing hit before its packets came here."""
+        self._metrics.count_limit_hit(limit)
+
+    def count_errors(self, count: int) -> None:
+        """There are so many mistakes to be named in an answer, which names the first ones."""
+        if count > self._limits.errors_max:
+            self._metrics.count_limit_hit("errors_max")
 
     def count_rejections(self, errors: Iterable[OverlaydError]) -> None:
         """Counts packets that were refused before they came here, such as CloudEvents that couldn't be decoded."""

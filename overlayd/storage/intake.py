@@ -121,6 +121,7 @@ class Intake:
             raise self._fresh_refusal()
         is_packets = self.packets + job.packets > self._limits.intake_packets
         self._metrics.count_limit_hit("intake_packets" if is_packets else "intake_bytes")
+        self._metrics.count_limit_hit("admit_timeout")
         raise IntakeBusy(
             f"the intake was full for {self._limits.admit_timeout}", subject="intake",
             hint="send less at once, or again in a moment", retry_after_s=RETRY_AFTER_S,
@@ -155,6 +156,7 @@ class Intake:
             packets -= job.packets
             size -= job.bytes
             if taken and (packets < 0 or size < 0):
+                self._metrics.count_limit_hit("group_packets" if packets < 0 else "group_bytes")
                 break
             self._jobs.popleft()
             self.packets -= job.packets

@@ -60,6 +60,8 @@ class ReaderPool:
         `read_timeout`, DamagedEntry when the file can't be read, ShuttingDown, and else the function's own error.
         """
         started = trio.current_time()
+        if self._places.available_tokens < 1:
+            self._metrics.count_limit_hit("readers")
         with trio.move_on_after(self._limits.read_timeout):
             async with self._places:
                 result = await self._translate(function)

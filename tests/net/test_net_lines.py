@@ -180,6 +180,12 @@ class SlowIntake:
         self.trouble_at = trouble_at
         self.delay_s = delay_s
 
+    def count_limit_hit(self, limit: str) -> None:
+        """Nothing is asked about it here."""
+
+    def count_errors(self, count: int) -> None:
+        """Neither about this."""
+
     async def publish(self, stream: str, objects: list[bytes], **terms: Any) -> PublishAnswer:
         await trio.sleep(self.delay_s)
         if len(self.groups) == self.trouble_at:

@@ -206,6 +206,7 @@ async def test_large_packets_are_judged_in_a_thread() -> None:
     assert desk.count("overlayd_filter_seconds_count") == 2
     assert await lease.judge(View({"n": 8}, 2), "none") is False
     assert desk.count("overlayd_filter_seconds_count") == 2
+    assert desk.count("overlayd_limit_hits_total", limit="filter_inline_bytes") == 2
 
 
 async def test_dear_filters_go_to_a_thread_and_come_back() -> None:
@@ -215,6 +216,8 @@ async def test_dear_filters_go_to_a_thread_and_come_back() -> None:
     for at in range(20):
         assert await lease.judge(View([1, 2], at + 1), "none")
     assert 1 <= desk.count("overlayd_filter_seconds_count") < 20
+    in_thread = desk.count("overlayd_filter_seconds_count")
+    assert desk.count("overlayd_limit_hits_total", limit="filter_mean_us") == in_thread
 
 
 async def test_a_filter_that_overruns_is_disabled() -> None:
@@ -225,6 +228,7 @@ async def test_a_filter_that_overruns_is_disabled() -> None:
     assert desk.count("overlayd_filter_overruns_total") == 3
     assert desk.count("overlayd_filters_disabled_total") == 1
     assert desk.count("overlayd_limit_hits_total", limit="filter_overruns") == 1
+    assert desk.count("overlayd_limit_hits_total", limit="filter_timeout") == 3
     assert await desk.book.lease("data != 1", "p").judge(View(1), "none") is False
 
 

@@ -252,7 +252,8 @@ def test_limits_of_the_node_hold() -> None:
 
 async def test_schemas_are_compiled_once_and_forgotten_in_turn() -> None:
     """The cache gives the same object for a version, compiles under contention only once, and is bounded."""
-    cache = SchemaCache(Limits(schemas_compiled=2), Metrics())
+    metrics = Metrics()
+    cache = SchemaCache(Limits(schemas_compiled=2), metrics)
     found: list[CompiledSchema] = []
 
     async def ask() -> None:
@@ -268,6 +269,7 @@ async def test_schemas_are_compiled_once_and_forgotten_in_turn() -> None:
     cache.find(b"s", 1)
     await cache.compiled(b"s", 3, True)
     assert [cache.find(b"s", version) is not None for version in (1, 2, 3)] == [True, False, True]
+    assert metrics.registry.get_sample_value("overlayd_limit_hits_total", {"limit": "schemas_compiled"}) == 1
     with pytest.raises(InvalidDefinition):
         await cache.compiled(b"s", 4, {"type": "no"})
     with pytest.raises(InvalidDefinition):
