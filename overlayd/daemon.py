@@ -28,10 +28,12 @@ from overlayd.delivery.review import review_sessions
 from overlayd.delivery.session import Ending, Registry
 from overlayd.delivery.session_usage import SessionUsage
 from overlayd.delivery.socket import SocketParts
-from overlayd.delivery.websocket import InputBudget
 from overlayd.delivery.webhooks import WEBHOOKS_FEATURE, Webhooks
+from overlayd.delivery.websocket import InputBudget
 from overlayd.model.access_lines import access_writer
+from overlayd.model.audit import AuditRecord
 from overlayd.model.clock import Clock, Entropy, SystemClock
+from overlayd.model.errors import ConfigInvalid
 from overlayd.model.logs import configure_logs
 from overlayd.model.metrics import Metrics
 from overlayd.model.names import is_node_name
@@ -260,6 +262,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
             nursery.start_soon(parts.metering.run)
             nursery.start_soon(parts.outbound.keep_house)
             nursery.start_soon(_feed_watchdog, notifier)
+            nursery.start_soon(_reload_on_hangup, parts)
             nursery.start_soon(_stop_when_asked, stop_asked, parts.stop, notifier)
             await serve_edge(parts, directory, partial(_announce, on_ready, notifier, log))
             nursery.cancel_scope.cancel()
@@ -345,6 +348,19 @@ async def _stop_when_asked(asked: trio.Event, stop: trio.Event, notifier: Notifi
     await asked.wait()
     notifier.stopping("telling clients, then closing the log")
     stop.set()
+
+
+async def _reload_on_hangup(parts: Parts) -> None:
+    """Reads certificates anew on SIGHUP; what is wrong with them is logged, and changes nothing."""
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        async for _ in signals:
+            try:
+                listeners = parts.ports.reload()
+            except ConfigInvalid as error:
+                _log.error("not reloaded", subject=error.subject, reason=error.detail, hint=error.hint)
+                parts.access.trail.note(AuditRecord("certificates.reload", "failed", detail={"reason": error.detail}))
+            else:
+                parts.access.trail.note(AuditRecord("certificates.reload", subject=", ".join(listeners)))
 
 
 async def _feed_watchdog(notifier: Notifier) -> None:

@@ -23,7 +23,7 @@ from overlayd.model.push_stream import SocketPushStream
 from overlayd.net.connection import Link, close_politely
 from overlayd.net.listeners import Bound
 from overlayd.net.problem import plain_answer
-from overlayd.net.proxy_protocol import ProxyHeader, WrongProxyHeader, parse_proxy_header
+from overlayd.net.proxy_protocol import LongProxyHeader, ProxyHeader, WrongProxyHeader, parse_proxy_header
 from overlayd.net.tls import TlsEndpoint, certificate_facts
 from overlayd.net.tls_stream import TlsStream
 
@@ -193,6 +193,8 @@ class Opener:
             try:
                 header = parse_proxy_header(data, int(self._limits.proxy_header_bytes))
             except WrongProxyHeader as error:
+                if isinstance(error, LongProxyHeader):
+                    self._metrics.count_limit_hit("proxy_header_bytes")
                 hint = "[listen] proxy_protocol names this peer, so that its connections begin with a header"
                 raise OpeningFailed("proxy_header", str(error), self._answer(str(error), hint)) from error
             if header is not None:

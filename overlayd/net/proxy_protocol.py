@@ -23,6 +23,10 @@ class WrongProxyHeader(Exception):
     """What the peer sent isn't a header of version 2, or is one that can't be believed."""
 
 
+class LongProxyHeader(WrongProxyHeader):
+    """It says that it is longer than is taken."""
+
+
 class ProxyHeader(msgspec.Struct, frozen=True):
     """What the balancer says. Without `source` the client's address isn't told.
 
@@ -40,7 +44,7 @@ class ProxyHeader(msgspec.Struct, frozen=True):
 def parse_proxy_header(data: bytes, bytes_max: int) -> ProxyHeader | None:
     """The header that the data begin with; None while more must come. Fields behind the addresses are skipped.
 
-    Raises WrongProxyHeader, also for one that says it is longer than `bytes_max`.
+    Raises WrongProxyHeader, and LongProxyHeader for one that says it is longer than `bytes_max`.
     """
     if not SIGNATURE.startswith(data[: len(SIGNATURE)]):
         if VERSION_1.startswith(data[: len(VERSION_1)]):
@@ -56,7 +60,7 @@ def parse_proxy_header(data: bytes, bytes_max: int) -> ProxyHeader | None:
         raise WrongProxyHeader(f"the header's command {command} isn't known")
     size = HEAD_BYTES + length
     if size > bytes_max:
-        raise WrongProxyHeader(f"the header says it has {size} bytes; at most {bytes_max} are taken")
+        raise LongProxyHeader(f"the header says it has {size} bytes; at most {bytes_max} are taken")
     if command == _PROXY:  # behind LOCAL anything may stand
         _check_family(family, length)
     if len(data) < size:

@@ -27,6 +27,7 @@ class Node:
     def __init__(self, directory: Path, *arguments: str, config: str = "") -> None:
         self.directory = directory
         self.tls_url = ""
+        self._is_secure = "[[listen.tls]]" in config
         if config:
             file = directory.parent / f"{directory.name}.toml"
             file.write_text(config)
@@ -64,7 +65,9 @@ class Node:
 
     def wait_ready(self) -> "Node":
         """Until it takes packets."""
-        self.wait_for("listening on http://")
+        self.wait_for(
+            "listening on https://" if self._is_secure else "listening on http://"
+        )  # those with TLS come last
         return self
 
     def stop(self) -> int:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -142,6 +144,33 @@ def test_the_node_says_how_it_is_protected(secure: SecureNode) -> None:
     assert ready["ready"]
     assert ready["checks"]["access"] == {"ok": True, "detail": "credentials are asked for: client certificates"}
     assert any("client certificates" in line for line in secure.node.output)
+
+
+def test_a_hangup_reads_certificates_anew(secure: SecureNode) -> None:
+    """SIGHUP: who connects from then on sees the new one; a wrong file is said, and changes nothing."""
+
+    def serial() -> str:
+        address = ("localhost", int(secure.url.rsplit(":", 1)[1]))
+        context = ssl.create_default_context(cafile=secure.ca)
+        with (
+            socket.create_connection(address) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as sock,
+        ):
+            shown = sock.getpeercert()
+            assert shown is not None
+            return str(shown["serialNumber"])
+
+    first = serial()
+    file = secure.authority.issue("node")
+    secure.node.process.send_signal(signal.SIGHUP)
+    secure.node.wait_for("certificates were read anew")
+    assert serial() != first
+    second = serial()
+    file.write_text("nothing")
+    secure.node.process.send_signal(signal.SIGHUP)
+    secure.node.wait_for("not reloaded")
+    assert any("there is no certificate in" in line for line in secure.node.output)
+    assert serial() == second
 
 
 async def test_many_handshakes_at_once(secure: SecureNode) -> None:

@@ -174,6 +174,7 @@ async def test_a_header_has_its_time_and_size(tmp_path: Path, patient_clock: tri
         assert (await ask(edge, encode_header(extra=bytes(100)))).status == 400
         await edge.wait_connections()
         assert edge.count("overlayd_limit_hits_total", limit="handshake_timeout") == 1
+        assert edge.count("overlayd_limit_hits_total", limit="proxy_header_bytes") == 1
 
 
 async def test_connections_count_for_the_client(tmp_path: Path) -> None:
