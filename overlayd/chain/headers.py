@@ -219,8 +219,8 @@ class HeaderBook:
         """Takes over what a source has that we haven't, stepping back where it is on another branch.
 
         Its chain is adopted only if it has more work than ours. A checkpoint.
-        Raises SourceUnavailable (also for headers that can't be read), HeadersRejected, and HeadersUnconnected when
-        it branched off before the window.
+        Raises SourceUnavailable (also for headers that can't be read or don't lead to its tip), HeadersRejected, and
+        HeadersUnconnected when it branched off before the window. What was taken over before stays.
         """
         target = await source.read_tip()
         if self.find(target.block_hash) is not None:
@@ -231,7 +231,7 @@ class HeaderBook:
         for _ in range((target.height - self.start.height) // source.headers_max + STEPS_BACK_MAX):
             headers = parse_headers(await source.read_headers(at, source.headers_max), source)
             if not headers:
-                break
+                raise SourceUnavailable("it has no headers up to its own tip", subject=f"source {source.name}")
             try:
                 extensions = await self.accept(headers)
             except HeadersUnconnected:
@@ -243,8 +243,8 @@ class HeaderBook:
             reorgs += [extension.reorg for extension in extensions if extension.reorg is not None]
             at += len(headers)
             if at > target.height:
-                break
-        return Followed(added, tuple(reorgs), self.tip)
+                return Followed(added, tuple(reorgs), self.tip)
+        raise SourceUnavailable("its headers never came to its tip", subject=f"source {source.name}")
 
 
 def parse_headers(raws: Iterable[bytes], source: HeaderSource) -> list[BlockHeader]:
