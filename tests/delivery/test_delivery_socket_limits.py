@@ -102,6 +102,7 @@ async def test_session_caps(autojump_clock: MockClock) -> None:
             assert answer.startswith(b"HTTP/1.1 429 ")
             assert b'"code":"limit.reached"' in answer
     assert hits(node, "sessions_per_address") == 1
+    assert hits(node, "sessions_per_stream") == 1
     assert len(node.registry) == 0
 
 

@@ -107,6 +107,8 @@ async def test_messages_that_stop_keep_nobody_out(tmp_path: Path) -> None:
                 await healthy.say({"type": "publish", "stream": "s", "packets": [packet]})
                 assert (await healthy.read())["accepted"] == 1
                 assert await one.read() == 1008
+            sample = node.parts.metrics.registry.get_sample_value
+            assert sample("overlayd_limit_hits_total", {"limit": "sockets_unread_bytes"}) == 1
         await node.assert_healthy()
 
 

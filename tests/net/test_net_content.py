@@ -46,6 +46,11 @@ def read_of(pieces: Sequence[bytes], *, encoding: str = "", bytes_max: int = 100
     return make_bodies().reader(Pieces(pieces, pause_s), encoding, bytes_max, "body_bytes")
 
 
+def _hits_of(reader: BodyReader, limit: str) -> float:
+    """How often the reader hit a limit."""
+    return reader._metrics.registry.get_sample_value("overlayd_limit_hits_total", {"limit": limit}) or 0.0
+
+
 async def take(reader: BodyReader) -> None:
     """Reads to the end."""
     while piece := await reader.read_piece():
@@ -127,6 +132,7 @@ async def test_trickling_body(autojump_clock: trio.testing.MockClock) -> None:
     with pytest.raises(RequestTimeout) as caught:
         await take(reader)
     assert caught.value.subject == "body_rate_min"
+    assert _hits_of(reader, "body_rate_min") == 1
     assert 10 < trio.current_time() < 13
 
 

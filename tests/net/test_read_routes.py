@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from overlayd.delivery.session import Ending
 from overlayd.model.definition import Definition
 from overlayd.model.limits import Limits
-from overlayd.model.units import Size
+from overlayd.model.units import Duration, Size
 
 
 def numbers(body: dict[str, Any]) -> list[int]:
@@ -114,6 +114,16 @@ async def test_long_poll_gets_the_next_packet(tmp_path: Path) -> None:
             await live.append("s", b"2")
             nursery.cancel_scope.deadline = trio.current_time() + 5
         assert not nursery.cancel_scope.cancelled_caught, "it was not answered"
+
+
+async def test_longer_holds_are_cut(tmp_path: Path) -> None:
+    """A wait beyond `wait_max` is cut to it, which is counted; one within it isn't."""
+    async with open_live(tmp_path, limits=Limits(wait_max=Duration(0.01))) as live:
+        await live.append("s", b"1")
+        for wait, hits in (("5ms", 0), ("50s", 1)):
+            body = (await live.ask("GET", f"/v1/streams/s/packets?after=1&wait={wait}")).json
+            assert body["packets"] == []
+            assert live.count("overlayd_limit_hits_total", limit="wait_max") == hits
 
 
 async def test_long_poll_ends(tmp_path: Path) -> None:
