@@ -96,8 +96,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outbound_requests_per_host: Annotated[
         int, Meta(ge=1, description="Calls to one host and port at the same time; fewer than in all")
     ] = 512
-    outbound_idle_connections: Annotated[int, Meta(ge=0, description="Connections kept open for the next call")] = 512
-    outbound_idle_per_host: Annotated[int, Meta(ge=0, description="The same to one host and port")] = 64
+    outbound_idle_connections: Annotated[int, Meta(ge=0, description="Connections kept open for the next call")] = 1024
+    outbound_idle_per_host: Annotated[int, Meta(ge=0, description="The same to one host and port")] = 256
     outbound_idle_timeout: Annotated[
         Duration, Meta(description="A kept connection that nobody used for so long is closed")
     ] = Duration(30)
