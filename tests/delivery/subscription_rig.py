@@ -75,6 +75,7 @@ class FakeOutlet:
     def __init__(self) -> None:
         self.attempts: list[tuple[float, Delivery[Message]]] = []
         self.taken: dict[str, list[str]] = defaultdict(list)
+        self.payloads: dict[str, list[str]] = defaultdict(list)
         self.answers: dict[str, Answer] = {}
         self.flying: dict[str, int] = defaultdict(int)
         self.flying_max: dict[str, int] = defaultdict(int)
@@ -105,6 +106,11 @@ class FakeOutlet:
             self.flying[name] -= 1
         if result.outcome == "delivered":
             self.taken[name].append(delivery.delivery_id)
+            self.payloads[name] += [
+                message.subject.entry.body.decode()
+                for message in delivery.messages
+                if isinstance(message.subject, PacketView)
+            ]
         return result
 
     def times(self, name: str) -> list[float]:
@@ -152,13 +158,7 @@ class Node:
 
     def delivered(self, name: str = "s") -> list[str]:
         """The payloads that arrived, in order."""
-        return [
-            message.subject.entry.body.decode()
-            for _, delivery in self.outlet.attempts
-            if delivery.definition.name == name and delivery.delivery_id in self.outlet.taken[name]
-            for message in delivery.messages
-            if isinstance(message.subject, PacketView)
-        ]
+        return self.outlet.payloads[name]
 
     def count(self, sql: str) -> int:
         """A number out of the database."""

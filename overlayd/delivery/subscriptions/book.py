@@ -271,9 +271,7 @@ class SubscriptionBook:
         # No await from here on.
         rows = subscription.ledger.export()
         self.engine.dispatcher.remove(subscription)
-        subscription.definition, subscription.selection = asked.definition, asked.selection
-        subscription.matcher = self.engine.delivery.matcher(asked.selection)
-        subscription.rules = rules_of(asked.definition)
+        subscription.redefine(asked.definition, self.engine.delivery.matcher(asked.selection))
         if is_other_filter:
             self._leases.pop(number, None)
             self._keep_lease(subscription, lease)

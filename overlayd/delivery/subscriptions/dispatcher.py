@@ -30,6 +30,7 @@ class Dispatcher:
         self._meters = meters
         self._wake = wake
         self._arrived = trio.Event()
+        self._moved = trio.Event()
         self.index = InterestIndex()
         self.reached = self._log.head
         self.frontier = self.reached
@@ -40,6 +41,10 @@ class Dispatcher:
     @property
     def position(self) -> Cursor:
         return Cursor(self._log.epoch, self.reached)
+
+    async def wait_moved(self) -> None:
+        """Returns once it has looked at another page. A checkpoint."""
+        await self._moved.wait()
 
     def begin_at(self, offset: int) -> None:
         """Before it runs: where the stored position stands."""
@@ -76,6 +81,8 @@ class Dispatcher:
             self._wake_at(low, self.index.all())
         self._meters.looked.inc(len(page.entries))
         self.reached = self.frontier = max(self.reached, page.after)
+        self._moved.set()
+        self._moved = trio.Event()
 
     async def _look_at(self, entry: StoredEntry) -> None:
         if entry.kind == Kind.PACKET:

@@ -1,6 +1,5 @@
 """The tasks of durable subscriptions: the dispatcher, the rounds, and one worker for each that is behind or busy."""
 
-import math
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -25,7 +24,7 @@ from overlayd.model.outlet import Outlet
 from overlayd.model.supervise import supervise
 
 TICK_S = 1.0
-EXPIRY_S = 60.0
+HOUSE_S = 60.0
 _log = structlog.get_logger("delivery.subscriptions")
 
 
@@ -59,12 +58,13 @@ class Engine:
             contents=Contents(delivery, may_read, self.meters), rounds=self.rounds, meters=self.meters,
             places=NodePlaces(delivery.limits.deliveries_in_flight), limits=delivery.limits, settings=self.settings,
             clock=delivery.clock, chance=chance, announce=announce, frontier=lambda: self.dispatcher.frontier,
-            next_dead_id=self._next_dead_id,
+            next_dead_id=self._next_dead_id, stir=lambda: self._stirred.set(),
         )  # fmt: skip
         self._chance = chance
         self._running: dict[int, _Running] = {}
         self._wanted: dict[int, Subscription] = {}
         self._call = trio.Event()
+        self._stirred = trio.Event()
         self._is_draining = False
         self.desks: dict[int, Desk] = {}
         self.subscriptions: dict[int, Subscription] = {}
@@ -97,6 +97,7 @@ class Engine:
             nursery.start_soon(self.rounds.run)
             nursery.start_soon(self._supervised, "dispatcher", self.dispatcher.run)
             nursery.start_soon(self._supervised, "subscription housekeeping", self._keep_house)
+            nursery.start_soon(self._supervised, "subscription position", self._save_position)
             while True:
                 await self._call.wait()
                 self._call = trio.Event()
@@ -156,26 +157,30 @@ class Engine:
     def _on_crash(self, name: str) -> None:
         self.meters.crashes.inc()
 
-    async def _keep_house(self) -> None:
-        """Ends leases, writes the shared position down, takes old dead letters away."""
-        positioned_at = expired_at = -math.inf
+    async def _save_position(self) -> None:
+        """Writes the shared position down when it has moved, not too often."""
         while True:
+            stored = self.rounds.stored_position
+            if not self.subscriptions or (stored is not None and self.dispatcher.reached <= stored.offset):
+                await self.dispatcher.wait_moved()
+            await self.rounds.mark_position().wait()
+            await trio.sleep(self.settings.position_interval)
+
+    async def _keep_house(self) -> None:
+        """Ends leases, and takes dead letters away that are too old or too many."""
+        while True:
+            self._stirred = trio.Event()
             for desk in list(self.desks.values()):
                 desk.expire()
-            now = trio.current_time()
-            stored = self.rounds.stored_position
-            is_moved = stored is None or stored.offset < self.dispatcher.reached
-            if self.subscriptions and is_moved and now >= positioned_at + self.settings.position_interval:
-                positioned_at = now
-                self.rounds.mark_position()
             try:
-                if now >= expired_at + EXPIRY_S:
-                    expired_at = now
-                    await self._expire_letters()
+                await self._expire_letters()
                 await self._trim_letters()
             except OverlaydError as err:  # a full disk, say; it is tried again
                 _log.warning("dead letters wait to be taken away", error=err.detail)
-            await trio.sleep(TICK_S)
+            dues = [desk.next_expiry() for desk in self.desks.values()]
+            with trio.move_on_at(min([trio.current_time() + HOUSE_S, *dues])):
+                await self._stirred.wait()
+            await trio.sleep(TICK_S)  # however often it is stirred
 
     async def _expire_letters(self) -> None:
         before_us = self.delivery.clock.now_us() - round(self.settings.dead_letter_retention * 1e6)

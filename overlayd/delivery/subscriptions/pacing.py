@@ -1,5 +1,7 @@
 """How fast one subscription is served, and how much of the node it may use."""
 
+import math
+
 import msgspec
 
 
@@ -41,17 +43,27 @@ class Pace(msgspec.Struct):
 
     per_second: float | None
     level: float = 0.0
-    at: float = 0.0
+    at: float = -math.inf
 
     def ready_at(self, now: float) -> float:
         """When the next attempt may begin."""
         if self.per_second is None:
             return now
         burst = max(1.0, self.per_second / 10)
-        self.level = min(burst, self.level + (now - self.at) * self.per_second) if self.at else burst
+        self.level = min(burst, self.level + (now - self.at) * self.per_second)
         self.at = now
         return now if self.level >= 1.0 - 1e-9 else now + (1.0 - self.level) / self.per_second
 
     def take(self) -> None:
         """An attempt begins."""
         self.level -= 1.0
+
+
+class Service(msgspec.Struct):
+    """What lasts from one worker of a subscription to the next. `held_until`: nothing is begun before then.
+    `failed_at`: when the last attempt failed, None when it didn't, or when that was before a restart."""
+
+    window: Window
+    pace: Pace
+    held_until: float = -math.inf
+    failed_at: float | None = None

@@ -1,5 +1,6 @@
 """Fetching by several workers: each message is leased to one of them, until it acknowledges, gives up, or is too late."""
 
+import math
 from typing import Literal
 
 import msgspec
@@ -145,6 +146,11 @@ class Desk:
             self._subscription.ring()
         return bool(expired)
 
+    def next_expiry(self) -> float:
+        """When the next lease ends; infinity without any."""
+        due = self._subscription.ledger.next_due() if self._leased else None
+        return math.inf if due is None else due
+
     def restore(self) -> None:
         """Takes leases of before a restart up again, as the reading finds their messages."""
         for item in self._subscription.ledger.items():
@@ -230,6 +236,7 @@ class Desk:
             lease = self._lease_of(unit)
             self._leased[lease] = unit
             leased.append(Leased(message, lease.encode(), unit.attempts))
+        self._shop.stir()
         await self._shop.rounds.mark(subscription).wait_or_raise()
         if not leased:
             return self._nothing()
@@ -314,6 +321,8 @@ class Desk:
         subscription.dead_new.append(row)
         subscription.ledger.settle(unit)
         self._shop.meters.dead.inc()
+        if subscription.dead_letters > self._shop.limits.dead_letters_per_subscription:
+            self._shop.stir()
 
     async def _write(self, units: list[Unit]) -> None:
         if not units:

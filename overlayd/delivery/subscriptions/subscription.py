@@ -1,5 +1,6 @@
 """One durable subscription while the node runs: its definition, its ledger, and what is written down about it."""
 
+import math
 from collections import deque
 
 import msgspec
@@ -9,7 +10,8 @@ from overlayd.delivery.matching import Matcher
 from overlayd.delivery.query import Selection
 from overlayd.delivery.scanning import Judge
 from overlayd.delivery.subscriptions.ledger import Ledger
-from overlayd.delivery.subscriptions.retry import RetryPolicy, policy_of
+from overlayd.delivery.subscriptions.pacing import Pace, Service, Window
+from overlayd.delivery.subscriptions.retry import RETRY_AFTER_MAX_S, RetryPolicy, policy_of
 from overlayd.delivery.subscriptions.tables import AttemptBody, DeadRow, Rest, Round, Runs, State, StateRow
 from overlayd.model.cursor import Cursor
 from overlayd.model.subscription import Ordering, PullRule, SubscriptionDefinition, WebhookRule
@@ -91,6 +93,7 @@ class Subscription:
         self.dead_new: list[DeadRow] = []
         self.dead_gone: list[int] = []
         self.dead_queued: dict[int, DeadRow] = {}
+        self._service: Service | None = None
 
     def __repr__(self) -> str:
         return f"Subscription({self.definition.name!r}, {self.definition.kind}, {self.rest.state}, {self.ledger!r})"
@@ -114,6 +117,22 @@ class Subscription:
         """Whether anything may be begun for it."""
         return self.rest.state == "active" and not self.is_gone and not self.is_draining
 
+    def serve(self, now_us: int) -> Service:
+        """How it is served at the moment; lasts until it is defined anew. What it asked for before a restart holds on,
+        but not for longer than a day however the clock jumped."""
+        if self._service is None:
+            held_s = min(max(0.0, (self.rest.hold_us - now_us) / 1e6), RETRY_AFTER_MAX_S)
+            self._service = Service(
+                Window(self.rules.concurrency), Pace(self.rules.rate_per_second), trio.current_time() + held_s
+            )
+        return self._service
+
+    def redefine(self, definition: SubscriptionDefinition, matcher: Matcher) -> None:
+        """From now on it is this; the ledger is the caller's business."""
+        self.definition, self.matcher, self.selection = definition, matcher, matcher.selection
+        self.rules = rules_of(definition)
+        self._service = None
+
     def ring(self) -> None:
         """Whoever works for it looks again."""
         self.bell.set()
@@ -134,6 +153,9 @@ class Subscription:
         self.change(
             state=state, reason=reason, failing_us=0, hold_us=0, disabled_us=at_us if state == "disabled" else 0
         )
+        if state == "active" and self._service is not None:
+            self._service.held_until = -math.inf
+            self._service.failed_at = None
         self.ring()
 
     def note_attempt(self, body: AttemptBody) -> None:

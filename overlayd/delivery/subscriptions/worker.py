@@ -14,7 +14,7 @@ from overlayd.delivery.subscriptions.content import Contents, Parcel, delivery_i
 from overlayd.delivery.subscriptions.finding import Finder, gap_id, note_gap
 from overlayd.delivery.subscriptions.letters import letter_of
 from overlayd.delivery.subscriptions.meters import SubscriptionMeters
-from overlayd.delivery.subscriptions.pacing import NodePlaces, Pace, Window
+from overlayd.delivery.subscriptions.pacing import NodePlaces
 from overlayd.delivery.subscriptions.retry import RETRY_AFTER_MAX_S
 from overlayd.delivery.subscriptions.rounds import Rounds
 from overlayd.delivery.subscriptions.settings import SubscriptionSettings
@@ -38,7 +38,8 @@ _log = structlog.get_logger("delivery.subscriptions")
 
 
 class Workshop(msgspec.Struct):
-    """What all workers share. `frontier`: the entry that the dispatcher looks at. `next_dead_id`: draws an id."""
+    """What all workers share. `frontier`: the entry that the dispatcher looks at. `next_dead_id`: draws an id.
+    `stir`: there are too many dead letters, or a lease that will end."""
 
     finder: Callable[[Subscription], Finder]
     contents: Contents
@@ -52,24 +53,20 @@ class Workshop(msgspec.Struct):
     announce: Announce
     frontier: Callable[[], int]
     next_dead_id: Callable[[], int]
+    stir: Callable[[], None]
 
 
 class Worker:
     """One subscription's task. Started anew it goes on where the ledger stands."""
 
     def __init__(self, subscription: Subscription, outlet: Outlet[Message], shop: Workshop) -> None:
-        rules, now = subscription.rules, trio.current_time()
         self._subscription = subscription
         self._outlet = outlet
         self._shop = shop
         self._finder = shop.finder(subscription)
-        self._window = Window(rules.concurrency)
-        self._pace = Pace(rules.rate_per_second)
         self._active = 0
         self._is_starved = False
-        self._failed_at: float | None = None
-        held_s = (subscription.rest.hold_us - shop.clock.now_us()) / 1e6
-        self._held_until = now + min(max(0.0, held_s), RETRY_AFTER_MAX_S)
+        self._service = subscription.serve(shop.clock.now_us())
 
     async def run(self) -> None:
         """Until nothing is left to do, or the subscription isn't active any more. Checkpoint."""
@@ -112,15 +109,15 @@ class Worker:
             return False
         if ledger.ready >= max(READY_MIN, rules.concurrency * rules.batch_size):
             return False
-        return self._active < self._window.size or ledger.ready < READY_MIN
+        return self._active < self._service.window.size or ledger.ready < READY_MIN
 
     def _launch(self, nursery: trio.Nursery) -> None:
         """Begins what may begin now."""
         subscription, ledger, places = self._subscription, self._subscription.ledger, self._shop.places
         self._is_starved = False
         now = trio.current_time()
-        while subscription.is_served and self._active < self._window.size:
-            if now < self._held_until or self._pace.ready_at(now) > now:
+        while subscription.is_served and self._active < self._service.window.size:
+            if now < self._service.held_until or self._service.pace.ready_at(now) > now:
                 return
             is_extra = self._active > 0
             if is_extra and not places.take_extra():
@@ -132,16 +129,16 @@ class Worker:
                     places.give_extra()
                 self._is_starved = True
                 return
-            self._pace.take()
+            self._service.pace.take()
             self._active += 1
             nursery.start_soon(self._attempt, unit, is_extra)
 
     def _deadline(self) -> float:
         """When there may be something to begin, unless the bell rings before."""
-        if not self._subscription.is_served or self._active >= self._window.size:
+        if not self._subscription.is_served or self._active >= self._service.window.size:
             return math.inf
         now = trio.current_time()
-        allowed = max(self._held_until, self._pace.ready_at(now))
+        allowed = max(self._service.held_until, self._service.pace.ready_at(now))
         if self._is_starved:
             due = self._subscription.ledger.next_due()
             return math.inf if due is None else max(due, allowed)
@@ -234,9 +231,9 @@ class Worker:
     def _note(self, unit: Unit, result: AttemptResult) -> dict[str, Any] | None:
         """What the attempt changes; gives the event to announce, if there is one."""
         subscription, now_us = self._subscription, self._shop.clock.now_us()
-        self._window.note(is_success=result.outcome == "delivered")
+        self._service.window.note(is_success=result.outcome == "delivered")
         if result.outcome == "delivered":
-            self._failed_at = None
+            self._service.failed_at = None
             subscription.change(last_success_us=now_us, failing_us=0)
             self._settle(unit)
             return None
@@ -268,7 +265,7 @@ class Worker:
         """For how long there were nothing but failures. Wall time counts only from before a restart, and bounded: a
         clock that jumps disables nobody."""
         rest, now = self._subscription.rest, trio.current_time()
-        before, self._failed_at = self._failed_at, now
+        before, self._service.failed_at = self._service.failed_at, now
         if not rest.failing_us:
             return 1
         unseen_s = min(max(0.0, (now_us - rest.last_failure_us) / 1e6), UNSEEN_MAX_S)
@@ -278,7 +275,7 @@ class Worker:
         subscription, now = self._subscription, trio.current_time()
         asked_s = min(max(0.0, result.retry_after_s or 0.0), RETRY_AFTER_MAX_S)
         if asked_s:
-            self._held_until = max(self._held_until, now + asked_s)
+            self._service.held_until = max(self._service.held_until, now + asked_s)
             subscription.change(hold_us=now_us + round(asked_s * 1e6))
         pause_s = subscription.rules.retry.pause_s(unit.tries, self._shop.chance)
         if pause_s is None:
@@ -301,6 +298,8 @@ class Worker:
         subscription.dead_new.append(letter)
         subscription.ledger.settle(unit)
         self._shop.meters.dead.inc()
+        if subscription.dead_letters > self._shop.limits.dead_letters_per_subscription:
+            self._shop.stir()
 
     def _disable(self, reason: str, now_us: int) -> dict[str, Any]:
         subscription = self._subscription
