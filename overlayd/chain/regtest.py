@@ -52,7 +52,7 @@ TREES_KEPT = 4
 MINE_MAX = 10_000
 """Blocks of one command."""
 PAY_OUTPUTS_MAX = 10_000
-"""Outputs of one payment out of coinbases."""
+"""Outputs of one payment of the miner's."""
 _LIMIT_MEMPOOL = "mempool_max"
 _LIMIT_EVENTS = "events_max"
 
@@ -220,7 +220,7 @@ class RegtestChain:
         return other
 
     async def pay(self, script: bytes, satoshis: int, count: int = 1) -> Transaction:
-        """Pays a locking script out of coinbases, `count` times the amount; spendable at once, mined later.
+        """Pays a locking script out of the miner's coins, `count` times the amount; spendable at once, mined later.
 
         Raises RegtestRefused when the miner hasn't the coins.
         """

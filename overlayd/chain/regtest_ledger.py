@@ -32,6 +32,8 @@ SUBSIDY_SAT = 50 * 100_000_000
 """New coins of a block. It never halves: a chain that runs for weeks must go on paying."""
 MATURITY_BLOCKS = 100
 """Blocks on top of a coinbase before its coins may be spent."""
+PAY_COINS_MAX = 500
+"""Coins that one payment of the miner's puts together."""
 REFUSALS_KEPT = 10_000
 BLOCK_VERSION = 0x20000000
 
@@ -101,7 +103,7 @@ def insert(c: sqlite3.Connection, tx: Transaction, fee_sat: int, *, height: int 
             [(tx.txid, item.outpoint.txid, item.outpoint.index) for item in tx.inputs],
         )
     c.executemany(
-        "INSERT INTO coin (txid, place, satoshis, script) VALUES (?, ?, ?, ?)",
+        "INSERT INTO coin (txid, place, satoshis, script, is_miners) SELECT ?1, ?2, ?3, ?4, ?4 = script FROM miner",
         [
             (tx.txid, place, output.satoshis, output.script) for place, output in enumerate(tx.outputs)
             if not output.script.startswith(b"\x00\x6a")
@@ -166,7 +168,8 @@ def _median_time(c: sqlite3.Connection, height: int) -> int:
 
 def begin(c: sqlite3.Connection, secret: bytes) -> None:
     """Writes the first block, and the key that coinbases pay."""
-    c.execute("INSERT INTO miner VALUES (1, ?, 0)", (secret,))
+    script = lock_to_key(PrivateKey(secret).public_key.encoded)
+    c.execute("INSERT INTO miner VALUES (1, ?, ?, 0)", (secret, script))
     header = REGTEST.genesis
     c.execute("INSERT INTO block VALUES (?, 0, ?, ?, 1)", (header.hash, header.raw, header.merkle_root))
 
@@ -189,13 +192,13 @@ def disconnect(c: sqlite3.Connection, depth: int, returned: Returned) -> None:
 def pay(
     c: sqlite3.Connection, key: PrivateKey, script: bytes, satoshis: int, count: int, sat_per_kb: int
 ) -> Transaction:
-    """Pays a script from coinbases, `count` times the amount, in one transaction that enters the mempool.
+    """Pays a script from the miner's coins, `count` times the amount, in one transaction that enters the mempool.
 
     Raises RegtestRefused when the miner hasn't enough coins that may be spent.
     """
     own = lock_to_key(key.public_key.encoded)
     wanted, gathered, spendables = satoshis * count, 0, []
-    for coin in tables.read_coins_of(c, own, tables.read_tip(c)[0] + 1 - MATURITY_BLOCKS):
+    for coin in tables.read_miners_coins(c, tables.read_tip(c)[0] + 1 - MATURITY_BLOCKS, PAY_COINS_MAX):
         spendables.append(Spendable(TxInput(coin.outpoint), coin.output, key))
         gathered += coin.output.satoshis
         if gathered >= wanted + fee_of(34 * count + 148 * len(spendables) + 100, sat_per_kb):

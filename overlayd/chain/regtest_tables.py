@@ -20,7 +20,12 @@ _FEATURE = Feature(
     "regtest",
     (
         """
-CREATE TABLE miner (id INTEGER PRIMARY KEY CHECK (id = 1), secret BLOB NOT NULL, made INTEGER NOT NULL) STRICT;
+CREATE TABLE miner (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    secret BLOB NOT NULL,
+    script BLOB NOT NULL,  -- that its key unlocks
+    made INTEGER NOT NULL  -- blocks, also those that were taken back
+) STRICT;
 CREATE TABLE block (
     hash BLOB PRIMARY KEY,
     height INTEGER NOT NULL,
@@ -37,16 +42,17 @@ CREATE TABLE tx (
     fee_sat INTEGER NOT NULL,
     height INTEGER  -- NULL: in the mempool
 ) STRICT;
-CREATE INDEX tx_coinbase ON tx (height) WHERE is_coinbase;
 CREATE INDEX tx_waiting ON tx (seq) WHERE height IS NULL;
 CREATE TABLE coin (
     txid BLOB NOT NULL,
     place INTEGER NOT NULL,
     satoshis INTEGER NOT NULL,
     script BLOB NOT NULL,
+    is_miners INTEGER NOT NULL,
     spent_by BLOB,  -- txid, in the mempool or in a block
     PRIMARY KEY (txid, place)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX coin_miners ON coin (satoshis) WHERE is_miners AND spent_by IS NULL;
 CREATE INDEX coin_spent ON coin (spent_by) WHERE spent_by IS NOT NULL;
 CREATE TABLE refused (
     seq INTEGER PRIMARY KEY,
@@ -151,14 +157,14 @@ def read_coin(c: sqlite3.Connection, outpoint: OutPoint) -> Coin | None:
     return Coin(outpoint, TxOutput(row[0], row[1]), row[2]) if row else None
 
 
-def read_coins_of(c: sqlite3.Connection, script: bytes, mined_until: int) -> list[Coin]:
-    """Unspent outputs of one script in coinbases up to a height, oldest first."""
+def read_miners_coins(c: sqlite3.Connection, mined_until: int, count: int) -> list[Coin]:
+    """Coins that the miner may spend, the largest first; of coinbases those up to a height."""
     rows = c.execute(
-        "SELECT coin.txid, place, satoshis FROM tx JOIN coin ON coin.txid = tx.txid "
-        "WHERE tx.is_coinbase AND tx.height <= ? AND coin.spent_by IS NULL AND coin.script = ? ORDER BY tx.seq LIMIT 100",
-        (mined_until, script),
+        "SELECT coin.txid, place, satoshis, script FROM coin JOIN tx ON tx.txid = coin.txid "
+        "WHERE is_miners AND spent_by IS NULL AND (NOT tx.is_coinbase OR tx.height <= ?) ORDER BY satoshis DESC LIMIT ?",
+        (mined_until, count),
     )
-    return [Coin(OutPoint(TxId(txid), place), TxOutput(value, script), None) for txid, place, value in rows]
+    return [Coin(OutPoint(TxId(txid), place), TxOutput(value, script), None) for txid, place, value, script in rows]
 
 
 def read_spenders(c: sqlite3.Connection, txid: TxId) -> list[TxId]:

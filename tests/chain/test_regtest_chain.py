@@ -127,6 +127,14 @@ async def test_coins_of_young_coinbases_wait(tmp_path: Path) -> None:
                 await chain.pay(SCRIPT, satoshis, count)
 
 
+async def test_the_miner_goes_on_paying(tmp_path: Path) -> None:
+    """It spends its change as well, mined or not, so that many are paid between two blocks."""
+    async with regtest(tmp_path) as chain:
+        paid = [await chain.pay(SCRIPT, 1_000) for _ in range(20)]
+        await chain.mine()
+        assert set(await states_of(chain, *[tx.txid for tx in paid])) == {SourceState.MINED}
+
+
 async def test_second_spends_are_told_with_their_rivals(tmp_path: Path) -> None:
     """Whoever comes first is in; the other is told whom it meets, before and after the block."""
     async with regtest(tmp_path) as chain:
