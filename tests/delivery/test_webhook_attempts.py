@@ -135,6 +135,8 @@ async def test_a_2xx_counts_whatever_its_body(step: chaos.Step, tmp_path: Path, 
         assert (result.outcome, result.status) == ("delivered", 200)
         assert len(result.response_excerpt) <= 4096
         assert trio.current_time() - started < 3
+        is_slow = trio.current_time() - started >= 2
+        assert rig.hits("outbound_body_timeout") == is_slow
 
 
 async def test_the_kept_answer_has_a_cap(tmp_path: Path) -> None:
