@@ -34,10 +34,9 @@ class CatchUp:
             line.is_catching_up = False
 
     async def _step(self, line: Line, seat: Seat) -> bool:
-        """One page of one seat. Whether it got anywhere. Checkpoint. Raises BrokenResourceError."""
+        """One page of one seat. Whether there is more to do for it now. Checkpoint. Raises BrokenResourceError."""
         try:
             feed = seat.feed or await self._resume(line, seat)
-            before = feed.cursor
             event = await feed.take()
         except OverlaydError as error:
             if not seat.is_over:
@@ -49,7 +48,7 @@ class CatchUp:
         if seat.is_over or line.is_closing:
             return True
         seat.resume_at = feed.cursor if event is None or isinstance(event, Ending) else event.cursor
-        return self._fan_out.try_join(seat, feed) or event is not None or feed.cursor != before
+        return self._fan_out.try_join(seat, feed) or feed.is_refused or not seat.opened.reader.is_at_head
 
     async def serve(self, line: Line, seat: Seat, feed: Feed, event: FeedEvent | None) -> None:
         """Writes what a feed gave. Checkpoint only where the peer is slow. Raises BrokenResourceError."""

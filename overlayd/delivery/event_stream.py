@@ -93,7 +93,7 @@ class _Words:
 class StreamSession:
     """A live answer on the live lane. Made when the query was found right; `run` then writes the whole body."""
 
-    __slots__ = ("_lane", "_reading", "_registry", "_seat", "_unread", "_words", "line", "session")
+    __slots__ = ("_lane", "_reading", "_seat", "_unread", "_words", "line", "session")
 
     def __init__(
         self, form: StreamForm, stream: PushStream, session: Session, opened: OpenReader, *, lane: LiveLane,
@@ -103,7 +103,6 @@ class StreamSession:
         self.session = session
         self.line = Line(stream, session, self, lane.fan_out, session.end)
         self._lane = lane
-        self._registry = registry
         self._words = _Words(form.wire(opened), lane.delivery, session, opened, node)
         self._seat = Seat(self.line, "", opened, self._words.wire)
         self._reading: trio.CancelScope | None = None
@@ -134,7 +133,7 @@ class StreamSession:
         finally:
             self.session.on_change = None
             line.close()
-            self._registry.drop_reader(self.session, "")
+            seat.close()
 
     async def _read(self) -> None:
         """Until the client leaves, or sends too much that nobody asked for."""
@@ -144,7 +143,7 @@ class StreamSession:
     async def _end(self) -> bool:
         ending = self.session.ending
         assert ending is not None
-        self._registry.drop_reader(self.session, "")
+        self._seat.close()
         if ending.code == CLOSE_STALLED:
             self._lane.delivery.meters.slow_closed.labels(self._words.wire.transport).inc()
             return False
@@ -170,12 +169,12 @@ class StreamSession:
         return b""
 
     async def refuse(self, seat: Seat, error: OverlaydError) -> None:
-        self._registry.drop_reader(self.session, "")
+        seat.close()
         await self.line.send(self._words.own("error", error_message(error)))
         self.session.end(Ending(_UNSAID, error.code))
 
     async def end_seat(self, seat: Seat, ending: Ending) -> None:
-        self._registry.drop_reader(self.session, "")
+        seat.close()
         self.session.end(ending)
         await trio.lowlevel.checkpoint()
 

@@ -94,6 +94,7 @@ class Seat:
 
     def close(self) -> None:
         """The subscription is over. Again does nothing."""
+        self.resume_at = self.cursor
         self.is_over = True
         if self.group is not None:
             self.group.remove(self)

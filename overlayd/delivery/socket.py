@@ -200,7 +200,7 @@ class SocketSession:
     async def _say_bye(self, ending: Ending) -> bytes:
         """The last words, after what is being published has had a moment to finish."""
         for seat in tuple(self.line.seats.values()):
-            self.drop(seat)
+            seat.close()
         timeout_s = self._delivery.settings.close_timeout
         if ending.code != CLOSE_STALLED:
             with trio.move_on_after(timeout_s):
@@ -289,8 +289,8 @@ class SocketSession:
         """Nobody else writes to the connection any more."""
         self.session.on_change = None
         self.line.close()
-        for name in tuple(self.line.seats):
-            self.parts.registry.drop_reader(self.session, name)
+        for seat in tuple(self.line.seats.values()):
+            seat.close()  # the registry still knows what it was, until the session leaves
         for name in tuple(self.named or ()):
             self.detach(name)
         if self.inbox is not None:

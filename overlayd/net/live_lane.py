@@ -9,15 +9,14 @@ from collections.abc import Callable
 import msgspec
 
 from overlayd.access import Principal
-from overlayd.delivery.delivery import OpenReader
 from overlayd.delivery.event_stream import StreamSession
 from overlayd.delivery.feed import Feed, FeedEvent
 from overlayd.delivery.lane import LiveLane
-from overlayd.delivery.session import Registry, Session
+from overlayd.delivery.session import Registry
 from overlayd.model.errors import OverlaydError
 from overlayd.net.access_log import RequestLog
 from overlayd.net.answer_head import AnswerHeads
-from overlayd.net.connection import Connection
+from overlayd.net.connection import Connection, Link
 from overlayd.net.head import Head
 from overlayd.net.live_query import LIVE_PATH, StreamAsk, stream_ask
 from overlayd.net.live_socket import LiveSockets
@@ -103,7 +102,7 @@ class LiveDoor:
         assert head is not None
         goes_on = head.version == "1.1" and not head.has_token(b"connection", "close") and not visit.is_last()
         try:
-            session, feed, first, opened, ask = await self._open_stream(head, visit.principal)
+            streaming, feed, first, ask = await self._open_stream(head, visit.principal, connection.link)
         except OverlaydError as error:
             self._request_log.answer_begun(LIVE_PATH, visit.started)
             content = problem_body(error, visit.request_id)
@@ -123,19 +122,16 @@ class LiveDoor:
             start = self._heads.encode(
                 200, headers, None, visit.request_id, is_closing=not goes_on, more=connection.answer_headers
             )
-            streaming = StreamSession(
-                ask.form, connection.link, session, opened, lane=self._lane, registry=self._registry, node=self._node
-            )
-            del head, ask, headers, opened
+            del head, ask, headers
             is_whole = await streaming.run(start, feed, first)
             return goes_on and is_whole and not visit.is_last()
         finally:
-            visit.sent_bytes = session.bytes_sent
-            self._registry.leave(session)
+            visit.sent_bytes = streaming.session.bytes_sent
+            self._registry.leave(streaming.session)
 
     async def _open_stream(
-        self, head: Head, principal: Principal
-    ) -> tuple[Session, Feed, FeedEvent | None, OpenReader, StreamAsk]:
+        self, head: Head, principal: Principal, link: Link
+    ) -> tuple[StreamSession, Feed, FeedEvent | None, StreamAsk]:
         """Raises OverlaydErrors; then nothing stays open."""
         delivery = self._lane.delivery
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers if name in _READ}
@@ -145,13 +141,12 @@ class LiveDoor:
         try:
             self._registry.check_query(session, query)
             opened = await delivery.open_reader(query, principal.name, self._lane.fan_out.horizon)
-            try:
-                feed = Feed(delivery, session, opened)
-                first = await feed.take()
-            except BaseException:
-                opened.close()
-                raise
+            streaming = StreamSession(
+                ask.form, link, session, opened, lane=self._lane, registry=self._registry, node=self._node
+            )
+            feed = Feed(delivery, session, opened)
+            first = await feed.take()
         except BaseException:
             self._registry.leave(session)
             raise
-        return session, feed, first, opened, ask
+        return streaming, feed, first, ask
