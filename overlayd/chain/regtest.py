@@ -275,16 +275,19 @@ class RegtestChain:
             return SourceStatus(txid, state, reason, competing)
         if stored.height is None:
             return SourceStatus(txid, SourceState.SEEN)
-        block = tables.read_block(c, stored.height)
-        assert block is not None
-        tree = self._trees.get(block.header.hash)
+        block_hash = tables.read_block_hash(c, stored.height)
+        bump = self._tree(c, block_hash, stored.height).bump([txid]).encode()
+        return SourceStatus(txid, SourceState.MINED, block_hash=block_hash, height=stored.height, bump=bump)
+
+    def _tree(self, c: sqlite3.Connection, block_hash: BlockHash, height: int) -> BlockTree:
+        tree = self._trees.get(block_hash)
         if tree is None:
-            tree = self._trees[block.header.hash] = BlockTree(block.height, block.txids)
+            block = tables.read_block(c, height)
+            assert block is not None
+            tree = self._trees[block_hash] = BlockTree(height, block.txids)
             if len(self._trees) > TREES_KEPT:
                 self._trees.popitem(last=False)
-        return SourceStatus(
-            txid, SourceState.MINED, block_hash=block.header.hash, height=block.height, bump=tree.bump([txid]).encode()
-        )
+        return tree
 
     def _mine(self, c: sqlite3.Connection, now_s: int, payee: bytes = b"", *, is_empty: bool = False) -> SourceTip:
         waiting = [] if is_empty else tables.read_waiting(c, self._settings.block_transactions_max)

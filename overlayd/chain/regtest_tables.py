@@ -126,6 +126,11 @@ def read_block(c: sqlite3.Connection, height: int) -> StoredBlock | None:
     return StoredBlock(parse_header(row[0]), height, split_txids(row[1])) if row else None
 
 
+def read_block_hash(c: sqlite3.Connection, height: int) -> BlockHash:
+    """The name of the best chain's block at a height that it has."""
+    return BlockHash(c.execute("SELECT hash FROM block WHERE is_best AND height = ?", (height,)).fetchone()[0])
+
+
 def read_raw_headers(c: sqlite3.Connection, from_height: int, count: int) -> list[bytes]:
     """Headers of the best chain, ascending."""
     query = "SELECT raw FROM block WHERE is_best AND height >= ? ORDER BY height LIMIT ?"
