@@ -27,7 +27,7 @@ class Standing:
     __slots__ = ("ended", "is_used")
 
     def __init__(self) -> None:
-        self.ended: Literal["", "revoked", "expired", "changed"] = ""
+        self.ended: str = ""
         self.is_used = False
 
     def __repr__(self) -> str:
