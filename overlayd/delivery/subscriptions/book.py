@@ -316,7 +316,11 @@ class SubscriptionBook:
         common = self._common_of(floor)
         if is_shared and position is not None and position.epoch == floor.epoch:
             floor = max(floor, position, key=lambda cursor: (cursor.offset, cursor.index is None))
-        rows = [(row, self._due_of(row, rules)) for row in stored.rows if row.keys[-1][0] <= common]
+        rows = [
+            (row, self._due_of(row, rules, is_pull=definition.kind == "pull"))
+            for row in stored.rows
+            if row.keys[-1][0] <= common
+        ]
         reading = msgspec.json.decode(stored.principal, type=Reading)
         subscription = self._build(
             stored.number, stored.id, stored.owner, reading, stored.created_us, definition, selection, rest,
@@ -356,10 +360,10 @@ class SubscriptionBook:
             filter=None if definition.filter is UNSET else definition.filter,
         )  # fmt: skip
 
-    def _due_of(self, row: UnitRow, rules: Rules) -> float:
+    def _due_of(self, row: UnitRow, rules: Rules, *, is_pull: bool) -> float:
         """When a unit of before a restart is due. However the clock jumped meanwhile, not later than it could be."""
         left_s = (row.next_us - self._clock.now_us()) / 1e6
-        longest_s = max(LEASE_MAX_S, rules.retry.pause_max_s(row.attempts))
+        longest_s = LEASE_MAX_S if is_pull else rules.retry.pause_max_s(row.attempts)
         return trio.current_time() + min(max(0.0, left_s), longest_s)
 
     def _build(

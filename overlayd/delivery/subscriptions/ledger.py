@@ -269,9 +269,9 @@ class Ledger:
     def expire(self, now: float) -> list[Unit]:
         """The units whose lease is over; they stay leased until the caller fails or settles each."""
         self._run_timers(now)
-        expired = [unit for unit in self._expired if unit.state == "leased" and unit.due <= now]
+        expired = {id(unit): unit for unit in self._expired if unit.state == "leased" and unit.due <= now}
         self._expired.clear()
-        return expired
+        return list(expired.values())
 
     def next_due(self) -> float | None:
         """When something waiting may be taken, or a lease ends."""
