@@ -6,7 +6,8 @@ from pathlib import Path
 import structlog
 import trio
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "net"))
+TESTS = Path(__file__).parent.parent
+sys.path[:0] = [str(TESTS), str(TESTS / "net")]
 from metering_rig import MeteredNode, holder, open_metered
 
 PRINCIPALS = 4
