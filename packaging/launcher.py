@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
-from overlayd.build_info import unpacked_in
+from overlayd.model.build_info import unpacked_in
 from overlayd.cli import main
 
 MARK = ".overlayd-run"

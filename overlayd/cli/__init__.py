@@ -74,7 +74,7 @@ class _LazyGroup(click.Group):
 
 def _tell_version(ctx: click.Context, _parameter: click.Parameter, is_asked: bool) -> None:
     if is_asked and not ctx.resilient_parsing:
-        from overlayd.build_info import version_text  # looks at every library, which no other command needs
+        from overlayd.model.build_info import version_text  # looks at every library, which no other command needs
 
         click.echo(version_text())
         ctx.exit()
