@@ -8,7 +8,7 @@ import trio
 
 TESTS = Path(__file__).parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS / "net")]
-from metering_rig import MeteredNode, holder, open_metered
+from metering_rig import MeteredNode, holder, open_metered  # noqa: E402 - found only then
 
 PRINCIPALS = 4
 TASKS_EACH = 3
