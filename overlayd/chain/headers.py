@@ -101,7 +101,7 @@ class HeaderBook:
         self._turn = trio.Lock()
         self._moved = trio.Event()
         self._reorg_depth = metrics.histogram(
-            "overlayd_chain_reorg_depth", "Blocks that a reorg took back", buckets=(1, 2, 3, 6, 12, 100)
+            "overlayd_chain_reorg_blocks", "Blocks that a reorg took back", buckets=(1, 2, 3, 6, 12, 100)
         )
         metrics.gauge("overlayd_chain_tip_height", "Height of the best chain's newest block").set_function(
             lambda: self.tip.height

@@ -324,8 +324,8 @@ async def test_metrics_show_the_tip_and_reorgs(tmp_path: Path) -> None:
     value = metrics.registry.get_sample_value
     assert value("overlayd_chain_tip_height") == 4
     assert value("overlayd_chain_tip_age_seconds") == pytest.approx(clock.us / 1e6 - book.tip.time_s)
-    assert value("overlayd_chain_reorg_depth_bucket", {"le": "3.0"}) == 1
-    assert value("overlayd_chain_reorg_depth_bucket", {"le": "2.0"}) == 0
+    assert value("overlayd_chain_reorg_blocks_bucket", {"le": "3.0"}) == 1
+    assert value("overlayd_chain_reorg_blocks_bucket", {"le": "2.0"}) == 0
 
 
 async def test_the_embedded_chain_is_followed_like_any_other(tmp_path: Path) -> None:
