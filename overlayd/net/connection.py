@@ -9,6 +9,8 @@ from overlayd.access.gate import Remembered
 from overlayd.model.push_stream import PushStream
 
 PIECE_BYTES = 64 << 10
+LOOKS = 4
+"""How often within the time for a stall it is looked whether the peer has taken something."""
 LINGER_S = 2.0
 LINGER_BYTES = 64 << 20
 
@@ -33,7 +35,7 @@ class Connection:
     """A stream with its peer. One task reads; writes of several tasks are put one behind the other.
 
     A write is finished piece by piece even when its task is cancelled, because half an answer would spoil the
-    connection; but each piece of 64 KiB has `stall_s`, so a peer that stopped reading holds nobody up.
+    connection; but a peer that takes nothing for `stall_s` is cut, so one that stopped reading holds nobody up.
     """
 
     def __init__(self, link: Link, peer: Peer, stall_s: float, unread: bytes = b"") -> None:
@@ -114,22 +116,25 @@ class Connection:
         self.link.abort()
 
     async def _send_piece(self, piece: bytes) -> None:
-        with trio.move_on_after(self._stall_s, shield=True) as scope:
-            await self.link.send_all(piece)
-        if scope.cancelled_caught:
-            self._give_up()
+        await self._flush_in_time()
+        self.link.write_now(piece)
         self.sent_bytes += len(piece)
+        await self._flush_in_time()
 
     async def _flush_in_time(self) -> None:
-        with trio.move_on_after(self._stall_s, shield=True) as scope:
-            await self.link.flush()
-        if scope.cancelled_caught:
-            self._give_up()
-
-    def _give_up(self) -> None:
-        self.is_stalled = True
-        self.abort()
-        raise trio.BrokenResourceError("the peer stopped reading")
+        """Until there is no tail, as long as the peer takes some of it now and then. Checkpoint."""
+        moved, moved_at = self.link.wire_bytes_moved, trio.current_time()
+        while True:
+            with trio.move_on_after(self._stall_s / LOOKS, shield=True) as scope:
+                await self.link.flush()
+            if not scope.cancelled_caught:
+                return
+            if self.link.wire_bytes_moved != moved:
+                moved, moved_at = self.link.wire_bytes_moved, trio.current_time()
+            elif trio.current_time() - moved_at >= self._stall_s:
+                self.is_stalled = True
+                self.abort()
+                raise trio.BrokenResourceError("the peer stopped reading")
 
 
 async def close_politely(link: Link) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import tls_wire
 import trio
 from net_rig import RawClient
 
@@ -73,7 +74,7 @@ class HostileNode:
         self.port = port
 
     async def connect(self) -> RawClient:
-        return RawClient(await trio.open_tcp_stream("127.0.0.1", self.port))
+        return RawClient(await tls_wire.connect(self.port))
 
     async def ask(self, method: str, target: str, body: bytes | None = None, **headers: str) -> Any:
         """One answer on a connection of its own."""
@@ -119,7 +120,7 @@ async def open_hostile_node(directory: Path, **limits: Any) -> AsyncIterator[Hos
     """A node with some limits changed, drained at the block's end."""
     settings = Settings()
     settings = msgspec.structs.replace(
-        settings, limits=Limits(**limits), listen=ListenSettings(tcp=("127.0.0.1:0",)),
+        settings, limits=Limits(**limits), listen=tls_wire.secured(ListenSettings(tcp=("127.0.0.1:0",))),
         storage=msgspec.structs.replace(settings.storage, dir=str(directory), reserve=Size(4096)),
     )  # fmt: skip
     clock, entropy, metrics = SystemClock(), Entropy(), Metrics()

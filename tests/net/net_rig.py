@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
+import tls_wire
 import trio
 import trio.testing
 from quart import Response, request
 from quart_trio import QuartTrio
-
 from replay_stream import ReplayingStream
 
 from overlayd.access import AccessRules, Principal
@@ -172,7 +172,7 @@ class Edge:
     async def connect(self) -> RawClient:
         if self.is_unix:
             return await self.connect_unix()
-        return self._noted(await trio.open_tcp_stream("127.0.0.1", self.port))
+        return self._noted(await tls_wire.connect(self.port))
 
     async def connect_unix(self) -> RawClient:
         return self._noted(await trio.open_unix_socket(self.path))
@@ -326,6 +326,7 @@ async def open_edge(
     app = create_app(lane=lane, request_log=request_log)
     add_routes(app, lane)
     await app.startup()
+    settings = tls_wire.secured(settings)
     ports = Ports(settings, limits=limits, clock=SystemClock(), metrics=metrics)
     ports.credentials = credentials
     rules = msgspec.structs.replace(ports.rules(auto_create=True), service_uid=service_uid)

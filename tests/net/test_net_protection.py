@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from net_rig import RawClient, open_edge
 from tls_authority import Authority
+from tls_wire import in_clear_text
 
 from overlayd.access.networks import Networks, parse_networks
 from overlayd.model.clock import SystemClock
@@ -87,6 +88,7 @@ def ports(credentials: Credentials | None = None, **settings: Any) -> Ports:
     return made
 
 
+@in_clear_text
 async def test_denied_peers_are_closed_at_once(tmp_path: Path) -> None:
     """Not a byte is exchanged; they are counted; Unix sockets aren't touched by it."""
     settings = ListenSettings(

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from net_rig import GET_HEALTH, Answer, Edge, RawClient, limits_with, open_edge
 from tls_rig import open_tls_edge
+from tls_wire import in_clear_text
 
 from overlayd.model.units import Duration, Size
 from overlayd.net.proxy_protocol import SIGNATURE, ProxyHeader, WrongProxyHeader, parse_proxy_header
 from overlayd.net.settings import ListenSettings
 
+pytestmark = in_clear_text
 BYTES_MAX = 2048
 BALANCED = ListenSettings(tcp=("127.0.0.1:0",), proxy_protocol=("127.0.0.1",), hosts=("node.example",))
 FAMILIES = {4: 0x11, 6: 0x21}
