@@ -3,8 +3,6 @@
 A parsed transaction encodes to the same bytes again, since only shortest lengths are read.
 """
 
-from typing import NewType
-
 import msgspec
 
 from overlayd.bsv.hashes import hash256
@@ -22,8 +20,6 @@ _OUTPUT_BYTES_MIN = 9
 _AMBIGUOUS_BYTES = 64
 _EF_MARKER = bytes.fromhex("0000000000ef")
 _NULL_TXID = bytes(HASH_BYTES)
-
-Satoshis = NewType("Satoshis", int)
 
 
 class OutPoint(msgspec.Struct, frozen=True, gc=False):

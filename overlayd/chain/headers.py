@@ -21,6 +21,7 @@ from overlayd.chain.header_chain import Extension, HeaderChain, HeldHeader, Reor
 from overlayd.model.chain_source import HeaderSource
 from overlayd.model.clock import Clock
 from overlayd.model.errors import (
+    ConfigInvalid,
     HeadersRejected,
     HeadersUnconnected,
     MalformedChainData,
@@ -39,8 +40,12 @@ class HeadersSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the chain of block headers is kept."""
 
     start: Annotated[
-        Literal["pinned", "genesis"],
-        Meta(description="Where a new directory begins: the newest block that this program knows, or the first of all"),
+        str,
+        Meta(
+            pattern=r"^(pinned|genesis|[0-9]{1,9}:[0-9a-fA-F]{160})$",
+            description="Where a new directory begins: the newest block that this program knows (`pinned`), the first of "
+            "all (`genesis`), or a block that you trust, as `<height>:<header in hex>`",
+        ),
     ] = "pinned"
     window: Annotated[
         int, Meta(ge=500, le=100_000, description="Newest block headers in memory; a deeper reorg isn't followed")
@@ -287,8 +292,19 @@ def _make_chain(network: Network, start: HeldHeader, settings: HeadersSettings) 
 
 
 def first_header(network: Network, settings: HeadersSettings) -> HeldHeader:
-    """Where a new chain begins. Its own work stands for all before it: only differences are ever compared."""
+    """Where a new chain begins. Its own work stands for all before it: only differences are ever compared.
+
+    Raises ConfigInvalid for a header that can't be one of the network's.
+    """
     if settings.start == "pinned" and network.pins:
         pin = network.pins[-1]
         return HeldHeader(pin.header, pin.height, pin.header.work)
+    if ":" in settings.start:
+        height, _, raw = settings.start.partition(":")
+        header = parse_header(bytes.fromhex(raw))
+        try:
+            header.verify_work(network.limit_bits)
+        except VerificationFailed as err:
+            raise ConfigInvalid(f"not a block of {network.name}: {err.detail}", subject="chain.headers.start") from err
+        return HeldHeader(header, int(height), header.work)
     return HeldHeader(network.genesis, 0, network.genesis.work)

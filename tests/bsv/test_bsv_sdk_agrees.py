@@ -25,7 +25,7 @@ script_types = pytest.importorskip("bsv.script.type")
 spend_module = pytest.importorskip("bsv.script.spend")
 
 FLAGS = [kind | FORKID | alone for kind in (ALL, NONE, SINGLE) for alone in (0, ANYONECANPAY)]
-satoshis = st.integers(0, 2**63)
+satoshis = st.integers(0, 2**63 - 1)
 
 
 @settings(max_examples=60)
@@ -93,9 +93,10 @@ def test_derived_keys_agree(one: PrivateKey, two: PrivateKey, invoice: str) -> N
 @settings(max_examples=40)
 @given(st.integers(2, 40), st.data())
 def test_merkle_paths_agree(count: int, data: st.DataObject) -> None:
-    """Paths are read there to the same root and bytes, merged alike, and theirs are read here.
+    """Paths are read there to the same root and bytes, those merged here too, and theirs are read here.
 
-    Not those of a block of one transaction: bsv-sdk finds no root for them, @bsv/sdk does.
+    Left out is what bsv-sdk 2.4 gets wrong and @bsv/sdk right: blocks of one transaction, for which it finds no root,
+    and merging transactions of neighbouring pairs, such as 0 and 3, which drops hashes that are needed.
     """
     txids = [TxId(hash256(at.to_bytes(4, "big"))) for at in range(count)]
     tree = BlockTree(800_000, txids)
@@ -104,8 +105,7 @@ def test_merkle_paths_agree(count: int, data: st.DataObject) -> None:
     theirs = merkle.MerklePath.from_hex(bump.encode().hex())
     assert theirs.compute_root(format_hash(one)) == format_hash(tree.root)
     assert theirs.to_binary() == bump.encode()
-    theirs.combine(merkle.MerklePath.from_hex(other.encode().hex()))
-    assert parse_bump(theirs.to_binary()).root == tree.root
+    assert parse_bump(theirs.to_binary()) == bump
     merged = merge_bumps(bump, other).encode()
     assert merkle.MerklePath.from_hex(merged.hex()).compute_root(format_hash(two)) == format_hash(tree.root)
 

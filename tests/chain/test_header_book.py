@@ -16,8 +16,18 @@ from overlayd.bsv.hashes import hash256
 from overlayd.bsv.header import BlockHeader, parse_header
 from overlayd.bsv.network import MAINNET, REGTEST, Pin
 from overlayd.chain.header_chain import HeldHeader
-from overlayd.chain.headers import HeaderBook, HeadersSettings, ProofUnknownBlock, Proven, first_header
+from overlayd.chain.header_tables import HEADERS_FEATURE
+from overlayd.chain.headers import (
+    HeaderBook,
+    HeadersSettings,
+    ProofUnknownBlock,
+    Proven,
+    first_header,
+    open_headers,
+)
 from overlayd.model.chain_source import SourceTip
+from overlayd.model.clock import Entropy
+from overlayd.model.definition import Definition
 from overlayd.model.errors import (
     ConfigInvalid,
     DamagedEntry,
@@ -26,8 +36,11 @@ from overlayd.model.errors import (
     SourceUnavailable,
     VerificationFailed,
 )
+from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.txid import BlockHash, TxId
+from overlayd.model.units import Size
+from overlayd.storage import StorageSettings, open_log
 
 GENESIS = REGTEST.genesis
 DATA = Path(__file__).parent.parent / "data" / "bsv"
@@ -91,6 +104,20 @@ async def test_mainnet_begins_at_a_pinned_block(tmp_path: Path) -> None:
     proof = BlockTree(948_351, txids).bump([txids[7]])
     assert await book.check_proof(txids[7], proof) == Proven(948_351, book.tip.hash)
     assert first_header(REGTEST, HeadersSettings()).header == GENESIS
+
+
+async def test_it_begins_at_a_block_that_the_operator_trusts(tmp_path: Path) -> None:
+    """A height and a header may be given; one without the network's work is refused."""
+    start = f"300:{HEADERS[300].raw.hex()}"
+    book = await book_of(FileStore(tmp_path / "a.sqlite3"), MAINNET, start=start)
+    followed = await book.follow(ScriptedSource(HEADERS, headers_max=2000))
+    assert (followed.added, book.start.height, book.tip.height) == (79, 300, 379)
+    assert (await book_of(FileStore(tmp_path / "a.sqlite3"), MAINNET)).tip == book.tip
+    with pytest.raises(ConfigInvalid, match="not a block of mainnet"):
+        await book_of(FileStore(tmp_path / "b.sqlite3"), MAINNET, start=f"1:{GENESIS.raw.hex()}")
+    for text in ("", "latest", "300:", f"x:{HEADERS[1].raw.hex()}", start + "0"):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({"start": text}, HeadersSettings)
 
 
 async def test_a_proof_is_held_against_the_best_chain(tmp_path: Path) -> None:
@@ -339,3 +366,25 @@ async def test_the_embedded_chain_is_followed_like_any_other(tmp_path: Path) -> 
             followed = await book.follow(chain)
             assert [reorg.depth for reorg in followed.reorgs] == ([depth] if depth else [])
             assert book.tip.hash == (await chain.read_tip()).block_hash
+
+
+async def test_it_lives_in_the_logs_database(tmp_path: Path) -> None:
+    """Over the real log, headers and a reorg are kept by its writer and there after a restart."""
+    settings = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
+    tips = []
+    for _ in range(2):
+        async with (
+            regtest(tmp_path) as chain,
+            open_log(
+                tmp_path / "data", settings=settings, limits=Limits(), defaults=Definition(), clock=FixedClock(),
+                entropy=Entropy(), metrics=Metrics(), features=(HEADERS_FEATURE,),
+            ) as log,
+        ):  # fmt: skip
+            book = await open_headers(log, REGTEST, settings=HeadersSettings(), clock=FixedClock(), metrics=Metrics())
+            tips.append(book.tip)
+            await book.follow(chain)
+            await chain.reorg(3)
+            assert [reorg.depth for reorg in (await book.follow(chain)).reorgs] == [3]
+            tips.append(book.tip)
+    assert [tip.height for tip in tips] == [0, 102, 102, 103]
+    assert tips[1] == tips[2]
