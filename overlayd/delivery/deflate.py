@@ -142,6 +142,8 @@ class Inflate(Extension):
 
     def _inflate(self, inflater: "zlib._Decompress", data: bytes) -> bytes | CloseReason:
         room = self._message_bytes - self._inflated_bytes + 1
+        if room <= 0:
+            return CloseReason.MESSAGE_TOO_BIG  # 0 would mean without a bound
         try:
             inflated = inflater.decompress(data, room)
         except zlib.error:

@@ -98,6 +98,7 @@ class Inbox:
         self._parts: list[str | bytes] = []
         self._message_bytes = 0
         self._held_bytes = 0
+        self._failure: BadInput | None = None
 
     def __repr__(self) -> str:
         return f"Inbox(messages={len(self.messages)}, held={self._held_bytes}, unfinished={self.unfinished_size})"
@@ -110,16 +111,18 @@ class Inbox:
         return is_between and not self._held_bytes and not self.messages
 
     def frames(self, data: bytes) -> Iterator[Frame]:
-        """The frames, or parts of them, that the bytes complete. Raises BadInput."""
+        """The frames, or parts of them, that the bytes complete. Raises BadInput, and then ever again."""
+        if self._failure is not None:
+            raise self._failure
         self._decoder.receive_bytes(data)
         try:
             while (frame := self._decoder.process_buffer()) is not None:
                 yield frame if frame.opcode.iscontrol() else self._joiner.process_frame(frame)
         except ParseFailed as err:
             is_too_big = err.code == CloseReason.MESSAGE_TOO_BIG
-            raise BadInput(
-                int(err.code), self._too_big if is_too_big else str(err), "message_bytes" if is_too_big else ""
-            ) from err
+            words, limit = (self._too_big, "message_bytes") if is_too_big else (str(err), "")
+            self._failure = BadInput(int(err.code), words, limit)
+            raise self._failure from err
 
     async def add(self, frame: Frame) -> None:
         """Takes a part of a message; a whole message joins those that wait. A checkpoint only if there is no room.
