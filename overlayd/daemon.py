@@ -28,6 +28,10 @@ from overlayd.delivery.review import review_sessions
 from overlayd.delivery.session import Ending, Registry
 from overlayd.delivery.session_usage import SessionUsage
 from overlayd.delivery.socket import SocketParts
+from overlayd.delivery.subscriptions.declaring import declare_subscriptions
+from overlayd.delivery.subscriptions.owners import Owners
+from overlayd.delivery.subscriptions.parts import DurableSubscriptions
+from overlayd.delivery.subscriptions.tables import FEATURE as SUBSCRIPTIONS_FEATURE
 from overlayd.delivery.webhooks import WEBHOOKS_FEATURE, Webhooks
 from overlayd.delivery.websocket import InputBudget
 from overlayd.model.access_lines import access_writer
@@ -64,12 +68,13 @@ from overlayd.net.publish_routes import add_publish_routes
 from overlayd.net.read_routes import add_read_routes
 from overlayd.net.server import Admission, RequestIds, serve_connections
 from overlayd.net.stream_routes import add_stream_routes
+from overlayd.net.subscription_routes import add_subscription_routes
 from overlayd.net.ticket_routes import add_ticket_routes
 from overlayd.outbound import Outbound
 from overlayd.pipeline.definitions import check_definition
 from overlayd.pipeline.filters import FilterBook
 from overlayd.pipeline.intake import Intake
-from overlayd.pipeline.own_streams import AUDIT, OwnStream
+from overlayd.pipeline.own_streams import AUDIT, EVENTS, OwnStream
 from overlayd.pipeline.schema import SchemaCache
 from overlayd.storage import Log, open_log
 from overlayd.storage.sealing import read_sealing_key
@@ -83,6 +88,7 @@ GARBAGE_THRESHOLD = 10_000
 left behind, a packet of a million bytes that holds nothing but empty lists took 187 ms to decode; now 18 (measured)."""
 
 GOING_AWAY = 1001
+FEATURES = (*METERING_FEATURES, ACCESS_FEATURE, WEBHOOKS_FEATURE, SUBSCRIPTIONS_FEATURE)
 _log = structlog.get_logger("daemon")
 
 
@@ -141,6 +147,13 @@ class Parts:
             log=log, limits=limits, settings=settings.delivery, clock=clock, metrics=metrics,
             lease_filter=self.filters.lease, streams=self.access.streams,
         )  # fmt: skip
+        self.owners = Owners(self.access.streams, self.access.keys.get)
+        self.durable = DurableSubscriptions(
+            self.delivery, entropy=entropy, lease_filter=self.filters.lease, check_webhook=self.webhooks.judge.check,
+            outlets={"webhook": self.webhooks.outlet}, secrets={"webhook": self.webhooks.secrets},
+            may_read=self.owners.may_read, announce=OwnStream(EVENTS, log.append_own).append,
+            chance=random.Random(entropy.draw(8)),  # noqa: S311 - spreads retries, keeps no secret
+        )  # fmt: skip
         live_usage = SessionUsage(
             registry=self.registry, usage=self.metering.sink, clock=clock, read_head=lambda: log.head,
             check_open=self.metering.check_open, exceeded=self.metering.exceeded,
@@ -176,6 +189,10 @@ class Parts:
         add_key_routes(
             app, keys=self.access.keys, changes=self.access.changes, trail=self.access.trail, clock=self.clock,
             lane=self.lane, bodies=json_bodies,
+        )  # fmt: skip
+        add_subscription_routes(
+            app, durable=self.durable, owners=self.owners, bodies=json_bodies, lane=self.lane,
+            audit=self.access.trail.note,
         )  # fmt: skip
         add_ticket_routes(app, tickets=self.access.tickets, clock=self.clock, bodies=json_bodies)
         add_metering_routes(
@@ -239,7 +256,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
     Raises ConfigInvalid, DirectoryInUse, NewerSchema, LogInconsistent at start; CommitFailed when the disk
     fails later, so that the process ends and its service manager starts it anew.
     """
-    _tune_interpreter()
+    tune_interpreter()
     clock, entropy, metrics = SystemClock(), Entropy(), Metrics()
     configure_logs(settings.log, clock=clock, environ=os.environ, stream=sys.stderr)
     register_process_metrics(metrics)
@@ -248,7 +265,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
     async with (
         open_log(
             directory, settings=settings.storage, limits=settings.limits, defaults=settings.defaults.definition,
-            clock=clock, entropy=entropy, metrics=metrics, features=(*METERING_FEATURES, ACCESS_FEATURE, WEBHOOKS_FEATURE),
+            clock=clock, entropy=entropy, metrics=metrics, features=FEATURES,
         ) as log,
         _stopping_on_signals() as stop_asked,
     ):  # fmt: skip
@@ -261,6 +278,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
             await parts.metering.start()
             nursery.start_soon(parts.metering.run)
             nursery.start_soon(parts.outbound.keep_house)
+            await nursery.start(parts.durable.run)
+            await declare_subscriptions(parts.durable.book, settings.subscriptions)
             nursery.start_soon(_feed_watchdog, notifier)
             nursery.start_soon(_reload_on_hangup, parts)
             nursery.start_soon(_stop_when_asked, stop_asked, parts.stop, notifier)
@@ -270,7 +289,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
     _log.info("stopped")
 
 
-def _tune_interpreter() -> None:
+def tune_interpreter() -> None:
+    """What a process that serves a busy event loop beside threads wants of Python. Once, after everything is imported."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.collect()
     gc.freeze()

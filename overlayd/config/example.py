@@ -32,6 +32,17 @@ retention = { max_age = "90d" }
 schema = { type = "object", required = ["temp_max"] }
 """
 
+_SUBSCRIPTIONS = """\
+Durable subscriptions can be declared here, each under its own [[subscriptions]] header, in the words of
+POST /v1/subscriptions. Where one stands isn't changed by a restart. In conf.d, files add to the list.
+
+[[subscriptions]]
+name = "warehouse"
+kind = "webhook"
+streams = ["weather.*"]
+webhook = { url = "https://warehouse.example/packets", ordering = "stream" }
+"""
+
 _LINE_CHARS = 118
 
 
@@ -47,7 +58,7 @@ def render_example(*, is_commented: bool = False) -> str:
             lines += _key_lines(key, is_commented)
     for array in shape.arrays.values():
         lines += _array_lines(array)
-    lines += ["", *_comment(_STREAMS)]
+    lines += ["", *_comment(_STREAMS), "", *_comment(_SUBSCRIPTIONS)]
     return "\n".join(lines) + "\n"
 
 

@@ -23,8 +23,11 @@ from overlayd.config.convert import (
 from overlayd.config.files import Document, list_files, read_document
 from overlayd.config.schema import Array, Key, Path, Shape, shape_of
 from overlayd.config.settings import Settings, StreamSettings
+from overlayd.config.subscriptions import read_subscriptions
+from overlayd.delivery.subscriptions.declaring import DeclaredSubscription
 from overlayd.model.definition import Definition
 from overlayd.model.errors import BadParameter, ConfigInvalid
+from overlayd.model.limits import Limits
 from overlayd.model.names import is_node_name, parse_stream_name
 
 ENVIRONMENT_PREFIX = "OVERLAYD_"
@@ -114,13 +117,18 @@ def load_settings(
 
     settings = build(Settings, settings_shape(), given, problems)
     streams = _build_streams(declared, given, problems)
+    subscriptions: list[DeclaredSubscription] = []
+    for document in documents:
+        read_subscriptions(document, subscriptions, Limits() if settings is None else settings.limits, problems)
     if settings is None or problems.violations:
         raise _refusal(problems)
     origins = {".".join(path): value.origin for path, value in given.items()}
     for path in settings_shape().arrays:
         for index, row in enumerate(given[path].value if path in given else ()):
             origins[f"{'.'.join(path)}[{index}]"] = row.origin
-    settings = _fill_in(msgspec.structs.replace(settings, streams=streams), environ, origins)
+    settings = _fill_in(
+        msgspec.structs.replace(settings, streams=streams, subscriptions=tuple(subscriptions)), environ, origins
+    )
     return Loaded(settings, origins, tuple(document.file for document in documents))
 
 
@@ -133,7 +141,7 @@ def _add(given: dict[Path, Given], later: dict[Path, Given]) -> None:
 
 
 def _read_tables(document: Document, problems: Problems) -> dict[Path, Given]:
-    data = {word: value for word, value in document.data.items() if word != "streams"}
+    data = {word: value for word, value in document.data.items() if word not in ("streams", "subscriptions")}
     return spread(settings_shape(), data, lambda path: Origin("file", document.place(path)), problems)
 
 
@@ -155,7 +163,8 @@ def _read_environment(environ: Mapping[str, str], problems: Problems) -> dict[Pa
         elif near := difflib.get_close_matches(variable, [*names, *arrays], n=1, cutoff=0.8):
             problems.add(origin, ".".join(path), "unknown", f"no such setting; did you mean {near[0]}?")
         else:
-            detail = "streams are declared in files" if path[0] == "streams" else explain_unknown(shape, path)
+            is_in_files = path[0] in ("streams", "subscriptions")
+            detail = f"{path[0]} are declared in files" if is_in_files else explain_unknown(shape, path)
             problems.add(origin, ".".join(path), "unknown", detail)
     return found
 

@@ -10,6 +10,7 @@ from overlayd.access.rates import RateSettings
 from overlayd.access.settings import AccessSettings, KeySettings
 from overlayd.access.usage import UsageSettings
 from overlayd.delivery.settings import DeliverySettings
+from overlayd.delivery.subscriptions.declaring import DeclaredSubscription
 from overlayd.delivery.webhooks.settings import WebhookSettings
 from overlayd.model.definition import Definition
 from overlayd.model.limits import Limits
@@ -82,3 +83,4 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: Annotated[LogSettings, Meta(description="What the node writes to standard error")] = LogSettings()
     metrics: Annotated[MetricsSettings, Meta(description="What the node tells about itself")] = MetricsSettings()
     streams: tuple[StreamSettings, ...] = ()
+    subscriptions: tuple[DeclaredSubscription, ...] = ()

@@ -13,6 +13,7 @@ from overlayd.model.definition import Definition
 from overlayd.model.errors import OverlaydError, error_classes
 from overlayd.model.wire_schema import schema_components
 from overlayd.net.openapi_access import ACCESS_OPERATIONS
+from overlayd.net.openapi_subscriptions import SUBSCRIPTION_OPERATIONS
 from overlayd.net.openapi_usage import USAGE_OPERATIONS
 from overlayd.net.operations import (
     BOOLEAN,
@@ -37,6 +38,7 @@ REF = "#/components/schemas/{name}"
 OPERATIONS: tuple[Operation, ...] = (
     *ACCESS_OPERATIONS,
     *USAGE_OPERATIONS,
+    *SUBSCRIPTION_OPERATIONS,
     Operation(
         "post", "/v1/streams/{stream}/packets", "Publish packets; answered when they are durable", "publish",
         (

@@ -28,7 +28,7 @@ class Answer(msgspec.Struct, frozen=True):
 class Operation(msgspec.Struct, frozen=True):
     """One method on one path."""
 
-    method: Literal["get", "put", "post", "delete"]
+    method: Literal["get", "put", "post", "patch", "delete"]
     path: str
     summary: str
     tag: str

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import structlog
 import trio
+from blake3 import blake3
 from msgspec import UNSET
 
 from overlayd.delivery.delivery import FilterLease, LeaseFilter
@@ -165,31 +166,35 @@ class SubscriptionBook:
         """Gives it another definition; where it stands, and what is outstanding, stays. Checkpoint. Raises OwnedByConfig
         and as `create`."""
         async with self._changing:
-            _check_ours(subscription)
+            self.check_ours(subscription)
             await self._redefine(subscription, asked)
 
-    async def declare(self, asked: Asked, place: str) -> str:
-        """A subscription of the configuration: made, or brought in line. Gives a secret that was drawn for it, or "".
-        Checkpoint. Raises as `create`."""
+    async def declare(self, asked: Asked, reading: Reading, place: str) -> None:
+        """A subscription of the configuration: made, or brought in line. Checkpoint. Raises as `create`."""
+        digest = blake3(asked.secret.encode()).hexdigest() if asked.secret else ""
         present = self._by_name.get(asked.definition.name)
         if present is None:
-            return (await self.create(asked, Reading("config", ("subscribe", "admin", "audit")), place)).secret
+            present = (await self.create(asked, reading, place)).subscription
+            present.change(declared=digest)
+            await self.engine.rounds.mark(present).wait_or_raise()
+            return
         async with self._changing:
             if present.definition.kind != asked.definition.kind:
                 raise SubscriptionConflict(
                     f"{present.name} is of kind {present.definition.kind}; the kind of a subscription stays",
                     subject=present.name, hint="delete it first, or choose another name",
                 )  # fmt: skip
-            present.owner = place
+            present.owner, present.reading = place, reading
             if asked.definition != present.definition:
                 await self._redefine(present, asked)
             else:
                 await self._write_definition(present, None)
             keeper = self._secrets.get(present.definition.kind)
-            if keeper is not None and asked.secret:
+            if keeper is not None and digest not in ("", present.rest.declared):
                 _, statements = keeper.rotate(present.id, asked.secret)
                 await self._log.write(statements)
-            return ""
+                present.change(declared=digest)
+                await self.engine.rounds.mark(present).wait_or_raise()
 
     async def release(self, subscription: Subscription) -> None:
         """The configuration declares it no more: from now on the API may change it. Checkpoint."""
@@ -200,7 +205,7 @@ class SubscriptionBook:
     async def delete(self, subscription: Subscription) -> None:
         """Takes it away with everything it left behind. Checkpoint. Raises OwnedByConfig, and as `Log.write`."""
         async with self._changing:
-            _check_ours(subscription)
+            self.check_ours(subscription)
             subscription.is_gone = True
             try:
                 await self.engine.halt(subscription)
@@ -250,6 +255,14 @@ class SubscriptionBook:
         secret, statements = keeper.rotate(subscription.id, given)
         await self._log.write(statements)
         return secret
+
+    def check_ours(self, subscription: Subscription) -> None:
+        """Raises OwnedByConfig for one that the configuration declares."""
+        if subscription.owner != API:
+            raise OwnedByConfig(
+                f"{subscription.name} is declared in {subscription.owner}", subject=subscription.name,
+                hint="change it there, or take it out there first",
+            )  # fmt: skip
 
     def judge(self, definition: SubscriptionDefinition, start: Start) -> Asked:
         """As `definition.judge`."""
@@ -428,14 +441,6 @@ def _ledger_rules(rules: Rules) -> dict[str, Any]:
     return {
         "is_ordered": rules.ordering == "stream", "batch_size": rules.batch_size, "batch_wait_s": rules.batch_wait_s
     }  # fmt: skip
-
-
-def _check_ours(subscription: Subscription) -> None:
-    if subscription.owner != API:
-        raise OwnedByConfig(
-            f"{subscription.name} is declared in {subscription.owner}", subject=subscription.name,
-            hint="change it there, or take it out there first",
-        )  # fmt: skip
 
 
 def _put(connection: sqlite3.Connection, subscription: Subscription, definition: bytes) -> None:

@@ -1,8 +1,10 @@
 """Durable subscriptions as the daemon puts them together: one object, made before anything runs and run beside it."""
 
+import base64
 import random
 from collections.abc import Mapping
 
+import msgspec
 import trio
 
 from overlayd.delivery.delivery import Delivery, LeaseFilter
@@ -13,9 +15,12 @@ from overlayd.delivery.subscriptions.definition import CheckWebhook
 from overlayd.delivery.subscriptions.engine import Engine
 from overlayd.delivery.subscriptions.letter_box import LetterBox
 from overlayd.delivery.subscriptions.named_live import NamedLive
+from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.delivery.subscriptions.worker import Announce
 from overlayd.model.clock import Entropy
-from overlayd.model.outlet import Outlet, SecretKeeper
+from overlayd.model.errors import SubscriptionConflict
+from overlayd.model.outlet import AttemptResult, Outlet, SecretKeeper
+from overlayd.model.outlet import Delivery as OutletDelivery
 
 
 class DurableSubscriptions:
@@ -33,6 +38,7 @@ class DurableSubscriptions:
         )
         self.letters = LetterBox(self.engine)
         self.live = NamedLive(self.engine)
+        self._entropy = entropy
         self._scope = trio.CancelScope(shield=True)
         self._is_working = False
 
@@ -58,6 +64,25 @@ class DurableSubscriptions:
                 await self.engine.run()
         finally:
             self._is_working = False
+
+    async def test(self, subscription: Subscription) -> tuple[str, AttemptResult]:
+        """Makes one attempt with nothing in it, whatever the subscription's state; it counts nowhere. Gives its id and
+        what came of it. Checkpoint. Raises SubscriptionConflict for a kind that nothing is sent to."""
+        outlet = self.engine.outlets.get(subscription.definition.kind)
+        if outlet is None:
+            raise SubscriptionConflict(
+                f"nothing is sent to a {subscription.definition.kind} subscription", subject=subscription.id
+            )
+        word = base64.b32encode(self._entropy.draw(5)).decode().lower()
+        delivery: OutletDelivery[Message] = OutletDelivery(
+            subscription_id=subscription.id, definition=subscription.definition, kind="test", stream="", messages=(),
+            delivery_id=f"msg_{subscription.id}_test_{word}", attempt=1,
+            first_attempt_us=self.engine.delivery.clock.now_us(),
+        )  # fmt: skip
+        started = trio.current_time()
+        result = await outlet.attempt(delivery)
+        took_us = result.duration_us or round((trio.current_time() - started) * 1e6)
+        return delivery.delivery_id, msgspec.structs.replace(result, duration_us=took_us)
 
     @property
     def _grace_s(self) -> float:

@@ -24,10 +24,13 @@ TOLD_MAX = 256
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """For whom a subscription reads: the principal's name and the rights it had over the whole node."""
+    """For whom a subscription reads: a principal's name, and what it was allowed when it made the subscription. Of a
+    key only the name counts: what it is allowed is looked up."""
 
     principal: str
     rights: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+    owner: str = ""
 
 
 class Rules(msgspec.Struct, frozen=True):

@@ -79,7 +79,7 @@ class Rest(msgspec.Struct, array_like=True):
 
     `start`: nothing up to this offset was given. `told`: runs of offsets that it knows it won't get. `failing_us`:
     for how long nothing but failures, as far as the node was there to see it. `hold_us`: nothing is sent before then.
-    `generation`: leases of earlier ones don't count.
+    `generation`: leases of earlier ones don't count. `declared`: hash of the secret that the configuration gives.
     """
 
     state: State = "active"
@@ -96,6 +96,7 @@ class Rest(msgspec.Struct, array_like=True):
     failing_us: int = 0
     hold_us: int = 0
     disabled_us: int = 0
+    declared: str = ""
 
 
 class StateRow(msgspec.Struct, frozen=True):

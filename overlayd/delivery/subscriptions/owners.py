@@ -1,0 +1,69 @@
+"""Whose subscription it is, and what its owner may read: asked again at every delivery."""
+
+from collections.abc import Callable
+
+from overlayd.access.keys import Key
+from overlayd.access.principal import Principal, check_standing
+from overlayd.access.scopes import RIGHTS, grants_of, parse_scope
+from overlayd.access.stream_guard import StreamGuard
+from overlayd.delivery.subscriptions.subscription import Reading, Subscription
+from overlayd.model.errors import Forbidden, UnknownSubscription
+from overlayd.storage import Stream
+
+CONFIG = Reading("config", RIGHTS)
+"""For whom the subscriptions of the configuration read: everything."""
+_KEY = "key:"
+
+
+class Owners:
+    """Decides with the keys and streams as they are now."""
+
+    def __init__(self, streams: StreamGuard, find_key: Callable[[str], Key | None]) -> None:
+        self._streams = streams
+        self._find_key = find_key
+
+    def may_read(self, reading: Reading, stream: Stream) -> bool:
+        """Whether packets of the stream may be delivered to the owner. A key that was revoked, or whose secrets all
+        expired, reads nothing."""
+        who = self._principal_of(reading)
+        if who is None:
+            return False
+        return any(self._streams.may(who, right, stream.name) for right in ("subscribe", "read"))
+
+    def require_create(self, principal: Principal, streams: tuple[str, ...]) -> Reading:
+        """For whom a new subscription reads. Raises Forbidden for streams that the principal may not subscribe to,
+        and for a credential that doesn't last; Unauthorized for one that has ended."""
+        check_standing(principal)
+        if principal.kind == "ticket":
+            raise Forbidden(
+                "a ticket is for one connection; a durable subscription needs a credential that lasts",
+                subject="subscribe", hint="use a key",
+            )  # fmt: skip
+        self._streams.sight(principal, "subscribe", streams)
+        return Reading(principal.name, tuple(sorted(principal.rights)), tuple(principal.grants.scopes), principal.owner)
+
+    def require_use(self, principal: Principal, subscription: Subscription) -> None:
+        """For whoever made it, and for those who manage. Raises UnknownSubscription: others needn't learn of it."""
+        check_standing(principal)
+        if not self.may_use(principal, subscription):
+            raise UnknownSubscription(f"there is no subscription {subscription.id!r}", subject=subscription.id)
+
+    def may_use(self, principal: Principal, subscription: Subscription) -> bool:
+        """Whether the subscription is the principal's, or everything is."""
+        reading = subscription.reading
+        is_theirs = principal.name == reading.principal or (principal.owner and principal.owner == reading.owner)
+        return bool(is_theirs) or "manage" in principal.rights
+
+    def _principal_of(self, reading: Reading) -> Principal | None:
+        if reading.principal.startswith(_KEY):
+            key = self._find_key(reading.principal.removeprefix(_KEY))
+            if key is None or not key.standings:
+                return None
+            return Principal(
+                name=reading.principal, kind="key", rights=key.grants.everywhere, address="", grants=key.grants,
+                owner=key.record.owner,
+            )  # fmt: skip
+        return Principal(
+            name=reading.principal, kind="open", rights=frozenset(right for right in RIGHTS if right in reading.rights),
+            address="", grants=grants_of(parse_scope(text) for text in reading.scopes), owner=reading.owner,
+        )  # fmt: skip
