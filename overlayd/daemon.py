@@ -14,11 +14,9 @@ import structlog
 import trio
 from quart_trio import QuartTrio
 
-from overlayd.access.certificates import CertificateScheme
 from overlayd.access.key_records import ACCESS_FEATURE
 from overlayd.access.metering import METERING_FEATURES, Metering
 from overlayd.access.node_access import NodeAccess
-from overlayd.access.roles import RoleBook
 from overlayd.access.streaming_sessions import StreamingSessions
 from overlayd.config import Settings
 from overlayd.delivery.delivery import Delivery
@@ -104,9 +102,7 @@ class Parts:
         self.entropy = entropy
         self.stop = trio.Event()
         self.ports = Ports(settings.listen, limits=limits, clock=clock, metrics=metrics)
-        self.certificates = CertificateScheme(
-            settings.access.certificates, RoleBook(settings.access.roles), is_asked=self.ports.is_asking
-        )
+        self.certificates = self.ports.certificate_scheme(settings.access)
         self.access = NodeAccess(
             log=log, rules=self.ports.rules(auto_create=settings.defaults.auto_create), settings=settings.access,
             declared=settings.keys, environ=os.environ, make_audit=OwnStream(AUDIT, log.append_own).packet, clock=clock,
@@ -129,14 +125,9 @@ class Parts:
             metrics=metrics,
         )  # fmt: skip
         self.publisher = Publisher(
-            intake=self.intake,
-            log=log,
-            limits=limits,
-            lane=self.lane,
-            bodies=self.bodies,
-            metering=self.metering,
+            intake=self.intake, log=log, limits=limits, lane=self.lane, bodies=self.bodies, metering=self.metering,
             streams=self.access.streams,
-        )
+        )  # fmt: skip
         self.registry = Registry(limits=limits, clock=clock, entropy=entropy, metrics=metrics)
         self.outbound = Outbound(limits, settings.webhooks.outbound, metrics)
         self.webhooks = Webhooks(

@@ -7,8 +7,11 @@ from pathlib import Path
 import structlog
 
 from overlayd.access import AccessRules
+from overlayd.access.certificates import CertificateScheme
 from overlayd.access.networks import parse_networks
 from overlayd.access.origin import parse_trusted
+from overlayd.access.roles import RoleBook
+from overlayd.access.settings import AccessSettings
 from overlayd.model.clock import Clock
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
@@ -34,10 +37,10 @@ class Ports:
         self.credentials = Credentials()
         """By what clients can show who they are; whoever keeps credentials sets it before `open`, and when it changes."""
 
-    @property
-    def is_asking(self) -> bool:
-        """Whether a listener asks for client certificates."""
-        return any(listener.client_ca for listener in self._settings.tls)
+    def certificate_scheme(self, access: AccessSettings) -> CertificateScheme:
+        """What the gate knows of client certificates. Raises ConfigInvalid, also for rules that no listener serves."""
+        is_asked = any(listener.client_ca for listener in self._settings.tls)
+        return CertificateScheme(access.certificates, RoleBook(access.roles), is_asked=is_asked)
 
     def check(self) -> None:
         """Whether everything that `[listen]` says can be understood. Raises ConfigInvalid."""
