@@ -16,6 +16,7 @@ from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 
 from overlayd.client import Client, SyncClient, access_calls
 from overlayd.model.errors import Forbidden, Unauthorized
+from overlayd.model.wire import Packet
 from overlayd.model.wire_access import KeyIn, KeyMade
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -50,7 +51,7 @@ def make(node: Node, *scopes: str, **members: Any) -> KeyMade:
 def audited(node: Node, action: str) -> list[dict[str, Any]]:
     """The audit records of an action."""
     with admin(node) as client:
-        packets = client.packets("overlayd.audit")
+        packets = [packet for packet in client.packets("overlayd.audit") if isinstance(packet, Packet)]
         return [json.loads(bytes(packet.data_payload)) for packet in packets if packet.type == action]
 
 
@@ -97,7 +98,7 @@ def test_a_key_is_for_its_streams(node: Node) -> None:
         client.publish("scoped.a", {"n": 1})
         with pytest.raises(Forbidden):
             client.publish("other", {"n": 1})
-        assert [packet.packet_sequence for packet in client.packets("scoped.a")] == [1]
+        assert len(list(client.packets("scoped.a"))) == 1
         assert client.node().log
     for path in ("/v1/streams/other/packets", "/v1/streams/other/data"):
         for body in (b'{"data":1}', b'{"data":2}'):
