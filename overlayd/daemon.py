@@ -138,11 +138,10 @@ class Parts:
             log=log, limits=limits, settings=settings.delivery, clock=clock, metrics=metrics,
             lease_filter=self.filters.lease, streams=self.access.streams,
         )  # fmt: skip
-        self.owners = Owners(self.access.streams, self.access.keys.get)
         self.durable = DurableSubscriptions(
             self.delivery, entropy=entropy, lease_filter=self.filters.lease, check_webhook=self.webhooks.judge.check,
             outlets={"webhook": self.webhooks.outlet}, secrets={"webhook": self.webhooks.secrets},
-            may_read=self.owners.may_read, announce=OwnStream(EVENTS, log.append_own).append,
+            owners=Owners(self.access.streams, self.access.keys.get), announce=OwnStream(EVENTS, log.append_own).append,
             chance=random.Random(entropy.draw(8)),  # noqa: S311 - spreads retries, keeps no secret
         )  # fmt: skip
         live_usage = SessionUsage(
@@ -155,7 +154,7 @@ class Parts:
             SocketParts(
                 lane=self.live, registry=self.registry, budget=InputBudget(limits.sockets_unread_bytes),
                 publish=live_publisher(self.intake, log, limits, self.metering, self.access.streams),
-                node=settings.node.name, control=self.metering.control,
+                node=settings.node.name, control=self.metering.control, attach_named=self.durable.live.attach,
             )
         )  # fmt: skip
         self.app = self._build_app()
@@ -182,7 +181,7 @@ class Parts:
             lane=self.lane, bodies=json_bodies,
         )  # fmt: skip
         add_subscription_routes(
-            app, durable=self.durable, owners=self.owners, bodies=json_bodies, lane=self.lane,
+            app, durable=self.durable, bodies=json_bodies, lane=self.lane,
             audit=self.access.trail.note,
         )  # fmt: skip
         add_ticket_routes(app, tickets=self.access.tickets, clock=self.clock, bodies=json_bodies)

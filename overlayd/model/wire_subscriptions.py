@@ -50,8 +50,12 @@ class SubscriptionState(msgspec.Struct, kw_only=True):
         Annotated[str, Meta(description="When the oldest one that was found and isn't settled was appended")]
         | UnsetType
     ) = UNSET
-    delivered: Annotated[int, Meta(ge=0, description="Packets and notices that were taken")]
-    failed: Annotated[int, Meta(ge=0, description="Attempts that failed, or leases that came to nothing")]
+    delivered: Annotated[int, Meta(ge=0, description="Packets and notices that were taken; not known of kind live")] | (
+        UnsetType
+    ) = UNSET
+    failed: Annotated[int, Meta(ge=0, description="Attempts that failed, or leases that came to nothing")] | (
+        UnsetType
+    ) = UNSET
     dead_letters: Count
     last_success_at: Time | UnsetType = UNSET
     last_failure_at: Time | UnsetType = UNSET

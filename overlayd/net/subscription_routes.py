@@ -10,7 +10,6 @@ from quart_trio import QuartTrio
 
 from overlayd.access.principal import Principal, check_standing, require_some
 from overlayd.delivery.subscriptions.definition import parse_new, parse_patch, parse_place
-from overlayd.delivery.subscriptions.owners import Owners
 from overlayd.delivery.subscriptions.parts import DurableSubscriptions
 from overlayd.delivery.subscriptions.showing import subscription_body
 from overlayd.delivery.subscriptions.subscription import Subscription
@@ -42,11 +41,11 @@ T = TypeVar("T")
 
 
 def add_subscription_routes(
-    app: QuartTrio, *, durable: DurableSubscriptions, owners: Owners, bodies: JsonBodies, lane: Lane, audit: AuditSink
+    app: QuartTrio, *, durable: DurableSubscriptions, bodies: JsonBodies, lane: Lane, audit: AuditSink
 ) -> None:
     """Adds `/v1/subscriptions` and everything below it."""
-    access = SubscriptionAccess(durable, owners)
-    routes = _SubscriptionRoutes(durable, owners, access, bodies, lane, audit)
+    access = SubscriptionAccess(durable)
+    routes = _SubscriptionRoutes(durable, access, bodies, lane, audit)
     app.add_url_rule("/v1/subscriptions", "subscriptions.list", routes.show_all, methods=["GET"])
     app.add_url_rule("/v1/subscriptions", "subscriptions.create", routes.create, methods=["POST"])
     app.add_url_rule(ONE, "subscriptions.show", routes.show, methods=["GET"])
@@ -68,16 +67,15 @@ Find = Callable[[str], Subscription]
 class SubscriptionAccess:
     """Finds subscriptions for those who may use them."""
 
-    def __init__(self, durable: DurableSubscriptions, owners: Owners) -> None:
+    def __init__(self, durable: DurableSubscriptions) -> None:
         self._durable = durable
-        self._owners = owners
 
     def find(self, text: str) -> Subscription:
         """By id or name. Raises UnknownSubscription, also for one that isn't the caller's."""
         principal = principal_of(request)
         require_some(principal, "subscribe")
         found = self._durable.book.find(text)
-        self._owners.require_use(principal, found)
+        self._durable.owners.require_use(principal, found)
         return found
 
 
@@ -85,12 +83,12 @@ class _SubscriptionRoutes:
     """The routes with what they need."""
 
     def __init__(
-        self, durable: DurableSubscriptions, owners: Owners, access: SubscriptionAccess, bodies: JsonBodies,
-        lane: Lane, audit: AuditSink,
+        self, durable: DurableSubscriptions, access: SubscriptionAccess, bodies: JsonBodies, lane: Lane,
+        audit: AuditSink,
     ) -> None:  # fmt: skip
         self._durable = durable
         self._book = durable.book
-        self._owners = owners
+        self._owners = durable.owners
         self._find = access.find
         self._bodies = bodies
         self._lane = lane
@@ -158,7 +156,7 @@ class _SubscriptionRoutes:
         Parameters(request, ())
         async with self._lane.step_out():
             await self._book.delete(found)
-            self._durable.live.detach(found)
+            self._durable.live.withdraw(found)
         self._note("subscription.delete", found, principal_of(request))
         return answer(b"", 204)
 
@@ -221,7 +219,7 @@ class _SubscriptionRoutes:
         async with self._lane.step_out():
             await self._book.set_state(found, "paused" if state == "paused" else "active")
             if state == "paused":
-                self._durable.live.detach(found)
+                self._durable.live.withdraw(found)
         self._note(f"subscription.{'pause' if state == 'paused' else 'resume'}", found, principal_of(request))
         return self._answer(found)
 

@@ -11,14 +11,17 @@ import msgspec
 import trio
 from delivery_fakes import START_US, FakeLog, make_delivery
 
+from overlayd.access.principal import Principal
 from overlayd.delivery.frames import Message
 from overlayd.delivery.matching import PacketView
 from overlayd.delivery.subscriptions.definition import parse_new
+from overlayd.delivery.subscriptions.owners import Owners
 from overlayd.delivery.subscriptions.parts import DurableSubscriptions
 from overlayd.delivery.subscriptions.subscription import Reading, Subscription
 from overlayd.delivery.subscriptions.tables import FEATURE
 from overlayd.model.clock import Entropy
 from overlayd.model.outlet import AttemptResult, Delivery
+from overlayd.storage import Stream
 from overlayd.storage.migrations import migrate
 
 T = TypeVar("T")
@@ -120,6 +123,19 @@ class FakeOutlet:
         return [delivery.delivery_id for _, delivery in self.attempts if delivery.definition.name == name]
 
 
+class HidingOwners(Owners):
+    """Lets everybody use everything; hides the streams that a test names."""
+
+    def __init__(self, hidden: set[str]) -> None:
+        self._hidden = hidden
+
+    def may_read(self, reading: Reading, stream: Stream) -> bool:
+        return stream.name not in self._hidden
+
+    def may_use(self, principal: Principal, subscription: Subscription) -> bool:
+        return True
+
+
 class Node:
     """A log, an outlet, and the durable subscriptions between them."""
 
@@ -133,7 +149,7 @@ class Node:
         self.delivery.clock = self.clock
         self.parts = DurableSubscriptions(
             self.delivery, entropy=Entropy(), lease_filter=self.delivery._lease_filter, outlets={"webhook": outlet},
-            secrets={}, check_webhook=lambda rule: [], may_read=lambda reading, stream: stream.name not in self.hidden,
+            secrets={}, check_webhook=lambda rule: [], owners=HidingOwners(self.hidden),
             announce=self._announce, chance=random.Random(7),
         )  # fmt: skip
         self.book = self.parts.book
@@ -167,7 +183,9 @@ class Node:
 
 
 @asynccontextmanager
-async def running(log: MemoryLog | None = None, outlet: FakeOutlet | None = None, **options: Any) -> AsyncIterator[Node]:
+async def running(
+    log: MemoryLog | None = None, outlet: FakeOutlet | None = None, **options: Any
+) -> AsyncIterator[Node]:
     """A node that runs for the length of the block, then drains."""
     node = Node(log or MemoryLog(), outlet or FakeOutlet(), **options)
     async with trio.open_nursery() as nursery:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import trio
 from delivery_fakes import make_delivery
+from subscription_rig import HidingOwners
 from webhook_rig import LOOPBACK, StillClock
 
 from overlayd.delivery.subscriptions.definition import parse_new
@@ -47,7 +48,7 @@ class WebhookNode:
         self.parts = DurableSubscriptions(
             delivery, entropy=Entropy(), lease_filter=delivery._lease_filter, outlets={"webhook": self.webhooks.outlet},
             secrets={"webhook": self.webhooks.secrets}, check_webhook=self.webhooks.judge.check,
-            may_read=lambda reading, stream: True, announce=self._announce, chance=random.Random(3),
+            owners=HidingOwners(set()), announce=self._announce, chance=random.Random(3),
         )  # fmt: skip
 
     async def _announce(self, type: str, data: dict[str, Any]) -> None:

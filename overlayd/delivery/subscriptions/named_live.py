@@ -1,118 +1,127 @@
 """Subscriptions that a live connection reads by their name: what it acknowledged is durable, whoever comes next."""
 
-from collections.abc import Callable
+import trio
 
+from overlayd.access.principal import Principal
+from overlayd.delivery.query import LiveQuery
+from overlayd.delivery.session import CLOSE_POLICY, Ending, Session
+from overlayd.delivery.subscriptions.book import SubscriptionBook
 from overlayd.delivery.subscriptions.engine import Engine
+from overlayd.delivery.subscriptions.owners import Owners
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.model.cursor import Cursor
 from overlayd.model.errors import BadCursor, FutureCursor, SubscriptionConflict
 
+CLOSE_REPLACED = 4009
+REPLACED = Ending(CLOSE_REPLACED, "replaced by a newer client of the same name")
+WITHDRAWN = Ending(CLOSE_POLICY, "the named subscription was paused or deleted")
+
 
 class Attachment:
-    """One connection's hold on a named subscription. `start`: where it begins to read."""
+    """One connection's hold on a named subscription; `delivery.socket.NamedSubscription`."""
 
-    def __init__(self, live: "NamedLive", subscription: Subscription, on_replaced: Callable[[], None]) -> None:
+    def __init__(self, live: "NamedLive", subscription: Subscription, session: Session, heartbeat_s: float) -> None:
         self._live = live
-        self._on_replaced = on_replaced
-        self._given: Cursor = subscription.ledger.floor
         self.subscription = subscription
-        self.start = subscription.ledger.floor
+        self.session = session
+        self._query = LiveQuery(
+            selection=subscription.selection, start=subscription.ledger.floor, heartbeat_s=heartbeat_s
+        )
+
+    def __repr__(self) -> str:
+        return f"Attachment({self.subscription.name!r}, {self.session.id!r})"
 
     @property
-    def is_current(self) -> bool:
-        """Whether nobody came after it."""
-        return self._live.current(self.subscription) is self
+    def query(self) -> LiveQuery:
+        """What it selects, from the floor on."""
+        return self._query
 
-    def note_given(self, cursor: Cursor, count: int) -> None:
-        """So many messages were sent; the connection may acknowledge up to the cursor."""
-        self._given = cursor
-        subscription = self.subscription
-        subscription.change(delivered=subscription.rest.delivered + count)
+    async def ack(self, cursor: Cursor) -> None:
+        """Everything up to the cursor is settled for whoever attaches next; durable when it returns. Checkpoint.
 
-    def ack(self, cursor: Cursor, reached: Cursor) -> None:
-        """Everything up to the cursor is settled, for whoever attaches next. Doesn't yield; written within moments.
-
-        `reached`: up to where the connection's reader looked; what it acknowledged last covers what nobody wanted.
-        Raises BadCursor for another log's, FutureCursor for what wasn't given yet. An older one does nothing.
+        An older cursor, or one of a connection that was replaced, does nothing. Raises BadCursor for another log's,
+        FutureCursor, StorageFull.
         """
-        if cursor.epoch != self._given.epoch:
-            if cursor.epoch == self.start.epoch:
-                return
-            raise BadCursor("the cursor isn't of this log's epoch", subject="cursor")
-        if _place(cursor) > max(_place(self._given), _place(self.start)):
-            raise FutureCursor(
-                f"the cursor {cursor} wasn't given yet on this connection", subject="cursor",
-                hint="acknowledge the cursor of a message that came",
-            )  # fmt: skip
-        if not self.is_current:
-            return
-        if _place(cursor) == _place(self._given) and reached.epoch == cursor.epoch:
-            cursor = max(cursor, reached, key=_place)
-        ledger = self.subscription.ledger
-        if cursor.epoch == ledger.floor.epoch and _place(cursor) <= _place(ledger.floor):
-            return
-        ledger.scanned(cursor)
-        now_us = self._live.now_us()
-        self.subscription.change(last_success_us=now_us)
-        self._live.mark(self.subscription)
+        await self._live.ack(self, cursor)
 
-    def close(self) -> None:
-        """The connection doesn't read it any more. Again does nothing."""
+    def detach(self) -> None:
+        """The connection reads it no more. Again does nothing."""
         self._live.leave(self)
-
-    def replace(self) -> None:
-        """Somebody else attached."""
-        self._on_replaced()
 
 
 class NamedLive:
     """Who is attached to which subscription of kind live."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, book: SubscriptionBook, owners: Owners) -> None:
         self._engine = engine
+        self._book = book
+        self._owners = owners
         self._attached: dict[int, Attachment] = {}
 
-    def attach(self, subscription: Subscription, on_replaced: Callable[[], None]) -> Attachment:
-        """From now on this connection reads it; one that did before is told through its own `on_replaced`. Doesn't
-        yield. Raises SubscriptionConflict for another kind, or one that isn't active."""
+    def __repr__(self) -> str:
+        return f"NamedLive(attached={len(self._attached)})"
+
+    async def attach(self, name: str, principal: Principal, session: Session) -> Attachment:
+        """From now on this connection reads the subscription; the session of one that did before is ended.
+
+        `delivery.socket.AttachNamed`. Checkpoint. Raises UnknownSubscription, Unauthorized, and SubscriptionConflict
+        for another kind, one that isn't active, or one that this very connection reads already.
+        """
+        await trio.lowlevel.checkpoint()
+        subscription = self._book.find(name)
+        self._owners.require_use(principal, subscription)
         if subscription.definition.kind != "live":
             raise SubscriptionConflict(
                 f"{subscription.name} is of kind {subscription.definition.kind}; only kind live can be attached to",
-                subject=subscription.name,
+                subject=subscription.id,
             )
-        if subscription.rest.state != "active" or subscription.is_gone:
-            raise SubscriptionConflict(f"{subscription.name} isn't active", subject=subscription.name)
+        if not subscription.is_served:
+            raise SubscriptionConflict(f"{subscription.name} is {subscription.rest.state}", subject=subscription.id)
         before = self._attached.get(subscription.number)
-        attachment = self._attached[subscription.number] = Attachment(self, subscription, on_replaced)
+        if before is not None and before.session is session:
+            raise SubscriptionConflict(f"this connection reads {subscription.name} already", subject=subscription.id)
+        heartbeat_s = float(self._engine.delivery.settings.heartbeat)
+        found = self._attached[subscription.number] = Attachment(self, subscription, session, heartbeat_s)
         if before is not None:
-            before.replace()
-        return attachment
+            before.session.end(REPLACED)
+        return found
 
-    def detach(self, subscription: Subscription) -> None:
-        """Whoever reads it is told to go: it is moved, paused or deleted."""
+    async def ack(self, attachment: Attachment, cursor: Cursor) -> None:
+        """As `Attachment.ack`."""
+        subscription, log = attachment.subscription, self._engine.delivery.log
+        floor = subscription.ledger.floor
+        if cursor.epoch != log.epoch:
+            if cursor.epoch == floor.epoch:
+                await trio.lowlevel.checkpoint()
+                return
+            raise BadCursor("the cursor isn't of this log's present epoch", subject="cursor")
+        if cursor.offset > log.head:
+            raise FutureCursor(
+                f"the cursor {cursor} lies beyond the head", subject="cursor",
+                hint="acknowledge the cursor of a message that came",
+            )  # fmt: skip
+        is_newer = cursor.epoch != floor.epoch or _place(cursor) > _place(floor)
+        if not is_newer or self._attached.get(subscription.number) is not attachment or subscription.is_gone:
+            await trio.lowlevel.checkpoint()
+            return
+        subscription.ledger.scanned(cursor)
+        subscription.change(last_success_us=self._engine.delivery.clock.now_us())
+        await self._engine.rounds.mark(subscription).wait_or_raise()
+
+    def withdraw(self, subscription: Subscription) -> None:
+        """Ends the session of whoever reads it: it was paused or deleted."""
         attachment = self._attached.pop(subscription.number, None)
         if attachment is not None:
-            attachment.replace()
+            attachment.session.end(WITHDRAWN)
 
     def is_attached(self, subscription: Subscription) -> bool:
         return subscription.number in self._attached
 
-    def current(self, subscription: Subscription) -> Attachment | None:
-        return self._attached.get(subscription.number)
-
     def leave(self, attachment: Attachment) -> None:
-        if self.current(attachment.subscription) is attachment:
-            del self._attached[attachment.subscription.number]
-
-    def mark(self, subscription: Subscription) -> None:
-        self._engine.rounds.mark(subscription)
-
-    def now_us(self) -> int:
-        return self._engine.delivery.clock.now_us()
-
-    async def flush(self, subscription: Subscription) -> None:
-        """Until what was acknowledged is durable. Checkpoint."""
-        await self._engine.rounds.mark(subscription).wait()
+        """A connection that was replaced leaves its successor alone."""
+        number = attachment.subscription.number
+        if self._attached.get(number) is attachment:
+            del self._attached[number]
 
 
 def _place(cursor: Cursor) -> tuple[int, float]:

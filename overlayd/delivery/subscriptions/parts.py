@@ -10,11 +10,11 @@ import trio
 from overlayd.delivery.delivery import Delivery, LeaseFilter
 from overlayd.delivery.frames import Message
 from overlayd.delivery.subscriptions.book import SubscriptionBook
-from overlayd.delivery.subscriptions.content import MayRead
 from overlayd.delivery.subscriptions.definition import CheckWebhook
 from overlayd.delivery.subscriptions.engine import Engine
 from overlayd.delivery.subscriptions.letter_box import LetterBox
 from overlayd.delivery.subscriptions.named_live import NamedLive
+from overlayd.delivery.subscriptions.owners import Owners
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.delivery.subscriptions.worker import Announce
 from overlayd.model.clock import Entropy
@@ -28,16 +28,17 @@ class DurableSubscriptions:
 
     def __init__(
         self, delivery: Delivery, *, entropy: Entropy, lease_filter: LeaseFilter, outlets: Mapping[str, Outlet[Message]],
-        secrets: Mapping[str, SecretKeeper], check_webhook: CheckWebhook, may_read: MayRead, announce: Announce,
+        secrets: Mapping[str, SecretKeeper], check_webhook: CheckWebhook, owners: Owners, announce: Announce,
         chance: random.Random,
     ) -> None:  # fmt: skip
         """`outlets` and `secrets`: by the kind of subscription. `lease_filter`: the filters' book."""
-        self.engine = Engine(delivery, outlets=outlets, may_read=may_read, announce=announce, chance=chance)
+        self.engine = Engine(delivery, outlets=outlets, may_read=owners.may_read, announce=announce, chance=chance)
         self.book = SubscriptionBook(
             self.engine, entropy=entropy, lease_filter=lease_filter, check_webhook=check_webhook, secrets=secrets
         )
         self.letters = LetterBox(self.engine)
-        self.live = NamedLive(self.engine)
+        self.owners = owners
+        self.live = NamedLive(self.engine, self.book, owners)
         self._entropy = entropy
         self._scope = trio.CancelScope(shield=True)
         self._is_working = False
