@@ -6,11 +6,14 @@ import trio
 from quart import Response, request
 from werkzeug.http import parse_accept_header
 
+from overlayd.net.app import answer
+
 GZIP_MIN_BYTES = 1 << 10
 """Shorter answers hardly shrink."""
 THREAD_BYTES = 64 << 10
 """Longer ones would hold the event loop for milliseconds."""
 _LEVEL = 5
+_VARY = "Accept-Encoding"
 
 
 def takes_gzip(accept_encoding: str) -> bool:
@@ -22,18 +25,15 @@ def takes_gzip(accept_encoding: str) -> bool:
     return quality > 0 and quality >= wanted.quality("identity")
 
 
-async def pack(response: Response, body: bytes, limiter: trio.CapacityLimiter) -> Response:
-    """The answer with its body compressed, if the client takes that and it is worth it. A checkpoint for long ones."""
-    response.headers["Vary"] = "Accept-Encoding"
+async def packed_answer(body: bytes, limiter: trio.CapacityLimiter) -> Response:
+    """The answer, its JSON body compressed if the client takes that and it is worth it. A checkpoint for long ones."""
     if len(body) < GZIP_MIN_BYTES or not takes_gzip(request.headers.get("Accept-Encoding", "")):
-        return response
+        return answer(body, vary=_VARY)
     if len(body) > THREAD_BYTES:
-        packed = await trio.to_thread.run_sync(_compress, body, limiter=limiter)
+        body = await trio.to_thread.run_sync(_compress, body, limiter=limiter)
     else:
-        packed = _compress(body)
-    response.set_data(packed)
-    response.headers["Content-Encoding"] = "gzip"
-    return response
+        body = _compress(body)
+    return answer(body, vary=_VARY, content_encoding="gzip")
 
 
 def _compress(body: bytes) -> bytes:

@@ -21,6 +21,7 @@ from overlayd.model.meta import decode_meta
 from overlayd.model.units import Duration
 from overlayd.model.wire import PacketList, PacketsBody, encode_wire
 from overlayd.net.app import answer, principal_of
+from overlayd.net.encoding import packed_answer
 from overlayd.net.lane import Lane
 from overlayd.net.live_query import split_query
 from overlayd.net.parameters import Parameters
@@ -55,6 +56,7 @@ class _ReadRoutes:
         self._delivery = delivery
         self._registry = registry
         self._lane = lane
+        self._packing = trio.CapacityLimiter(1)
         self._log = delivery.log
         self._limits = delivery.limits
 
@@ -73,13 +75,10 @@ class _ReadRoutes:
         limit = parameters.number("limit", minimum=1, maximum=self._limits.read_packets_max) or LIMIT
         page = await self._wait_for_packets(found, after, limit, self._wait_s(parameters.text("wait")))
         self._streams.require(principal, "read", stream)  # much may have happened while it waited
-        return answer(
-            encode_wire(
-                PacketsBody(
-                    packets=page.packets, gaps=page.gaps, next_after=page.after, head_sequence=found.head_sequence
-                )
-            )
+        body = PacketsBody(
+            packets=page.packets, gaps=page.gaps, next_after=page.after, head_sequence=found.head_sequence
         )
+        return await packed_answer(encode_wire(body), self._packing)
 
     async def show(self, stream: str, sequence: str) -> Response:
         """One packet as it stands now."""
@@ -127,7 +126,8 @@ class _ReadRoutes:
         if not 1 <= len(packet_id) <= _ID_CHARS_MAX:
             raise BadParameter("id says which packet to look for", subject="id", hint="GET /v1/packets?id=<id>")
         may_read = partial(self._streams.may, principal, "read")
-        return answer(encode_wire(PacketList(packets=await find_named(self._log, packet_id, may_read))))
+        body = PacketList(packets=await find_named(self._log, packet_id, may_read))
+        return await packed_answer(encode_wire(body), self._packing)
 
     async def read(self) -> Response:
         """One page of a live query: messages, and a cursor that has moved."""
@@ -148,7 +148,8 @@ class _ReadRoutes:
         check_standing(principal)
         head = msgspec.json.encode(str(cursor))
         end = b"true" if is_at_head else b"false"
-        return answer(b'{"messages":[%s],"cursor":%s,"at_head":%s}' % (b",".join(texts), head, end))
+        body = b'{"messages":[%s],"cursor":%s,"at_head":%s}' % (b",".join(texts), head, end)
+        return await packed_answer(body, self._packing)
 
     async def _collect(self, opened: OpenReader, limit: int, wait_s: float) -> tuple[list[bytes], Cursor, bool]:
         """Messages up to the limit, about `page_bytes` of them, or what `scan_max` entries hold."""
@@ -177,6 +178,8 @@ class _ReadRoutes:
                 return texts, cursor, batch.is_at_head
             if batch.is_at_head and (texts or not await self._wait_for_more(opened, deadline)):
                 return texts, cursor, True
+            async with self._lane.step_out():
+                pass  # a scan may be long: between pages its place is another's, and packets come first
 
     async def _wait_for_more(self, opened: OpenReader, deadline: float) -> bool:
         """Whether something came in time."""

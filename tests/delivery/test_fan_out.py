@@ -118,9 +118,7 @@ async def test_a_frame_is_encoded_and_written_once(autojump_clock: MockClock) ->
     assert registry.get_sample_value("overlayd_fan_out_groups_total") == 1
 
 
-async def test_who_does_not_match_costs_nothing(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_does_not_match_costs_nothing(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A packet of one stream is judged for that stream's selections only, and nothing is written to the others."""
     node = Node()
     judged: list[str] = []
@@ -154,7 +152,7 @@ async def test_who_does_not_match_costs_nothing(
 def test_slow_readers_skip_and_double_nothing(seed: int) -> None:
     """Whatever the clients read when, and however little fits in between: each subscription gets every packet that it
     asked for once and in order, also when sessions fall behind and rejoin all the time."""
-    chance = random.Random(seed)  # noqa: S311 - a test's
+    chance = random.Random(seed)
 
     async def main() -> None:
         node = Node(FakeLog(page_entries=chance.choice([1, 3, 50])))
@@ -240,9 +238,7 @@ async def test_a_broadcast_lets_others_work(autojump_clock: MockClock) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_fault_of_the_fan_out_loses_nothing(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_fault_of_the_fan_out_loses_nothing(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the task that follows the head fails in the middle, it starts again and nobody misses a packet."""
     node = Node()
     fan_out = node.lane.fan_out
@@ -269,9 +265,7 @@ async def test_a_fault_of_the_fan_out_loses_nothing(
             payloads = reading.payloads()
             assert sorted(set(payloads)) == [0, 1, 2]
             assert payloads[-1] == 2
-        assert node.delivery.metrics.registry.get_sample_value(
-            "overlayd_live_crashes_total", {"task": "fan-out"}
-        ) == 1
+        assert node.delivery.metrics.registry.get_sample_value("overlayd_live_crashes_total", {"task": "fan-out"}) == 1
         nursery.cancel_scope.cancel()
 
 
