@@ -223,3 +223,17 @@ def test_only_our_errors() -> None:
         for value in ("\x7f", "é" * 50, "[", "]", "::::", "http://[", ",,,", "for=", "a" * 10_000):
             with contextlib.suppress(OverlaydError):
                 judge((name, value), rules=_trusting("0.0.0.0/0"), host=None)
+
+
+@pytest.mark.parametrize("is_websocket", [False, True])
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "same-origin"])
+def test_listed_pages_of_other_sites(is_websocket: bool, site: str) -> None:
+    """`[listen] origins` opens HTTP and WebSocket alike to these pages, whatever the browser calls their site."""
+    rules = AccessRules(service_uid=990, origins=frozenset(("https://app.example",)))
+    headers = (("Origin", "https://app.example"), ("Sec-Fetch-Site", site))
+    assert judge(*headers, rules=rules, method="GET" if is_websocket else "POST", is_websocket=is_websocket)
+    for foreign in ("https://app.example:444", "http://app.example", "https://App.example", "null"):
+        with pytest.raises(ForeignOrigin):
+            judge(("Origin", foreign), ("Sec-Fetch-Site", site), rules=rules, is_websocket=is_websocket)
+    with pytest.raises(ForeignOrigin):
+        judge(headers[0], ("Origin", "https://evil.example"), rules=rules, is_websocket=is_websocket)
