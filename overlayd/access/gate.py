@@ -36,7 +36,9 @@ KEY_MARK = "_live_"
 """Part of every API key."""
 
 
-OPEN_PATHS = frozenset(("/healthz", "/readyz", "/docs", "/docs/errors", "/openapi.json", "/asyncapi.json"))
+OPEN_PATHS = frozenset(
+    ("/healthz", "/readyz", "/docs", "/docs/errors", "/docs/style.css", "/openapi.json", "/asyncapi.json")
+)
 """What tells nothing but whether the node is well and how its API works; asked without a credential by probes."""
 
 

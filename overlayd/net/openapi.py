@@ -98,7 +98,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "get", "/v1/packets", "Packets by their id", "read", (Answer(200, "What the caller may read", {JSON: wire.PacketList}),),
-        (query_of("id", "The producer's id"), query_of("txid", "Transaction id")), {}, (400, 403), "read",
+        (query_of("id", "The producer's id"), query_of("txid", "Transaction id")), {}, (400, 403), "any",
     ),
     Operation(
         "get", "/v1/read", "Read messages of a live query, page by page", "read",
@@ -122,7 +122,7 @@ OPERATIONS: tuple[Operation, ...] = (
             query_of("q", "Text in name or title"), query_of("tag", "A tag"),
             query_of("state", "Only this state", {"enum": ["active", "paused", "stopped"]}), LIMIT, query_of("after", "Name to go on from"),
         ),
-        {}, (400, 403), "read",
+        {}, (400, 403), "any",
     ),
     Operation(
         "get", "/v1/streams/{stream}", "A stream and where it stands", "streams",
@@ -178,7 +178,7 @@ OPERATIONS: tuple[Operation, ...] = (
         (Answer(200, "Ready", {JSON: wire.ReadyBody}), Answer(503, "Not ready, and why", {JSON: wire.ReadyBody})),
     ),
     Operation("get", "/metrics", "OpenMetrics or Prometheus text", "node", (Answer(200, "Metrics", {"text/plain": TEXT}),), (), {}, (403,), "read"),
-    Operation("get", "/v1/node", "Who this node is and where its log stands", "node", (Answer(200, "The node", {JSON: wire.NodeBody}),), (), {}, (403,), "read"),
+    Operation("get", "/v1/node", "Who this node is and where its log stands", "node", (Answer(200, "The node", {JSON: wire.NodeBody}),), (), {}, (403,), "any"),
     Operation("get", "/openapi.json", "This document", "node", (Answer(200, "OpenAPI 3.1", {JSON: {"type": "object"}}),)),
     Operation("get", "/asyncapi.json", "The live protocol", "node", (Answer(200, "AsyncAPI 3.0", {JSON: {"type": "object"}}),)),
     Operation("get", "/docs", "These documents for people", "node", (Answer(200, "A page", {"text/html": TEXT}),)),

@@ -26,23 +26,23 @@ USAGE_OPERATIONS: tuple[Operation, ...] = (
             query_of("by", "One row for each", {"enum": ["hour", "day", "total"]}), LIMIT,
             query_of("after", "What `next_after` said"),
         ),
-        {}, (400, 403),
+        {}, (400, 403), "any",
     ),
     Operation(
         "get", "/v1/usage/deliveries", "Deliveries that are over, the newest first", "usage",
         (Answer(200, "Deliveries", {JSON: wire_usage.DeliveryList}),),
         (WHOSE, query_of("stream", "Of one stream, or pattern as a reader named it"), LIMIT,
          query_of("before", "What `next_before` said", INTEGER)),
-        {}, (400, 403),
+        {}, (400, 403), "any",
     ),
     Operation(
         "get", "/v1/quotas", "What you used and have left", "usage",
         (Answer(200, "Windows of hour, day and month", {JSON: wire_usage.QuotaBody}),),
-        (query_of("principal", "Somebody else's, with `manage`"),), {}, (400, 403),
+        (query_of("principal", "Somebody else's, with `manage`"),), {}, (400, 403), "any",
     ),
     Operation(
         "get", "/v1/quotas/policies", "All policies; without `manage` only your own", "usage",
-        (Answer(200, "Policies", {JSON: wire_usage.PolicyList}),), (), {}, (400,),
+        (Answer(200, "Policies", {JSON: wire_usage.PolicyList}),), (), {}, (400,), "any",
     ),
     Operation(
         "get", "/v1/quotas/policies/{policy}", "One policy", "usage", (Answer(200, "The policy", {JSON: QuotaPolicy}),),

@@ -11,16 +11,14 @@ from typing import Any
 
 import pytest
 import trio
+from live_sockets import Refused, open_socket
 from node_process import Node
-from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, open_websocket_url
+from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from overlayd.client import Client, SyncClient, access_calls
 from overlayd.model.errors import Forbidden, Unauthorized
 from overlayd.model.wire import Packet
 from overlayd.model.wire_access import KeyIn, KeyMade
-
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-"""trio-websocket leaves the socket of a connection that the node refused or closed to the garbage collector."""
 
 WRONG = "ovl_live_" + "A" * 32
 
@@ -70,13 +68,13 @@ def ask(node: Node, method: str, path: str, key: str = "", body: bytes | None = 
 
 
 def live_url(node: Node, query: str) -> str:
-    """The live path of the node as a WebSocket's."""
-    return f"{node.url.replace('http', 'ws', 1)}/v1/live?{query}"
+    """The live path of the node."""
+    return f"{node.url}/v1/live?{query}"
 
 
-def bearer(key: str) -> list[tuple[bytes, bytes]]:
+def bearer(key: str) -> dict[str, str]:
     """The headers that show a key."""
-    return [(b"Authorization", f"Bearer {key}".encode())]
+    return {"Authorization": f"Bearer {key}"}
 
 
 def test_once_there_is_a_key_everybody_needs_one(node: Node) -> None:
@@ -136,8 +134,8 @@ async def test_a_revoked_key_ends_its_live_connections(node: Node) -> None:
     other = make(node, "subscribe:live.*")
     url = live_url(node, "stream=live.a")
     async with (
-        open_websocket_url(url, extra_headers=bearer(made.key)) as ended,
-        open_websocket_url(url, extra_headers=bearer(other.key)) as untouched,
+        open_socket(url, bearer(made.key)) as ended,
+        open_socket(url, bearer(other.key)) as untouched,
     ):
         connection, events = await trio.to_thread.run_sync(open_events, node, made.key)
         await trio.to_thread.run_sync(revoke, node, made.id)
@@ -219,7 +217,7 @@ async def test_messages_on_a_socket_ask_for_their_streams(node: Node) -> None:
     """A refused publish or subscribe leaves the socket open; what a pattern covers is only what the key is for."""
     made = make(node, "subscribe:told.a", "publish:told.b")
     await trio.to_thread.run_sync(publish_one, node, "told.c")
-    async with open_websocket_url(live_url(node, ""), extra_headers=bearer(made.key)) as connection:
+    async with open_socket(live_url(node, ""), bearer(made.key)) as connection:
         answers = []
         for message in (
             {"type": "subscribe", "id": "no", "streams": ["told.b"]}, {"type": "subscribe", "id": "all", "streams": ["told.*"]},
@@ -247,15 +245,15 @@ async def test_a_ticket_opens_one_connection(node: Node) -> None:
         ticket = (await client.send(access_calls.issue_ticket(["subscribe:page.a"]))).ticket
         with pytest.raises(Forbidden):
             await client.send(access_calls.issue_ticket(["read:page.a"]))
-    async with open_websocket_url(live_url(node, f"stream=page.a&ticket={ticket}")) as connection:
+    async with open_socket(live_url(node, f"stream=page.a&ticket={ticket}"), {}) as connection:
         assert json.loads(await connection.get_message())["type"] == "welcome"
         await connection.send_message(
             json.dumps({"type": "publish", "ref": 1, "stream": "page.a", "packets": [{"data": 1}]})
         )
         kinds = [json.loads(await connection.get_message())["type"] for _ in range(2)]
         assert kinds == ["subscribed", "error"]
-    with pytest.raises(HandshakeError):
-        async with open_websocket_url(live_url(node, f"stream=page.a&ticket={ticket}")):
+    with pytest.raises(Refused):
+        async with open_socket(live_url(node, f"stream=page.a&ticket={ticket}"), {}):
             pass
     assert ask(node, "GET", f"/v1/node?ticket={ticket}")[0] == 401
     assert ask(node, "GET", f"/v1/live?ticket={made.key}")[1]["code"] == "access.key_in_url"
@@ -266,7 +264,7 @@ async def test_a_stream_that_becomes_private_ends_who_saw_it_as_public(node: Nod
     with admin(node) as client:
         client.define("news", {"visibility": "public"})
     made = make(node, "publish:else")
-    async with open_websocket_url(live_url(node, "stream=news"), extra_headers=bearer(made.key)) as connection:
+    async with open_socket(live_url(node, "stream=news"), bearer(made.key)) as connection:
         await trio.to_thread.run_sync(make_private, node)
         told, code = await read_to_end(connection)
         assert (told[-1]["type"], told[-1]["reason"], code) == ("bye", "access.forbidden", 4003)
