@@ -15,16 +15,23 @@ import trio
 
 from overlayd.model.errors import IntakeBusy
 from overlayd.model.metrics import Metrics
+from overlayd.net.courtesy import Courtesy
 
 
 class AnyLane(Protocol):
     """What a request that may hold a place needs to know."""
+
+    @property
+    def courtesy(self) -> Courtesy: ...
 
     def step_out(self) -> AbstractAsyncContextManager[None]: ...
 
 
 class NoLane:
     """For requests that run beside the lane: they hold no place, so there is none to step out of."""
+
+    def __init__(self, courtesy: Courtesy | None = None) -> None:
+        self.courtesy = courtesy or Courtesy()
 
     def step_out(self) -> AbstractAsyncContextManager[None]:
         """A block around which nothing happens. No checkpoint."""
@@ -45,16 +52,18 @@ NO_LANE = NoLane()
 class Place:
     """One request's hold on the lane."""
 
-    __slots__ = ("is_held",)
+    __slots__ = ("is_held", "since")
 
     def __init__(self) -> None:
         self.is_held = False
+        self.since = 0.0
 
 
 class Lane:
     """At most `concurrency` requests run; at most `queue_max` wait to begin. Those that step back in go first."""
 
     def __init__(self, concurrency: int, queue_max: int, metrics: Metrics) -> None:
+        self.courtesy = Courtesy()
         self._free = concurrency
         self._queue_max = queue_max
         self._metrics = metrics
@@ -85,6 +94,7 @@ class Lane:
             return
         place.is_held = False
         self._free += 1
+        self.courtesy.end(trio.current_time() - place.since)
         self._wake()
 
     @asynccontextmanager
@@ -102,6 +112,17 @@ class Lane:
             await self._acquire(place, self._returning)
 
     async def _acquire(self, place: Place, queue: deque[trio.Event]) -> None:
+        await self._take_turn(place, queue)
+        try:
+            await self.courtesy.begin()
+        except trio.Cancelled:
+            place.is_held = False
+            self._free += 1
+            self._wake()
+            raise
+        place.since = trio.current_time()
+
+    async def _take_turn(self, place: Place, queue: deque[trio.Event]) -> None:
         await trio.lowlevel.checkpoint()
         if self._free > 0 and not queue and not self._returning:
             self._free -= 1

@@ -13,11 +13,18 @@ import trio
 from overlayd.access import Principal
 from overlayd.access.metering import NO_PASSAGE, Metering
 from overlayd.access.stream_guard import StreamGuard
-from overlayd.model.errors import BadParameter, BatchTooLarge, InvalidPacket, OverlaydError, PacketTooLarge, WrongContentType
+from overlayd.model.errors import (
+    BadParameter,
+    BatchTooLarge,
+    InvalidPacket,
+    OverlaydError,
+    PacketTooLarge,
+    WrongContentType,
+)
 from overlayd.model.limits import Limits
 from overlayd.model.names import StreamName
 from overlayd.net.content import Bodies, BodyReader, Hold
-from overlayd.net.lane import NO_LANE, AnyLane
+from overlayd.net.lane import AnyLane, NoLane
 from overlayd.net.publish_answers import Published, Rejected, answer_many, answer_one, receipt_bodies
 from overlayd.pipeline.cloudevents import decode_binary, decode_event
 from overlayd.pipeline.data_form import decode_data, media_type_of
@@ -96,7 +103,7 @@ class Publisher:
     def without_lane(self) -> "Publisher":
         """The same for requests that hold no place in the lane."""
         publisher = copy(self)
-        publisher.lane, publisher.bodies = NO_LANE, self.bodies.without_lane()
+        publisher.lane, publisher.bodies = NoLane(self.lane.courtesy), self.bodies.without_lane()
         return publisher
 
     async def publish(self, ask: Ask, body: BodyReader, hold: Hold) -> Published:

@@ -93,9 +93,15 @@ class LinesRun:
         return await self._finish()
 
     async def _publish_groups(self) -> None:
+        courtesy = self._publisher.lane.courtesy
         while lines := await self._next_group():
-            if not await self._publish_group(lines):
-                return
+            await courtesy.begin()
+            since = trio.current_time()
+            try:
+                if not await self._publish_group(lines):
+                    return
+            finally:
+                courtesy.end(trio.current_time() - since)
 
     async def _next_group(self) -> list[Line]:
         """What has arrived, up to a group; waits only while there is nothing. [] at the end."""

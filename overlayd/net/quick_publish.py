@@ -115,6 +115,7 @@ class QuickPublish:
         self._recall = recall
         self._gate = gate
         self._streams = publisher.streams
+        self._courtesy = publisher.lane.courtesy
         self._stop = stop
         self._answer_heads = AnswerHeads()
         self._targets: dict[bytes, tuple[str, Target]] = {}
@@ -147,6 +148,7 @@ class QuickPublish:
             return False
         if len(data) > stop:
             connection.unread += data[stop:]
+        self._courtesy.note_packet(taken.started)
         return True
 
     def answer(self, taken: _Request, result: AppendResult) -> None:

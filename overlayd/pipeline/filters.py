@@ -29,7 +29,7 @@ ITEM_VALUE_CHARS = 1024
 """A string that a comprehension mentions for every item may be so long; it is copied each time."""
 
 MATCH_STEPS_MAX = 5_000_000
-SLICE_S = 0.003
+SLICE_S = 0.001
 
 _MEAN_WEIGHT = 1 / 16
 _SLOW_START_US = 1.5  # what comprehensions start with, in units of filter_mean_us: first in a thread

@@ -19,7 +19,7 @@ from overlayd.model.metrics import Metrics
 from overlayd.model.names import StreamName
 from overlayd.model.units import Size
 from overlayd.net.content import Bodies
-from overlayd.net.lane import Lane
+from overlayd.net.lane import Lane, NoLane
 from overlayd.net.publish import Ask
 from overlayd.net.publish_answers import Published
 from overlayd.net.publish_lines import GROUP_BYTES, LinesRun, PublishedLines
@@ -201,6 +201,7 @@ class FakePublisher:
         self.intake = intake
         self.limits = limits
         self.streams = StreamGuard(lambda name: None)
+        self.lane = NoLane()
 
     async def submit(self, ask: Ask, objects: list[bytes], *, atomic: bool, first_index: int) -> PublishAnswer:
         return await self.intake.publish(ask.stream, objects)

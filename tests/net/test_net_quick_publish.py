@@ -31,7 +31,7 @@ def quick_publish() -> QuickPublish:
     """One that only judges heads."""
     publisher: Any = SimpleNamespace(
         limits=Limits(), intake=None, log=None, metering=None, bodies=SimpleNamespace(budget=None),
-        streams=SimpleNamespace(may=lambda *_: True),
+        streams=SimpleNamespace(may=lambda *_: True), lane=SimpleNamespace(courtesy=None),
     )  # fmt: skip
     gate: Any = SimpleNamespace(generation=0, is_good=lambda *_: True)
     return QuickPublish(
