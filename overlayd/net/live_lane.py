@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from overlayd.access import Principal
+from overlayd.access.gate import Remembered
 from overlayd.delivery.event_stream import StreamSession
 from overlayd.delivery.feed import Feed, FeedEvent
 from overlayd.delivery.lane import LiveLane
@@ -64,9 +65,9 @@ class LiveDoor:
     async def serve(self, visit: LiveVisit) -> bool:
         """Whether another request may follow on the connection. Checkpoint. Raises only what the door expects of a
         connection that fails."""
-        head = visit.head
-        assert head is not None
-        method = head.method
+        assert visit.head is not None
+        method = visit.head.method
+        visit.connection.remembered = Remembered()  # the next request, if there is one, says again who asks
         try:
             if visit.is_websocket:
                 return await self._serve_socket(visit)
