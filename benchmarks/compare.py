@@ -1,6 +1,6 @@
 """The node beside its peers: the same work on each in turn, in one run, with medians over interleaved rounds.
 
-Run: .venv/bin/python -m benchmarks.compare publish|fanout|batch|replay|sessions|all   (or `make bench`)
+Run: .venv/bin/python -m benchmarks.compare publish|batch|fanout|replay|sessions|fairness|busy|growth|all   (or `make bench`)
 """
 
 import argparse
@@ -16,13 +16,16 @@ from pathlib import Path
 from benchmarks.machine import describe_machine
 from benchmarks.peers import start_mosquitto, start_nats, start_nchan, start_redis
 from benchmarks.report import RESULTS, head_lines, row_lines, write_results
+from benchmarks.rows_beside import fairness_rows
+from benchmarks.rows_busy import busy_rows
+from benchmarks.rows_growth import growth_rows
 from benchmarks.rows_live import fan_out_rows, replay_row, session_rows
 from benchmarks.rows_publish import Publishing
 from benchmarks.samples import Outcome, Row, run_row
 from benchmarks.servers import Missing, Server, start_overlayd
 from benchmarks.sqlite_limit import SqliteLimit
 
-PARTS = ("publish", "batch", "fanout", "replay", "sessions")
+PARTS = ("publish", "batch", "fanout", "replay", "sessions", "fairness", "busy", "growth")
 Starter = Callable[[Path], Server]
 PEERS: dict[str, Starter] = {
     "nats": partial(start_nats, is_synced=True),
@@ -81,6 +84,13 @@ class Bench:
         if part == "replay":
             node, _ = self._start(stack, part, ())
             return [replay_row(node, self._limit(stack, part, node), given.replay)]
+        if part == "fairness":
+            return fairness_rows(self._start(stack, part, ())[0])
+        if part == "busy":
+            return busy_rows()
+        if part == "growth":
+            (self._directory / part).mkdir()
+            return growth_rows(stack, self._directory / part, given.streams, given.entries)
         return self._session_rows(stack)
 
     def _session_rows(self, stack: ExitStack) -> list[Row]:
@@ -99,7 +109,8 @@ class Bench:
                 for row in self._rows(stack, part):
                     if given.only not in row.title:
                         continue
-                    warm_up_s = 0.0 if part in ("sessions", "replay") else given.warm_up
+                    is_long = part in ("sessions", "replay") or row.title.startswith("opening")
+                    warm_up_s = 0.0 if is_long else given.warm_up
                     outcome = run_row(row, given.rounds, given.seconds, warm_up_s)
                     self.outcomes.append(outcome)
                     yield outcome
@@ -123,6 +134,8 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--subscribers", type=numbers, default=[1000], help="of the fan-out rows, for example 1000,9000"
     )
     parser.add_argument("--replay", type=int, default=100_000, help="packets to replay")
+    parser.add_argument("--streams", type=int, default=5000, help="of the row with many streams")
+    parser.add_argument("--entries", type=int, default=200_000, help="in the log of the growth rows")
     parser.add_argument("--sessions", type=int, default=2000, help="idle sessions")
     parser.add_argument("--peers", type=lambda text: text.split(","), default=[*PEERS, "sqlite"],
                         help=f"of {', '.join((*PEERS, 'sqlite'))}; an empty text: none")  # fmt: skip

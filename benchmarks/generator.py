@@ -69,6 +69,8 @@ def generate(server: Server, work: Work, make: Callable[[int], Conversation], se
         poll.close()
         for client in clients:
             client.socket.close()
+    if not latencies:
+        raise BadAnswer(f"{server.name} answered nothing in {elapsed:.1f} s")
     latencies.sort()
     return Sample(
         {

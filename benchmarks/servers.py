@@ -113,12 +113,21 @@ def start_overlayd(directory: Path) -> Server:
     config = directory / "config.toml"
     config.write_text(
         f'[listen]\ntcp = ["127.0.0.1:{port}"]\n[storage]\ndir = "{directory}/data"\n'
-        f"[limits]\nrequests_per_connection = 1000000000\n{streams}"
+        f"[limits]\nrequests_per_connection = 1000000000\nauto_create_per_minute = 1000000\n{streams}"
     )
+    return restart_overlayd(directory)[0]
+
+
+def restart_overlayd(directory: Path) -> tuple[Server, float]:
+    """A node on a directory that one ran on before, and the seconds until it took connections."""
+    config = directory / "config.toml"
+    port = int(config.read_text().partition("127.0.0.1:")[2].partition('"')[0])
+    began = time.perf_counter()
     process = start([sys.executable, "-m", "overlayd", "run", "--config", str(config)], directory, port)
+    seconds = time.perf_counter() - began
     version = version_of([sys.executable, "-m", "overlayd", "--version"])
     said = "every answer after the fdatasync of its commit (SQLite WAL, synchronous=FULL)"
-    return Server("overlayd", version, said, True, port, directory, process)
+    return Server("overlayd", version, said, True, port, directory, process), seconds
 
 
 def toml_table(value: object) -> str:

@@ -5,6 +5,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--clients", "2", "--readers", "2", "--rounds", "1", "--seconds", "0.1", "--warm-up", "0"]
@@ -31,3 +34,35 @@ def test_a_tiny_run_of_the_node_alone_leaves_a_table_data_and_a_chart(tmp_path: 
         assert "own generator" in node["remarks"]
     assert "fdatasync/s" in (tmp_path / "results/publish.txt").read_text()
     assert (tmp_path / "results/publish.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def run(part: str, results: Path, *more: str) -> list[dict[str, Any]]:
+    """The rows of a tiny run of one part."""
+    command = [sys.executable, "-m", "benchmarks.compare", part, *TINY, "--peers", "", "--results", str(results), *more]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PATH": ""}, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows: list[dict[str, Any]] = json.loads((results / f"{part}.json").read_text())["rows"]
+    return rows
+
+
+@pytest.mark.parametrize("part", ["fairness", "busy"])
+def test_rows_of_one_publisher_beside_others(part: str, tmp_path: Path) -> None:
+    """Each row holds a quiet contender and a disturbed one, and both measured something."""
+    rows = run(part, tmp_path)
+    assert len(rows) == 2
+    for row in rows:
+        assert [contender["medians"]["p99_ms"] > 0 for contender in row["contenders"]] == [True, True]
+
+
+@pytest.mark.slow
+def test_rows_of_growth(tmp_path: Path) -> None:
+    """Many streams, many entries, and opening the log again: every row is measured without errors."""
+    rows = run("growth", tmp_path, "--streams", "30", "--entries", "1000")
+    assert [row["title"].partition(",")[0] for row in rows] == [
+        "single packets", "single packets", "single packets", "arrays of 100", "opening a log of 1",
+    ]  # fmt: skip
+    for row in rows:
+        assert all(contender["medians"][row["main"]] > 0 for contender in row["contenders"])
+        assert all(turn["errors"] == 0 for contender in row["contenders"] for turn in contender["rounds"])
