@@ -33,6 +33,7 @@ _SECRET_NAMES = re.compile(
     re.IGNORECASE,
 )
 _SECRET_TEXTS = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
+_KEY_TEXTS = re.compile(r"((?:ovl|ap)_live_|ovl_ticket_)[A-Za-z0-9_-]{20,}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
@@ -93,10 +94,15 @@ def hide_secrets(logger: Any, method: str, event: Event) -> Event:
         if _SECRET_NAMES.search(str(name)):
             event[name] = "(hidden)"
         elif isinstance(value, str):
-            event[name] = _SECRET_TEXTS.sub(r"\1 (hidden)", value)
+            event[name] = hide_keys(_SECRET_TEXTS.sub(r"\1 (hidden)", value))
         elif isinstance(value, dict):
             event[name] = hide_secrets(logger, method, dict(value))
     return event
+
+
+def hide_keys(text: str) -> str:
+    """The text without the API keys and tickets in it."""
+    return _KEY_TEXTS.sub(r"\1(hidden)", text) if "_live_" in text or "_ticket_" in text else text
 
 
 def cut_long_values(logger: Any, method: str, event: Event) -> Event:

@@ -3,6 +3,7 @@
 import trio
 
 from overlayd.model.access_lines import AccessLine, WriteAccessLine, write_as_log_line
+from overlayd.model.logs import hide_keys
 from overlayd.model.loop_metrics import LoopBuckets, LoopCount
 from overlayd.model.metrics import SECONDS, Metrics
 
@@ -58,6 +59,6 @@ class RequestLog:
             duration_ms = round(((trio.current_time() if now is None else now) - started) * 1000, 3)
             self._write_line(
                 AccessLine(
-                    method[:20], path[:PATH_CHARS_MAX], status, sent_bytes, duration_ms, principal, request_id
+                    method[:20], hide_keys(path)[:PATH_CHARS_MAX], status, sent_bytes, duration_ms, principal, request_id
                 )
             )  # fmt: skip

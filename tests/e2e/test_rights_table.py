@@ -21,6 +21,7 @@ from overlayd.access.roles import BUILT_IN
 from overlayd.access.secret_text import draw_key, format_digest
 from overlayd.client import SyncClient
 from overlayd.model.clock import Entropy
+from overlayd.net.asyncapi import build_asyncapi
 from overlayd.net.openapi import OPERATIONS
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "security.md"
@@ -186,6 +187,8 @@ async def asked(walk: Walk, method: str, path: str) -> dict[str, bool]:
 
 def test_the_node_serves_nothing_that_isnt_in_the_table() -> None:
     """The operations are those of the app (tests/test_daemon.py holds them against each other), each with its row."""
+    messages = {name.removeprefix("client.") for name in build_asyncapi()["components"]["messages"] if "client." in name}
+    assert messages <= {message["type"] for message in MESSAGES.values()}
     rows = "\n".join(written_table())
     for operation in OPERATIONS:
         assert f"| `{operation.method.upper()} {operation.path}` |" in rows
