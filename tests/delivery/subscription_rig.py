@@ -82,6 +82,7 @@ class FakeOutlet:
         self.answers: dict[str, Answer] = {}
         self.flying: dict[str, int] = defaultdict(int)
         self.flying_max: dict[str, int] = defaultdict(int)
+        self.flying_in_all_max = 0
 
     def answer(self, name: str, *results: AttemptResult, after_s: float = 0.0) -> None:
         """These results one after the other, the last one for ever."""
@@ -98,6 +99,7 @@ class FakeOutlet:
         self.attempts.append((trio.current_time(), delivery))
         self.flying[name] += 1
         self.flying_max[name] = max(self.flying_max[name], self.flying[name])
+        self.flying_in_all_max = max(self.flying_in_all_max, sum(self.flying.values()))
         try:
             give = self.answers.get(name)
             if give is None:

@@ -2,14 +2,12 @@
 
 import pytest
 import trio
-from trio.testing import MockClock
 from subscription_rig import FAILED, OK, FakeOutlet, MemoryLog, Node, killed, running
+from trio.testing import MockClock
 
 from overlayd.delivery.frames import Message
 from overlayd.model.errors import StorageFull
 from overlayd.model.outlet import AttemptResult, Delivery
-
-
 
 
 def offsets(ids: list[str]) -> list[int]:
@@ -57,7 +55,12 @@ async def test_selection_narrows_what_is_delivered(autojump_clock: MockClock) ->
         node.log.add("a", 3, type="x")
         node.log.add("b", 4, type="x", key="k")
         await trio.sleep(1)
-        assert [sorted(node.delivered(name)) for name in "tkfw"] == [["1", "3"], ["1", "2"], ["2", "3"], ["1", "2", "3", "4"]]
+        assert [sorted(node.delivered(name)) for name in "tkfw"] == [
+            ["1", "3"],
+            ["1", "2"],
+            ["2", "3"],
+            ["1", "2", "3", "4"],
+        ]
 
 
 async def test_order_none_keeps_as_many_in_flight_as_allowed(autojump_clock: MockClock) -> None:
@@ -273,7 +276,7 @@ async def test_delete_leaves_nothing(autojump_clock: MockClock) -> None:
         await trio.sleep(600)
         assert len(node.outlet.attempts) == count
         for table in ("subscription", "subscription_state", "subscription_unit", "subscription_attempt"):
-            assert node.count(f"SELECT count(*) FROM {table}") == 0  # noqa: S608 - constants
+            assert node.count(f"SELECT count(*) FROM {table}") == 0
         assert await node.add() is not one
 
 
@@ -327,10 +330,10 @@ async def test_outlet_that_breaks_down_counts_as_a_failed_attempt(autojump_clock
         assert one.rest.failed == 2
 
 
-async def test_idle_subscriptions_cost_nothing_per_packet(autojump_clock: MockClock, node_count: int = 2000) -> None:
+async def test_idle_subscriptions_cost_nothing_per_packet(autojump_clock: MockClock) -> None:
     """Subscriptions that a packet isn't for are neither looked at nor woken nor written."""
     async with running() as node:
-        for number in range(node_count):
+        for number in range(2000):
             await node.add(f"s{number}", streams=[f"own-{number}"])
         await node.add("hit")
         await trio.sleep(20)

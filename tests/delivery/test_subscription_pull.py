@@ -22,6 +22,7 @@ def bodies(fetched: Fetched) -> list[str]:
 
 
 def tokens(fetched: Fetched) -> list[str]:
+    """The leases, in order."""
     return [leased.lease for leased in fetched.messages]
 
 
@@ -286,7 +287,9 @@ async def test_outstanding_is_bounded(autojump_clock: MockClock) -> None:
         assert 100 <= taken <= 300
         one = node.book.find("p")
         assert one.ledger.outstanding == taken
-        hits = node.delivery.metrics.registry.get_sample_value("overlayd_limit_hits_total", {"limit": "outstanding_max"})
+        hits = node.delivery.metrics.registry.get_sample_value(
+            "overlayd_limit_hits_total", {"limit": "outstanding_max"}
+        )
         assert hits
 
 
