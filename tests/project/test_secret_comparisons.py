@@ -66,7 +66,7 @@ def test_nothing_else_compares_secrets() -> None:
     for file in FILES:
         path = str(file.relative_to(ROOT))
         found |= set(comparisons_of(path, ast.parse(file.read_text("utf-8"))))
-    assert found == set(PUBLIC)
+    assert found - set(PUBLIC) == set()
 
 
 def test_compare_digest_stands_where_it_is_known() -> None:
