@@ -61,12 +61,14 @@ class RegtestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The embedded chain."""
 
     block_interval: Annotated[
-        Duration, Meta(description="A block is mined so often; 0s: only when `overlayd regtest mine` asks")
+        Duration, Meta(description="Regtest: a block is mined so often; 0s: only when `overlayd regtest mine` asks")
     ] = Duration(10)
-    fee_sat_per_kb: Annotated[int, Meta(ge=0, description="Least fee, in satoshis for 1000 bytes")] = 1
-    mempool_max: Annotated[int, Meta(ge=1, description="Transactions that wait for a block")] = 200_000
-    block_transactions_max: Annotated[int, Meta(ge=1, description="Transactions of one block")] = 100_000
-    events_max: Annotated[int, Meta(ge=1, le=100_000, description="Events that one reader may be behind")] = 1000
+    fee_sat_per_kb: Annotated[int, Meta(ge=0, description="Regtest: least fee, in satoshis for 1000 bytes")] = 1
+    mempool_max: Annotated[int, Meta(ge=1, description="Regtest: transactions that wait for a block")] = 200_000
+    block_transactions_max: Annotated[int, Meta(ge=1, description="Regtest: transactions of one block")] = 100_000
+    events_max: Annotated[int, Meta(ge=1, le=100_000, description="Regtest: events that one reader may be behind")] = (
+        1000
+    )
 
 
 class RegtestReorg(msgspec.Struct, frozen=True):

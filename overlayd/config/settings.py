@@ -9,6 +9,7 @@ from overlayd.access.quotas import QuotaSettings
 from overlayd.access.rates import RateSettings
 from overlayd.access.settings import AccessSettings, KeySettings
 from overlayd.access.usage import UsageSettings
+from overlayd.chain.settings import ChainSettings
 from overlayd.delivery.settings import DeliverySettings
 from overlayd.delivery.subscriptions.declaring import DeclaredSubscription
 from overlayd.delivery.webhooks.settings import WebhookSettings
@@ -80,6 +81,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     webhooks: Annotated[WebhookSettings, Meta(description="What webhooks may call, and how their secrets change")] = (
         WebhookSettings()
     )
+    chain: Annotated[
+        ChainSettings, Meta(description="Which chain packets are confirmed on, and who is asked about it")
+    ] = ChainSettings()
     log: Annotated[LogSettings, Meta(description="What the node writes to standard error")] = LogSettings()
     metrics: Annotated[MetricsSettings, Meta(description="What the node tells about itself")] = MetricsSettings()
     streams: tuple[StreamSettings, ...] = ()

@@ -37,13 +37,15 @@ class SourceState(Enum):
     """Refused, for `reason`. Another source, or the same one later, may take it."""
     DOUBLE_SPEND = "double_spend"
     """Another transaction spends one of its inputs; `competing` names those that it told. May go on for ever."""
+    NO_ANSWER = "no_answer"
+    """Nobody could be asked about this one just now: an outage, no news. Others of the same call were answered."""
 
 
 class SourceStatus(msgspec.Struct, frozen=True):
     """A source's answer about one transaction.
 
     `reason` is the source's own words, to be shown, never acted on. `bump` is a raw BRC-74 proof, unchecked;
-    `block_hash` and `height` go with it or stand alone.
+    `block_hash` and `height` go with it or stand alone. `source`: the name of who said so, when there are several.
     """
 
     txid: TxId
@@ -53,6 +55,7 @@ class SourceStatus(msgspec.Struct, frozen=True):
     block_hash: BlockHash | None = None
     height: int | None = None
     bump: bytes | None = None
+    source: str = ""
 
 
 class Outgoing(msgspec.Struct, frozen=True):

@@ -112,7 +112,7 @@ def test_variables_without_a_table_are_not_settings() -> None:
         ('[limits]\nbody_bytes = "1 MB!"', 'overlayd.toml:2: limits.body_bytes: expected a size such as "64KiB" or "1GiB", above 0; got "1 MB!"'),
         ('[listen]\ntcp = "x"', 'overlayd.toml:2: listen.tcp: expected a list of texts; got "x"'),
         ("limits = 3", "overlayd.toml:1: limits: expected a table, got 3"),
-        ('[chain]\nnetwork = "regtest"', "overlayd.toml:1: chain: not supported by this version of overlayd"),
+        ('[cluster]\nname = "east"', "overlayd.toml:1: cluster: not supported by this version of overlayd"),
         ("[[subscriptions]]\nx = 1", "overlayd.toml:1: subscriptions: not supported by this version of overlayd"),
         ("[node]\nidentity = 1", "overlayd.toml:2: node.identity: not supported by this version of overlayd"),
         ("[defaults.confirm]\ndepths = [0]", "overlayd.toml:2: defaults.confirm.depths: expected a list of whole numbers, at least 1, at most 1000; got [0]"),
@@ -140,7 +140,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     ("variable", "expected"),
     [
         ("OVERLAYD_STORAGE__SINC", "no such setting; did you mean OVERLAYD_STORAGE__SYNC?"),
-        ("OVERLAYD_CHAIN__NETWORK", "not supported by this version of overlayd"),
+        ("OVERLAYD_CLUSTER__NAME", "not supported by this version of overlayd"),
         ("OVERLAYD_STREAMS__X", "streams are declared in files"),
         ("OVERLAYD_QQQQQQQ__X", "no such"),
     ],
