@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import outcome
 import trio
 
 T = TypeVar("T")
@@ -25,6 +24,8 @@ class WriterThread:
         self._function: Callable[[], Any] | None = None
         self._task: trio.lowlevel.Task | None = None
         self._token: trio.lowlevel.TrioToken | None = None
+        self._given: Any = None
+        self._error: BaseException | None = None
 
     def __repr__(self) -> str:
         return f"WriterThread({self._name!r}, busy={self._task is not None})"
@@ -39,7 +40,12 @@ class WriterThread:
         self._task = trio.lowlevel.current_task()
         self._function = function
         self._wanted.release()
-        given: T = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+        given: T
+        given, self._given = self._given, None
         return given
 
     def close(self) -> None:
@@ -58,15 +64,17 @@ class WriterThread:
             function, self._function = self._function, None
             if function is None:
                 return
-            done = outcome.capture(function)
+            try:
+                self._given = function()
+            except BaseException as error:
+                self._error = error  # raised in the task
             del function
             try:
-                self._token.run_sync_soon(self._wake, done)
+                self._token.run_sync_soon(self._wake)
             except trio.RunFinishedError:  # nobody is left to be told
                 return
-            del done
 
-    def _wake(self, done: outcome.Outcome[Any]) -> None:
+    def _wake(self) -> None:
         task, self._task = self._task, None
         assert task is not None
-        trio.lowlevel.reschedule(task, done)
+        trio.lowlevel.reschedule(task)

@@ -36,16 +36,17 @@ def declared_metrics() -> dict[str, tuple[str, list[str]]]:
     found = {}
     for file in SOURCES:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in KINDS):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            kind = node.func.attr.removeprefix("loop_")
+            if kind not in KINDS or file.name == "process_metrics.py":  # which are made and looked at below
                 continue
             name, _, *labels = node.args
-            if file.name == "process_metrics.py":
-                continue  # made and looked at below
             assert isinstance(name, ast.Constant), f"{file.name}: the name of a metric is written where it is declared"
-            suffix = "_total" if node.func.attr == "counter" else ""
+            suffix = "_total" if kind == "counter" else ""
             texts = [label.value for label in labels if isinstance(label, ast.Constant)]
             assert len(texts) == len(labels), f"{name.value}: labels are written where the metric is declared"
-            found[str(name.value).removesuffix("_total") + suffix] = (node.func.attr, [str(text) for text in texts])
+            found[str(name.value).removesuffix("_total") + suffix] = (kind, [str(text) for text in texts])
     return found
 
 
