@@ -128,6 +128,7 @@ def measure_replay(server: Server, kind: str, count: int) -> None:
 
 
 def main() -> None:
+    """Runs what is asked for on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sessions", type=int, default=1000)
     parser.add_argument("--packets", type=int, default=50)
