@@ -171,6 +171,21 @@ async def test_flood_of_unread_input(autojump_clock: MockClock) -> None:
     assert hits(node, "unread_messages") == 1
 
 
+async def test_flood_of_unread_bytes(autojump_clock: MockClock) -> None:
+    """A client whose messages are few, but too much together, is closed with 1008 when nothing is dealt with for
+    admit_timeout."""
+    limits = Limits(unread_bytes=Size(3000), message_bytes=Size(1500), admit_timeout=Duration(1))
+    node, never = Node(limits=limits), trio.Event()
+    node.publish_gate = never.wait
+    async with node.connect() as client:
+        await client.expect("welcome")
+        for number in range(5):
+            await client.send(type="publish", ref=number, stream="s", packets=[{"data": "x" * 1000}])
+        assert await client.close_code() == 1008
+        never.set()
+    assert hits(node, "unread_bytes") == 1
+
+
 async def test_input_budget_is_given_back(autojump_clock: MockClock) -> None:
     """Whatever a client sends, nothing of the node's budget for input is held once the socket is gone."""
     node = Node(limits=Limits(unread_bytes=Size(2000), message_bytes=Size(1500)))
