@@ -30,6 +30,14 @@ class JsonBodies:
 
         Raises WrongContentType, BodyTooLarge, MalformedJson, UnusableJson, InvalidDefinition, RequestTimeout, IntakeBusy.
         """
+        return _decode(await self._read_raw(asked), kind, what, self._limits.json_depth_max)
+
+    async def read_or(self, asked: Request, kind: type[T], what: str, default: T) -> T:
+        """As `read`; the default for a request without a body. Checkpoint."""
+        raw = await self._read_raw(asked)
+        return _decode(raw, kind, what, self._limits.json_depth_max) if raw else default
+
+    async def _read_raw(self, asked: Request) -> bytes:
         content_type = asked.mimetype
         if content_type and content_type != "application/json" and not content_type.endswith("+json"):
             raise WrongContentType(
@@ -38,18 +46,15 @@ class JsonBodies:
             )  # fmt: skip
         limit = int(self._limits.definition_bytes)
         with self._bodies.hold() as hold:
-            raw = await body_reader(asked, self._bodies, limit, "definition_bytes").read_all(hold)
-        parse_json(raw, self._limits.json_depth_max)
-        try:
-            return msgspec.json.decode(raw, type=kind)
-        except msgspec.ValidationError as err:
-            raise invalid_body(err, what) from err
+            return await body_reader(asked, self._bodies, limit, "definition_bytes").read_all(hold)
 
-    async def read_or(self, asked: Request, kind: type[T], what: str, default: T) -> T:
-        """As `read`; the default for a request without a body. Checkpoint."""
-        if asked.content_length == 0 or (asked.content_length is None and "Transfer-Encoding" not in asked.headers):
-            return default
-        return await self.read(asked, kind, what)
+
+def _decode(raw: bytes, kind: type[T], what: str, depth_max: int) -> T:
+    parse_json(raw, depth_max)
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError as err:
+        raise invalid_body(err, what) from err
 
 
 def invalid_body(error: msgspec.ValidationError, what: str) -> InvalidDefinition:

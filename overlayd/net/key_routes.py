@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import trio
 from msgspec import UNSET
-from quart import Request, Response, request
+from quart import Response, request
 from quart_trio import QuartTrio
 
 from overlayd.access import require
@@ -102,9 +102,7 @@ class _KeyRoutes:
         """Gives a key another secret."""
         require(principal_of(request), "admin")
         Parameters(request, ())
-        wanted = KeyRotation()
-        if has_body(request):
-            wanted = await self._bodies.read(request, KeyRotation, "the key can't be rotated")
+        wanted = await self._bodies.read_or(request, KeyRotation, "the key can't be rotated", KeyRotation())
         async with self._lane.step_out():
             made, secret = await self._changes.rotate(key, seconds_of(wanted.grace, "grace"), author_of(request))
         return _made(made, secret, 200)
@@ -120,11 +118,6 @@ class _KeyRoutes:
     async def _note_read(self, subject: str) -> None:
         async with self._lane.step_out():
             await self._trail.write_once(author_of(request).record("keys.read", subject))
-
-
-def has_body(asked: Request) -> bool:
-    """Whether the request brings a body at all."""
-    return asked.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in asked.headers
 
 
 def seconds_of(text: str | msgspec.UnsetType, name: str) -> float | None:

@@ -11,7 +11,7 @@ from overlayd.model.wire import encode_wire
 from overlayd.model.wire_access import TicketBody, TicketIn
 from overlayd.net.app import answer, principal_of
 from overlayd.net.json_body import JsonBodies
-from overlayd.net.key_routes import has_body, seconds_of
+from overlayd.net.key_routes import seconds_of
 from overlayd.net.parameters import Parameters
 
 
@@ -23,9 +23,7 @@ def add_ticket_routes(app: QuartTrio, *, tickets: TicketBook, clock: Clock, bodi
         principal = principal_of(request)
         check_standing(principal)
         Parameters(request, ())
-        wanted = TicketIn()
-        if has_body(request):
-            wanted = await bodies.read(request, TicketIn, "the ticket can't be given out")
+        wanted = await bodies.read_or(request, TicketIn, "the ticket can't be given out", TicketIn())
         scopes = [parse_scope(text) for text in wanted.scopes] if isinstance(wanted.scopes, list) else None
         text, ttl_s = tickets.issue(principal, scopes, seconds_of(wanted.ttl, "ttl"))
         expires_at = format_time_us(clock.now_us() + int(ttl_s * 1_000_000))
