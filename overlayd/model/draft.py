@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 
+from overlayd.model.confirmation import BroughtTx
 from overlayd.model.errors import OverlaydError
 from overlayd.model.names import StreamName
 
@@ -17,7 +18,8 @@ class Draft(msgspec.Struct, gc=False):
     `sent` is the JSON text of `data` as the producer sent it (log-format, Body); `body` is what is
     stored, the same object unless a stage changed it. `topics` and `metadata` are JSON texts cut like
     `sent`, b"" when absent. Text fields are "" when absent. `index` is the packet's place in its request.
-    `is_key_derived`: the stream's definition found the key in the data; the producer sent none.
+    `is_key_derived`: the stream's definition found the key in the data; the producer sent none. `signature` is the
+    JSON text of the packet's signature, `brought` its own transaction, both checked.
     """
 
     index: int
@@ -37,6 +39,8 @@ class Draft(msgspec.Struct, gc=False):
     principal: str = ""
     derived_from: tuple[int, ...] = ()
     is_key_derived: bool = False
+    signature: bytes = b""
+    brought: BroughtTx | None = None
 
     @property
     def key_sent(self) -> str:

@@ -2,13 +2,21 @@
 
 import base64
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
-from overlayd.model.bodies import DefinitionChange, NodeBody, encode_node_body, encode_removal_body
+from overlayd.model.bodies import (
+    DefinitionChange,
+    NodeBody,
+    StatusBody,
+    encode_node_body,
+    encode_removal_body,
+    encode_status_body,
+)
 from overlayd.model.clock import Entropy
+from overlayd.model.confirmation import Confirmations, NewPacket
 from overlayd.model.cursor import Epoch, epoch_counter
 from overlayd.model.definition import Definition, encode_definition
 from overlayd.model.draft import Draft, StreamStateName
@@ -17,6 +25,7 @@ from overlayd.model.entry import (
     Z32,
     Kind,
     StoredEntry,
+    commitment_of,
     content_hash_of,
     encode_header,
     leaf_hash,
@@ -24,7 +33,14 @@ from overlayd.model.entry import (
     stream_hash_of,
 )
 from overlayd.model.limits import Limits
-from overlayd.model.meta import COMMITMENT_CLOSED, COMMITMENT_NONE, COMMITMENT_OPEN, Meta, encode_meta
+from overlayd.model.meta import (
+    COMMITMENT_CLOSED,
+    COMMITMENT_NODE,
+    COMMITMENT_NONE,
+    COMMITMENT_OPEN,
+    Meta,
+    encode_meta,
+)
 from overlayd.model.metrics import Metrics
 from overlayd.model.usage import GroupMeter, GroupWriting
 from overlayd.storage.fingerprint import fingerprint_of
@@ -39,6 +55,9 @@ from overlayd.storage.tree import Tree, TreePlan
 
 SEQUENCE_BITS = 40
 """In epoch c the sequences of a stream lie above (c - 1) * 2^40, so that none is ever used twice."""
+
+StatusEntry = tuple[StatusBody, bytes, int, int]
+"""The body, the stream's hash (Z32: a range over all streams), and the target's first and last offset."""
 
 MINUTE_US = 60_000_000
 """Rates are counted in minutes of the wall clock."""
@@ -73,6 +92,7 @@ class LogState:
         self.creations = 0
         self.changed: set[Stream] = set()
         self.meter: GroupMeter | None = None
+        self.confirmations: Confirmations | None = None
 
     @property
     def indexes(self) -> tuple[HashIndex, HashIndex, HashIndex, Positions]:
@@ -143,7 +163,8 @@ class Group:
         self._stream_change = 0
         self.creations = 0
         self._metered: dict[tuple[str, str], tuple[int, int]] = {}
-        self._metering: GroupWriting | None = None
+        self._to_confirm: list[NewPacket] = []
+        self._writings: list[GroupWriting] = []
         self._adoptions: list[Callable[[], None]] = []
         self._salts: list[bytes] = []
         self._salts_drawn = 0
@@ -283,6 +304,14 @@ class Group:
         self.removals.append(removal)
         return entry
 
+    def add_statuses(self, statuses: Iterable[StatusEntry], along: Callable[[sqlite3.Connection], None]) -> list[int]:
+        """Entries that say what became of packets, and the rows that go with them."""
+        self.actions.append(along)
+        return [
+            self._add(Kind.STATUS, encode_status_body(body), stream_hash, b"", from_offset, to_offset).offset
+            for body, stream_hash, from_offset, to_offset in statuses
+        ]
+
     def on_adopt(self, change: Callable[[], None]) -> None:
         """Something else in memory that counts from the COMMIT on."""
         self._adoptions.append(change)
@@ -295,9 +324,9 @@ class Group:
     def seal(self) -> None:
         """Works out the tree with the group's leaves. Nothing can be added afterwards."""
         if self._metered and self.state.meter is not None:
-            self._metering = self.state.meter.begin(self.appended_us, self._metered)
-            self.actions.append(self._metering.write)
-            self.on_adopt(self._metering.adopt)
+            self._write_along(self.state.meter.begin(self.appended_us, self._metered))
+        if self._to_confirm and self.state.confirmations is not None:
+            self._write_along(self.state.confirmations.begin(self.appended_us, self._to_confirm))
         self.plan = self.state.tree.extend([entry.leaf for entry in self.entries])
 
     async def adopt_indexes(self, pace: Pace) -> None:
@@ -344,8 +373,13 @@ class Group:
         """The transaction left no trace."""
         for index in self.state.indexes:
             index.roll_back()
-        if self._metering is not None:
-            self._metering.roll_back()
+        for writing in self._writings:
+            writing.roll_back()
+
+    def _write_along(self, writing: GroupWriting) -> None:
+        self._writings.append(writing)
+        self.actions.append(writing.write)
+        self.on_adopt(writing.adopt)
 
     def _adopt_stream(self, pending: PendingStream) -> None:
         stream, book = pending.stream, self.state.book
@@ -394,12 +428,18 @@ class Group:
         if draft.csalt:
             is_open = draft.body == draft.sent and not draft.is_key_derived
             form, csalt = (COMMITMENT_OPEN, draft.csalt) if is_open else (COMMITMENT_CLOSED, b"")
-        body = draft.body
+        elif pending.definition.confirm.commit == "packet":
+            form = COMMITMENT_NODE
+            commitment = commitment_of(
+                salt, stream.name, draft.id, draft.type, draft.time, draft.source, draft.key, draft.topics,
+                draft.metadata, draft.body,
+            )  # fmt: skip
+        body, brought = draft.body, draft.brought
         meta = encode_meta(
             Meta(
-                draft.id, draft.type, draft.time, draft.source, draft.key, draft.topics, draft.metadata, b"",
-                draft.is_octets, pending.version, pending.topics, draft.hops, draft.traceparent, draft.principal,
-                draft.derived_from, b"", form, csalt,
+                draft.id, draft.type, draft.time, draft.source, draft.key, draft.topics, draft.metadata,
+                draft.signature, draft.is_octets, pending.version, pending.topics, draft.hops, draft.traceparent,
+                draft.principal, draft.derived_from, b"", form, csalt, b"" if brought is None else brought.txid[::-1],
             )
         )  # fmt: skip
         content_hash = content_hash_of(body)
@@ -429,6 +469,10 @@ class Group:
             self.keys[state.keys.key(draft.key.encode(), stream.stream_hash)] = offset
         if draft.csalt:
             self.commitments[prepared.commitment_key] = offset
+        if pending.definition.confirm.commit != "none":
+            self._to_confirm.append(
+                NewPacket(offset, stream.stream_hash, sequence, commitment, pending.definition.confirm, brought)
+            )
         return entry
 
 

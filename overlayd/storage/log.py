@@ -11,6 +11,7 @@ import structlog
 import trio
 
 from overlayd.model.bodies import NodeBody, RemovalCause
+from overlayd.model.confirmation import Confirmations
 from overlayd.model.cursor import Epoch
 from overlayd.model.definition import Definition
 from overlayd.model.draft import AppendRequest, AppendResult, StreamStateName
@@ -23,7 +24,7 @@ from overlayd.storage import definitions, files, queries
 from overlayd.storage.checkpoint import Checkpoint
 from overlayd.storage.checkpoints import CheckpointSigner
 from overlayd.storage.errors import FULL_RETRY_AFTER_S
-from overlayd.storage.group import Group, LogState, id_key
+from overlayd.storage.group import Group, LogState, StatusEntry, id_key
 from overlayd.storage.housekeeping import DiskWatch
 from overlayd.storage.intake import AnyTicket, Intake, Ticket
 from overlayd.storage.jobs import AppendJob, ChangeJob, WriteJob, node_job
@@ -168,6 +169,19 @@ class Log:
         result: T = await write_job.ticket.wait()
         return result
 
+    async def append_statuses(
+        self, statuses: Sequence[StatusEntry], along: Callable[[sqlite3.Connection], None]
+    ) -> list[int]:
+        """Entries of what became of packets, a few hundred at most, and rows about it in one transaction; the offsets.
+
+        `along` must not fail: it would take the whole group along. Checkpoint. Raises as `append_own`."""
+        job = ChangeJob(lambda group: group.add_statuses(statuses, along), len(statuses) or 1)
+        return list(await self._change(job))
+
+    def confirm_with(self, confirmations: Confirmations) -> None:
+        """From now on packets of streams that commit to a chain are told to it, in their own transaction."""
+        self._state.confirmations = confirmations
+
     def meter_with(self, meter: GroupMeter) -> None:
         """From now on the packets of those that the meter names are counted, each in its own transaction."""
         self._state.meter = meter
@@ -213,8 +227,7 @@ class Log:
 
     async def set_stream_state(self, name: str, state: StreamStateName, *, own: Sequence[OwnPacket] = ()) -> Stream:
         """Pauses, stops or activates a stream. `own`: packets of the node's own streams that tell about it, in the same
-        transaction. Raises UnknownStream, Forbidden for the node's own streams, and as
-        `append`."""
+        transaction. Raises UnknownStream, Forbidden for the node's own streams, and as `append`."""
         definitions.check_is_changeable(name)
 
         def change(group: Group) -> Stream:
