@@ -10,7 +10,6 @@ import http.client
 import os
 import selectors
 import socket
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -148,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -22,7 +22,7 @@ from overlayd.storage import Log
 
 ReadyChecks = Mapping[str, Callable[[], str]]
 """By name: gives "" when all is well, else what is wrong."""
-_PARTS = ("trio", "hypercorn", "quart", "quart-trio", "trio-websocket", "blake3", "cryptography", "msgspec")
+_PARTS = ("trio", "hypercorn", "quart", "quart-trio", "wsproto", "blake3", "cryptography", "msgspec")
 
 
 def add_node_routes(

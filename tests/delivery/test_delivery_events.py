@@ -33,7 +33,9 @@ class Rig:
         opened = await self.delivery.open_reader(query_of(**query), "test")
         session = self.registry.enter(transport, "test", "127.0.0.1")
         self.registry.add_reader(session, "", opened)
-        return LiveStream(StreamForm(transport), session, opened, delivery=self.delivery, registry=self.registry, node="test-node")
+        return LiveStream(
+            StreamForm(transport), session, opened, delivery=self.delivery, registry=self.registry, node="test-node"
+        )
 
 
 async def events_of(stream: LiveStream) -> AsyncIterator[tuple[str, str, str]]:
