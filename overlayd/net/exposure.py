@@ -68,13 +68,13 @@ def describe_exposure(urls: Sequence[str], settings: ListenSettings, credentials
     """Who gets in, in a line: for the log at start and for /readyz. `urls` are the listeners'."""
     hosts = [url.split("://", 1)[1].rpartition(":")[0].strip("[]") for url in urls if "://" in url]
     is_reachable = not all(is_loopback_address(host) for host in hosts)
+    if credentials.words:
+        return f"credentials are asked for: {credentials.words}"
     if settings.insecure and is_reachable:
         return "open to everybody who reaches it: insecure = true"
     if settings.insecure:
         return "open to local clients, and to whoever a proxy lets through: insecure = true"
-    if not credentials.words:
-        return "open to local clients only: no keys configured"
-    return f"credentials are asked for: {credentials.words}"
+    return "open to local clients only: no keys configured"
 
 
 def _trusted(settings: ListenSettings, rules: PeerRules) -> Networks:
