@@ -1,19 +1,14 @@
 """The keys that the configuration declares: their hashes from the file itself, their secrets from where it says."""
 
-import os
-import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from overlayd.access.guarded_files import find_credential, read_guarded
 from overlayd.access.key_records import KeyRecord, SecretRecord
 from overlayd.access.keys import KeyBook
 from overlayd.access.secret_text import KeyKind, digest_of, is_key, parse_digest, shown_prefix
 from overlayd.access.settings import KeySettings
 from overlayd.model.errors import ConfigInvalid, OverlaydError
-
-CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
-FILE_BYTES_MAX = 64 << 10
-_OTHERS_MAY_READ = stat.S_IRGRP | stat.S_IROTH
 
 
 def declare_keys(book: KeyBook, declared: Iterable[KeySettings], environ: Mapping[str, str], now_us: int) -> None:
@@ -41,10 +36,13 @@ def declare_keys(book: KeyBook, declared: Iterable[KeySettings], environ: Mappin
 def _record_of(settings: KeySettings, environ: Mapping[str, str], now_us: int) -> KeyRecord:
     secrets = [SecretRecord(parse_digest(text), "", now_us) for text in settings.hashes]
     kind: KeyKind = "ovl"
-    for path, is_credential in _files_of(settings, environ):
-        for text in _read_secrets(settings, path, is_credential=is_credential):
-            secrets.append(SecretRecord(digest_of(text), shown_prefix(text), now_us))
-            kind = "ap" if text.startswith("ap_") else "ovl"
+    try:
+        for path, is_credential in _files_of(settings, environ):
+            for text in _read_secrets(path, is_credential=is_credential):
+                secrets.append(SecretRecord(digest_of(text), shown_prefix(text), now_us))
+                kind = "ap" if text.startswith("ap_") else "ovl"
+    except ConfigInvalid as err:
+        raise _invalid(settings, err.detail, err.hint) from err
     return KeyRecord(
         id=settings.name, kind=kind, owner=settings.owner or settings.name, scopes=settings.scopes,
         created_us=now_us, secrets=tuple(secrets), roles=settings.roles, created_by="config",
@@ -57,30 +55,17 @@ def _files_of(settings: KeySettings, environ: Mapping[str, str]) -> Iterable[tup
     if settings.file:
         yield Path(settings.file), False
     if settings.credential:
-        directory = environ.get(CREDENTIALS_DIRECTORY, "")
-        if not directory or os.sep in settings.credential:
-            raise _invalid(
-                settings, f"there is no credential {settings.credential!r}",
-                "with systemd, LoadCredential= in the unit passes it",
-            )  # fmt: skip
-        yield Path(directory) / settings.credential, True
+        yield find_credential(settings.credential, environ), True
 
 
-def _read_secrets(settings: KeySettings, path: Path, *, is_credential: bool) -> list[str]:
+def _read_secrets(path: Path, *, is_credential: bool) -> list[str]:
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise _invalid(settings, f"{path} isn't a file")
-        if not is_credential and mode & _OTHERS_MAY_READ:
-            raise _invalid(settings, f"others may read {path}", f"chmod 600 {path}")
-        with path.open("rb") as file:
-            text = file.read(FILE_BYTES_MAX).decode()
-    except (OSError, UnicodeDecodeError) as err:
-        reason = err.strerror if isinstance(err, OSError) else "it isn't text"
-        raise _invalid(settings, f"{path} can't be read: {reason}") from err
+        text = read_guarded(path, is_secret=not is_credential).decode()
+    except UnicodeDecodeError as err:
+        raise ConfigInvalid(f"{path} can't be read: it isn't text") from err
     found = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not found or not all(map(is_key, found)):
-        raise _invalid(settings, f"{path} must hold API keys, one a line", "overlayd keys generate draws one")
+        raise ConfigInvalid(f"{path} must hold API keys, one a line", hint="overlayd keys generate draws one")
     return found
 
 

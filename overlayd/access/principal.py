@@ -54,6 +54,7 @@ class Principal(msgspec.Struct, frozen=True):
     Unix peer. `may_create`: publishing to an unknown stream creates it. `rights` hold over every stream, `grants`
     over the streams that their patterns name. `owner`: who the credential belongs to, "" without one. `expires_us`:
     when the credential ends by itself, 0 for never. `policy`: name of the quota policy, "" for none.
+    `identity_key`: the public key that was proven, 66 hex digits, "" for none.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Principal(msgspec.Struct, frozen=True):
     standing: Standing = ALWAYS
     expires_us: int = 0
     policy: str = ""
+    identity_key: str = ""
 
 
 def may(principal: Principal, right: Right, stream: str | StreamFacts | None = None) -> bool:

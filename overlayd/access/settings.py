@@ -1,31 +1,30 @@
 """Tables `[access]` and `[[keys]]`: who may come in, and what they may do."""
 
 import re
-from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from overlayd.access.scopes import parse_scope
+from overlayd.access.identity.settings import IdentitySettings, KnownIdentitySettings
+from overlayd.access.jwt.settings import JwtSettings
+from overlayd.access.mutual.settings import MutualSettings
+from overlayd.access.named_scopes import POLICY_TEXT, ROLES_TEXT, SCOPES_TEXT, check_named_scopes
 from overlayd.access.secret_text import parse_digest
 from overlayd.model.clock import parse_time_us
 from overlayd.model.errors import OverlaydError
 from overlayd.model.units import Duration, Size
-
-_NAME = re.compile(r"[a-z0-9_-]{1,64}", re.ASCII)
-_SCOPES = 'Rights, maybe over a pattern: "publish:weather.*", "read", "manage:@own"'
 
 
 class RoleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A named set of scopes. One with the name of a built-in role takes its place."""
 
     name: Annotated[str, Meta(max_length=64, description="What keys call it", examples=["weather-station"])]
-    scopes: Annotated[tuple[str, ...], Meta(description=_SCOPES)] = ()
+    scopes: Annotated[tuple[str, ...], Meta(description=SCOPES_TEXT)] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError."""
-        _check(self.name, self.scopes)
+        check_named_scopes(self.name, self.scopes)
 
 
 class UnixUserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,12 +33,12 @@ class UnixUserSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(max_length=64, description="What the node calls them", examples=["collectd"])]
     uid: Annotated[int, Meta(ge=-1, description="User id; -1: any")] = -1
     gid: Annotated[int, Meta(ge=-1, description="Group id, primary or further; -1: any")] = -1
-    scopes: Annotated[tuple[str, ...], Meta(description=_SCOPES)] = ()
-    roles: Annotated[tuple[str, ...], Meta(description="Named sets of scopes")] = ()
+    scopes: Annotated[tuple[str, ...], Meta(description=SCOPES_TEXT)] = ()
+    roles: Annotated[tuple[str, ...], Meta(description=ROLES_TEXT)] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError."""
-        _check(self.name, self.scopes)
+        check_named_scopes(self.name, self.scopes)
         if self.uid < 0 and self.gid < 0:
             raise ValueError(f"{self.name}: say which uid or gid it is")
 
@@ -63,12 +62,12 @@ class CertificateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     ] = ""  # fmt: skip
     fingerprint: Annotated[str, Meta(max_length=71, description='Of the whole certificate: "sha256:<64 hex>"')] = ""
     owner: Annotated[str, Meta(max_length=128, description="Whose it is; empty: its name and what * stood for")] = ""
-    scopes: Annotated[tuple[str, ...], Meta(description=_SCOPES)] = ()
-    roles: Annotated[tuple[str, ...], Meta(description="Named sets of scopes")] = ()
+    scopes: Annotated[tuple[str, ...], Meta(description=SCOPES_TEXT)] = ()
+    roles: Annotated[tuple[str, ...], Meta(description=ROLES_TEXT)] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError."""
-        _check(self.name, self.scopes)
+        check_named_scopes(self.name, self.scopes)
         if not (self.subject or self.san or self.fingerprint):
             raise ValueError(f"{self.name}: say which subject, san or fingerprint it is")
         if self.fingerprint and re.fullmatch(r"sha256:[0-9a-f]{64}", self.fingerprint) is None:
@@ -100,16 +99,16 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str, Meta(max_length=255, description="The same as a credential of the service manager, by its name")
     ] = ""
     owner: Annotated[str, Meta(max_length=128, description="Whose it is; empty: the key's name")] = ""
-    scopes: Annotated[tuple[str, ...], Meta(description=_SCOPES)] = ()
-    roles: Annotated[tuple[str, ...], Meta(description="Named sets of scopes")] = ()
+    scopes: Annotated[tuple[str, ...], Meta(description=SCOPES_TEXT)] = ()
+    roles: Annotated[tuple[str, ...], Meta(description=ROLES_TEXT)] = ()
     expires: Annotated[str, Meta(max_length=40, description="RFC 3339 time at which it ends; empty: never")] = ""
-    policy: Annotated[str, Meta(max_length=64, description="Quota policy; empty: the default one")] = ""
+    policy: Annotated[str, Meta(max_length=64, description=POLICY_TEXT)] = ""
     declared_in: Annotated[str, Meta(extra={"filled_in": True})] = ""
     """File and line, for the answer to whoever wants to change it through the API."""
 
     def __post_init__(self) -> None:
         """Raises ValueError. What stands in the file and the credential is read when the node starts."""
-        _check(self.name, self.scopes)
+        check_named_scopes(self.name, self.scopes)
         try:
             for text in self.hashes:
                 parse_digest(text)
@@ -173,13 +172,33 @@ class AccessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tuple[CertificateSettings, ...],
         Meta(description="Holders of client certificates, as a [[listen.tls]] with `client_ca` asks for them"),
     ] = ()
-
-
-def _check(name: str, scopes: Iterable[str]) -> None:
-    if _NAME.fullmatch(name) is None:
-        raise ValueError(f"not a name: {name[:80]!r}; at most 64 of a-z, 0-9, _ and -")
-    try:
-        for scope in scopes:
-            parse_scope(scope)
-    except OverlaydError as err:
-        raise ValueError(f"{name}: {err.detail}") from err
+    jwt: Annotated[tuple[JwtSettings, ...], Meta(description="An issuer of JSON Web Tokens whose word counts")] = ()
+    jwt_bytes: Annotated[Size, Meta(description="A token; longer ones aren't looked at")] = Size(8 << 10)
+    jwt_tokens_kept: Annotated[
+        int, Meta(ge=0, description="Tokens that were checked and needn't be again; the one used longest ago gives way")
+    ] = 10_000
+    jwks_bytes: Annotated[Size, Meta(description="A set of keys that an issuer publishes")] = Size(256 << 10)
+    jwks_keys_max: Annotated[int, Meta(ge=1, description="Usable keys of one issuer; further ones don't count")] = 32
+    jwks_timeout: Annotated[Duration, Meta(description="Fetching a set of keys")] = Duration(10)
+    jwks_refetch_min: Annotated[
+        Duration, Meta(description="A token with an unknown key makes the node fetch the keys, at most this often")
+    ] = Duration(30)
+    signature_ttl: Annotated[
+        Duration, Meta(description="How far X-Nonce, a time, may be from the node's clock, either way")
+    ] = Duration(300)
+    nonce_mode: Annotated[
+        Literal["clock", "durable"],
+        Meta(
+            description='"clock": X-Nonce must be a Unix time; "durable": any text that this identity never sent before, '
+            "all of which are stored for good"
+        ),
+    ] = "clock"
+    identity: Annotated[
+        IdentitySettings, Meta(description="Clients that sign their requests with a key of their own")
+    ] = IdentitySettings()
+    identities: Annotated[
+        tuple[KnownIdentitySettings, ...], Meta(description="Somebody who is known by a public key on secp256k1")
+    ] = ()
+    mutual: Annotated[
+        MutualSettings, Meta(description="Mutual authentication of identities and the node (BRC-103, BRC-104)")
+    ] = MutualSettings()

@@ -9,7 +9,7 @@ import textwrap
 from msgspec import NODEFAULT
 
 from overlayd.config.load import settings_shape
-from overlayd.config.schema import Array, Key, format_value
+from overlayd.config.schema import Array, Key, Path, format_value
 
 _HEAD = """\
 Configuration of overlayd. Every setting is here with its default; a file needs only what differs.
@@ -69,10 +69,13 @@ def _key_lines(key: Key, is_commented: bool) -> list[str]:
     return [*comment, f"{'#' if is_commented else ''}{key.path[-1]} = {format_value(key.default)}"]
 
 
-def _array_lines(array: Array) -> list[str]:
-    """What one table of an array may hold, as a comment: without one there is no such table."""
-    name = ".".join(array.path)
-    first = f"{array.description}. Each under its own header; in conf.d, files add to the list."
+def _array_lines(array: Array, outer: Path = ()) -> list[str]:
+    """What one table of an array may hold, as a comment: without one there is no such table. Arrays in its tables
+    follow, as in a file."""
+    path = (*outer, *array.path)
+    name, last = ".".join(path), "in conf.d, files add to the list."
+    where = f"they belong to the [[{'.'.join(outer)}]] above." if outer else last
+    first = f"{array.description}. Each under its own header; {where}"
     lines = ["", *_comment(first), "#", f"# [[{name}]]"]
     for key in array.shape.keys.values():
         example = next((meta.examples[0] for meta in key.bounds if meta.examples), key.default)
@@ -81,6 +84,8 @@ def _array_lines(array: Array) -> list[str]:
             *_comment_twice(f"{key.description} ({key.unit}; {default})"),
             f"# {key.path[-1]} = {format_value(example)}",
         ]
+    for inner in array.shape.arrays.values():
+        lines += _array_lines(inner, path)
     return lines
 
 

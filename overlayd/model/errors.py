@@ -93,6 +93,10 @@ class Forbidden(OverlaydError):
     code, title, status = "access.forbidden", "Not allowed", 403
 
 
+class AnswerTooLarge(OverlaydError):
+    code, title, status = "access.answer_too_large", "The answer is too large to be signed", 403
+
+
 class ForeignHost(OverlaydError):
     code, title, status = "access.host", "The Host header names another machine", 403
 
@@ -289,6 +293,10 @@ class NotSupported(OverlaydError):
 
 class IntakeBusy(OverlaydError):
     code, title, status, retryable = "intake.busy", "The intake is full", 503, True
+
+
+class IssuerUnavailable(OverlaydError):
+    code, title, status, retryable = "access.issuer_unavailable", "A token's issuer can't be reached", 503, True
 
 
 class TooManyConnections(OverlaydError):
