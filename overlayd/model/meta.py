@@ -5,6 +5,7 @@ decodes encodes to the same bytes again.
 """
 
 import struct
+from functools import lru_cache
 
 import msgspec
 
@@ -91,6 +92,21 @@ def encode_meta(meta: Meta) -> bytes:
     if meta.derived_from or meta.origin or meta.commitment_form or meta.txid:
         parts += _encode_rare(meta)
     return _with_unknown(parts, meta.unknown) if meta.unknown else b"".join(parts)
+
+
+def encode_plain_meta(packet_id: str, definition_version: int, principal: str) -> bytes:
+    """The same for a packet that has nothing but these; any may be absent."""
+    tail = _plain_tail(definition_version, principal)
+    if not packet_id:
+        return tail
+    value = packet_id.encode()
+    return _pack_record(_ID, len(value)) + value + tail
+
+
+@lru_cache(maxsize=4096)
+def _plain_tail(definition_version: int, principal: str) -> bytes:
+    """What packets of one producer into one stream have in common."""
+    return encode_meta(Meta(definition_version=definition_version, principal=principal))
 
 
 def _encode_own(meta: Meta) -> list[bytes]:

@@ -40,6 +40,7 @@ from overlayd.model.meta import (
     COMMITMENT_OPEN,
     Meta,
     encode_meta,
+    encode_plain_meta,
 )
 from overlayd.model.metrics import Metrics
 from overlayd.model.usage import GroupMeter, GroupWriting
@@ -435,13 +436,7 @@ class Group:
                 draft.metadata, draft.body,
             )  # fmt: skip
         body, brought = draft.body, draft.brought
-        meta = encode_meta(
-            Meta(
-                draft.id, draft.type, draft.time, draft.source, draft.key, draft.topics, draft.metadata,
-                draft.signature, draft.is_octets, pending.version, pending.topics, draft.hops, draft.traceparent,
-                draft.principal, draft.derived_from, b"", form, csalt, b"" if brought is None else brought.txid[::-1],
-            )
-        )  # fmt: skip
+        meta = _meta_of(draft, pending, form, csalt)
         content_hash = content_hash_of(body)
         seal = seal_of(salt, commitment, content_hash, body, meta)
         offset = self.head + 1
@@ -474,6 +469,24 @@ class Group:
                 NewPacket(offset, stream.stream_hash, sequence, commitment, pending.definition.confirm, brought)
             )
         return entry
+
+
+def _meta_of(draft: Draft, pending: PendingStream, form: int, csalt: bytes) -> bytes:
+    """What is stored of a draft beside its body. Most have an id, a version and a principal, and nothing else."""
+    brought = draft.brought
+    if not (
+        form or draft.type or draft.key or draft.time or draft.source or draft.topics or draft.metadata
+        or draft.signature or draft.is_octets or pending.topics or draft.hops or draft.traceparent
+        or draft.derived_from or brought
+    ):  # fmt: skip
+        return encode_plain_meta(draft.id, pending.version, draft.principal)
+    return encode_meta(
+        Meta(
+            draft.id, draft.type, draft.time, draft.source, draft.key, draft.topics, draft.metadata,
+            draft.signature, draft.is_octets, pending.version, pending.topics, draft.hops, draft.traceparent,
+            draft.principal, draft.derived_from, b"", form, csalt, b"" if brought is None else brought.txid[::-1],
+        )
+    )  # fmt: skip
 
 
 def producers_commitment(entry: StoredEntry, meta: Meta) -> bytes:
