@@ -13,11 +13,11 @@ from standardwebhooks.webhooks import Webhook
 from trio.testing import MockClock
 from webhook_rig import SUBSCRIPTION, WebhookRig, delivery_of, open_rig, packet_messages
 
-from overlayd.delivery.webhooks.verdict import parse_retry_after
 from overlayd.model.outlet import AttemptResult
 from overlayd.model.subscription import WebhookRule
 from overlayd.model.units import Duration
 from overlayd.outbound import OutboundSettings
+from overlayd.outbound.retry_after import parse_retry_after
 
 
 @pytest.fixture
