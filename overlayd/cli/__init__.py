@@ -11,6 +11,7 @@ _COMMANDS = {
     "publish": ("overlayd.cli.publish", "Publish packets from standard input or a file"),
     "tail": ("overlayd.cli.tail", "Print packets as they arrive"),
     "streams": ("overlayd.cli.streams", "List, define, pause, resume, stop and delete streams"),
+    "subscriptions": ("overlayd.cli.subscriptions", "Create, list, move, fetch from and delete durable subscriptions"),
     "sessions": ("overlayd.cli.sessions", "List and end live connections"),
     "keys": ("overlayd.cli.keys", "Make, list, rotate and revoke API keys"),
     "usage": ("overlayd.cli.usage", "Show what was published, read and delivered"),

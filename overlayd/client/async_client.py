@@ -21,6 +21,7 @@ from overlayd.client.publishing import Chunk, Chunker, PacketLike, PublishOutcom
 from overlayd.client.reading import PAGE_PACKETS, check_message, check_packet, check_packets, in_order, is_last_page
 from overlayd.client.resume import LIVE_POLICY, Resume, live_query
 from overlayd.client.retry import Backoff, RetryPolicy, is_worth_repeating
+from overlayd.client.subscriptions import AsyncSubscriptions
 from overlayd.client.tls_files import TlsFiles, chosen_context
 from overlayd.client.trust import LogView, check_proof
 from overlayd.client.websocket import WebSocketReader, open_websocket
@@ -399,6 +400,11 @@ class Client:
     async def delete_quota_policy(self, name: str) -> None:
         """Takes a policy away; whoever has it is refused."""
         await self.send(usage_calls.delete_quota_policy(name))
+
+    @property
+    def subscriptions(self) -> AsyncSubscriptions:
+        """Durable subscriptions of the node."""
+        return AsyncSubscriptions(self.send)
 
     def __repr__(self) -> str:
         return f"Client({str(self.address)!r})"

@@ -30,6 +30,7 @@ from overlayd.client.reading import (
 )
 from overlayd.client.resume import LIVE_POLICY, Resume, live_query
 from overlayd.client.retry import Backoff, RetryPolicy, is_worth_repeating
+from overlayd.client.subscriptions import SyncSubscriptions
 from overlayd.client.tls_files import TlsFiles, chosen_context
 from overlayd.client.trust import LogView, check_proof
 from overlayd.model.definition import Definition
@@ -397,6 +398,11 @@ class SyncClient:
     def delete_quota_policy(self, name: str) -> None:
         """Takes a policy away; whoever has it is refused."""
         self.send(usage_calls.delete_quota_policy(name))
+
+    @property
+    def subscriptions(self) -> SyncSubscriptions:
+        """Durable subscriptions of the node."""
+        return SyncSubscriptions(self.send)
 
     def __repr__(self) -> str:
         return f"SyncClient({str(self.address)!r})"

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from overlayd.model.subscription import PullRule, SubscriptionDefinition, WebhookRule
-from overlayd.model.wire import CursorText, Packet, Time
+from overlayd.model.wire import ConfirmationStatus, CursorText, Packet, Time
 
 StartText = Annotated[str, Meta(description="now, beginning, an RFC 3339 time or a cursor; default now")]
 Count = Annotated[int, Meta(ge=0)]
@@ -191,7 +191,7 @@ class FetchIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     wait: Annotated[str, Meta(description="Hold so long for a first one, such as 30s; at most 55s")] = "0s"
 
 
-class LeasedMessage(msgspec.Struct, kw_only=True):
+class LeasedMessage(msgspec.Struct, kw_only=True, rename={"from_": "from"}):
     """A message with its lease: the members of a `packet`, `status`, `gap` or `erased` message, and these."""
 
     type: Literal["packet", "status", "gap", "erased"]
@@ -200,8 +200,17 @@ class LeasedMessage(msgspec.Struct, kw_only=True):
     cursor: CursorText | UnsetType = UNSET
     stream_id: str | UnsetType = UNSET
     packet: Packet | UnsetType = UNSET
-    packet_sequence: int | UnsetType = UNSET
+    packet_sequence: Count | UnsetType = UNSET
+    from_: Annotated[str | int, Meta(description="gap: a cursor; status: a sequence; both ends inclusive")] | (
+        UnsetType
+    ) = UNSET
+    to: str | int | UnsetType = UNSET
     reason: str | UnsetType = UNSET
+    confirmation_status: ConfirmationStatus | UnsetType = UNSET
+    confirmations: Count | UnsetType = UNSET
+    block_height: Count | UnsetType = UNSET
+    block_hash: str | UnsetType = UNSET
+    txid: str | UnsetType = UNSET
 
 
 class FetchBody(msgspec.Struct, kw_only=True):

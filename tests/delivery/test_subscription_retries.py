@@ -236,6 +236,7 @@ async def test_dead_letters_are_told_redelivered_and_deleted(autojump_clock: Moc
         assert await node.parts.letters.delete(one, 0, 1 << 60) == 2
         assert node.count("SELECT count(*) FROM subscription_dead") == one.dead_letters == 0
         assert one.is_idle
+        assert one.ledger.unsettled == 0
 
 
 async def test_dead_letter_that_fails_again_stays_dead(autojump_clock: MockClock) -> None:

@@ -208,6 +208,8 @@ class Ledger:
         assert unit.state != "done"
         self.flying -= unit.state == "flying"
         unit.state = "done"
+        if unit.dead_id:
+            return  # its items stand below the floor
         for item in unit.items:
             self._settle_item(item)
         self._change(unit)

@@ -47,9 +47,10 @@ class LetterBox:
             raise SubscriptionConflict(
                 f"{subscription.name} is {subscription.rest.state}", subject=subscription.id, hint="resume it first"
             )
-        count, after = 0, first - 1
-        while letters := await self._slice(subscription, after, last):
-            after = letters[-1].id
+        count = 0
+        after: int | None = max(0, first - 1)
+        while after is not None:
+            letters, after = await self._slice(subscription, after, last)
             for letter in letters:
                 if letter.is_queued or letter.id in subscription.dead_queued:
                     continue
@@ -64,9 +65,10 @@ class LetterBox:
 
     async def delete(self, subscription: Subscription, first: int, last: int) -> int:
         """Throws parked dead letters away, by id (inclusive); gives how many. Checkpoint. Raises StorageFull."""
-        count, after = 0, first - 1
-        while letters := await self._slice(subscription, after, last):
-            after = letters[-1].id
+        count = 0
+        after: int | None = max(0, first - 1)
+        while after is not None:
+            letters, after = await self._slice(subscription, after, last)
             gone = [letter.id for letter in letters if letter.id not in subscription.dead_queued]
             subscription.dead_gone += gone
             subscription.dead_letters -= len(gone)
@@ -74,8 +76,17 @@ class LetterBox:
             await self._engine.rounds.mark(subscription).wait_or_raise()
         return count
 
-    async def _slice(self, subscription: Subscription, after: int, last: int) -> list[DeadRow]:
+    async def _slice(
+        self, subscription: Subscription, after: int | None, last: int
+    ) -> tuple[list[DeadRow], int | None]:
+        """Some of the letters that are there, without those that were delivered while this looked; and behind which to
+        go on, None at the end."""
         number = subscription.number
-        return await self._log.read(
-            lambda connection: tables.read_dead(connection, number, after=after, upto=last, limit=SLICE)
+        await self._engine.rounds.flush(subscription)
+        tried = set(subscription.dead_queued)
+        letters = await self._log.read(
+            lambda connection: tables.read_dead(connection, number, after=after or 0, upto=last, limit=SLICE)
         )
+        delivered = tried.difference(subscription.dead_queued)
+        left = [letter for letter in letters if letter.id not in delivered]
+        return left, letters[-1].id if len(letters) == SLICE else None
