@@ -18,6 +18,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from overlayd.delivery.frames import PacketState
 from overlayd.delivery.matching import Matcher, PacketView
 from overlayd.delivery.session import Ending
+from overlayd.delivery.wires import PIECE_BYTES
 from overlayd.model.limits import Limits
 from overlayd.model.units import Duration
 
@@ -209,6 +210,25 @@ async def test_several_subscriptions_of_a_slow_session(autojump_clock: MockClock
                 await wait_all_tasks_blocked()
         await reading.take_all()
         assert reading.payloads("x") == reading.payloads("y") == list(range(40))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_page_in_several_pieces(autojump_clock: MockClock) -> None:
+    """A group of packets that is longer than what is written at once goes on behind the piece that a slow session took
+    last; it never holds more than one piece."""
+    node = Node(FakeLog(page_entries=50))
+    async with node.run(), trio.open_nursery() as nursery:
+        slow = await open_reading(node, nursery, "stream=a", room=5000)
+        quick = await open_reading(node, nursery, "stream=a", room=1 << 24)
+        for reading in (slow, quick):
+            await reading.take_all()
+        for number in range(12):
+            node.log.add("a", f"{number:02d}" + "x" * 30_000)
+        await wait_all_tasks_blocked()
+        assert 0 < slow.stream.unsent <= PIECE_BYTES
+        for reading in (slow, quick):
+            await reading.take_all()
+            assert [payload[:2] for payload in reading.payloads()] == [f"{number:02d}" for number in range(12)]
         nursery.cancel_scope.cancel()
 
 
