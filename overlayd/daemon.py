@@ -188,7 +188,7 @@ class Parts:
         add_metering_routes(
             app, metering=self.metering, clock=self.clock, lane=self.lane, bodies=self.bodies, limits=limits,
             sessions=StreamingSessions(log=log, metering=self.metering, clock=self.clock, entropy=self.entropy),
-            count_sessions=self.registry.count_of, audit=self.access.trail.note,
+            count_sessions=self.registry.count_of, audit=self.access.trail.write,
         )  # fmt: skip
         add_node_routes(
             app, log=log, node_name=node, metrics=self.metrics, ready_checks=self._ready_checks(),

@@ -9,7 +9,7 @@ What a kept-alive connection said last is remembered with it, so that a producer
 packet is known by comparing them.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -61,13 +61,34 @@ Prove = Callable[[bytes], Awaitable[None]]
 """Gets the whole body as it was sent. Raises Unauthorized when the proof doesn't hold."""
 
 
+class Seal(Protocol):
+    """Signs the answer to one request, for a client that wants to know that it is the node's."""
+
+    @property
+    def bytes_max(self) -> int:
+        """Of the answer's body, which must be whole and not empty."""
+        ...
+
+    def count_hit(self) -> None:
+        """An answer was larger."""
+        ...
+
+    def headers(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes
+    ) -> list[tuple[bytes, bytes]]:  # fmt: skip
+        """Further headers of an answer that has these."""
+        ...
+
+
 class Claim(msgspec.Struct, frozen=True):
     """Who a request says it is from. `is_lasting`: the same headers on the same connection say it again. `prove`: what
-    must come true before anything is done, None when the head was proof enough."""
+    must come true before anything is done, None when the head was proof enough. `seal`: what signs the answer once that
+    is so, None when nobody asks for it."""
 
     principal: Principal
     is_lasting: bool = True
     prove: Prove | None = None
+    seal: Seal | None = None
 
 
 class Scheme(Protocol):
@@ -253,7 +274,22 @@ class Gate:
             raise
         self._claims[scheme.name, "accepted"].inc()
         claim.principal.standing.is_used = True
-        return claim
+        if claim.prove is None:
+            return claim
+        return msgspec.structs.replace(claim, prove=self._noting(scheme, origin, claim.prove))
+
+    def _noting(self, scheme: Scheme, origin: Origin, prove: Prove) -> Prove:
+        """The proof, whose failures count like those of a claim."""
+
+        async def prove_or_note(body: bytes) -> None:
+            try:
+                await prove(body)
+            except Unauthorized as error:
+                self._claims[scheme.name, "refused"].inc()
+                self.note_refused(scheme.name, origin.address, error)
+                raise
+
+        return prove_or_note
 
     def _throttle(self, scheme: Scheme, origin: Origin, wait_s: float) -> LimitReached:
         self._claims[scheme.name, "throttled"].inc()

@@ -3,7 +3,7 @@
 A record holds no secret and no payload: whoever writes one names things by their ids.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import msgspec
@@ -35,6 +35,10 @@ AuditSink = Callable[[AuditRecord], None]
 For what needn't be durable before an answer. The sink is bounded; what doesn't fit is counted, and the count is
 written as a record of its own.
 """
+
+
+WriteAudit = Callable[[AuditRecord], Awaitable[None]]
+"""Takes a record and returns once it is durable, for acts that are answered by 2xx. Raises what keeps the log from it."""
 
 
 def ignore_record(record: AuditRecord) -> None:

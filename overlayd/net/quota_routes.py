@@ -10,7 +10,7 @@ from overlayd.access import require
 from overlayd.access.metering import Metering
 from overlayd.access.principal import may
 from overlayd.access.quotas import Account
-from overlayd.model.audit import AuditRecord, AuditSink
+from overlayd.model.audit import AuditRecord, WriteAudit
 from overlayd.model.clock import Clock, format_time_us
 from overlayd.model.errors import BadParameter, LimitReached, UnknownPolicy
 from overlayd.model.quota import HOUR_US, QuotaPolicy, WindowName
@@ -24,7 +24,7 @@ from overlayd.net.parameters import Parameters
 
 def add_quota_routes(
     app: QuartTrio, *, metering: Metering, clock: Clock, lane: Lane, bodies: JsonBodies,
-    count_sessions: Callable[[str], int], audit: AuditSink,
+    count_sessions: Callable[[str], int], audit: WriteAudit,
 ) -> Callable[[QuotaPolicy], Awaitable[bool]]:  # fmt: skip
     """Adds `/v1/quotas` and `/v1/quotas/policies`; gives the function that stores a policy for the asking principal.
     `count_sessions`: live connections of a principal."""
@@ -43,7 +43,7 @@ class _QuotaRoutes:
 
     def __init__(
         self, metering: Metering, clock: Clock, lane: Lane, bodies: JsonBodies, count_sessions: Callable[[str], int],
-        audit: AuditSink,
+        audit: WriteAudit,
     ) -> None:  # fmt: skip
         self._metering = metering
         self._clock = clock
@@ -104,7 +104,7 @@ class _QuotaRoutes:
         Parameters(request, ())
         async with self._lane.step_out():
             await self._metering.delete_policy(policy)
-        self._note("quota.delete", policy)
+            await self._note("quota.delete", policy)
         return Response(b"", status=204)
 
     async def put(self, policy: QuotaPolicy) -> bool:
@@ -116,12 +116,12 @@ class _QuotaRoutes:
             raise LimitReached(f"there are {policies_max} quota policies already", subject="policies_max")
         async with self._lane.step_out():
             is_new = await self._metering.put_policy(policy)
-        self._note("quota.create" if is_new else "quota.change", policy.name)
+            await self._note("quota.create" if is_new else "quota.change", policy.name)
         return is_new
 
-    def _note(self, action: str, policy: str) -> None:
+    async def _note(self, action: str, policy: str) -> None:
         principal = principal_of(request)
-        self._audit(
+        await self._audit(
             AuditRecord(
                 action=action, actor=principal.name, address=principal.address, subject=policy,
                 request_id=request_id_of(request),

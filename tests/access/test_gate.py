@@ -374,6 +374,13 @@ async def test_a_further_scheme_plugs_in() -> None:
     await claim.prove(b"body")
     with pytest.raises(Unauthorized):
         await claim.prove(b"other")
+    assert [record.detail["scheme"] for record in rig.records] == ["signed"]
+    assert rig.failures.wait_s("192.0.2.9") == 0
+    for _ in range(9):
+        with pytest.raises(Unauthorized):
+            await claim.prove(b"other")
+    assert rig.failures.wait_s("192.0.2.9") > 0
+    rig.clock.advance(100)
     assert rig.gate.recall(memory, head_with(x_signed="body")) is None
     _, secret = rig.add_key()
     with pytest.raises(BadRequest, match="key, signed"):
