@@ -94,8 +94,8 @@ class AskingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = Duration(300)
     header_interval: Annotated[Duration, Meta(description="Sources are asked for new blocks so often")] = Duration(30)
     tip_stale_after: Annotated[
-        Duration, Meta(description="/readyz says so when no source has confirmed our newest block for so long")
-    ] = Duration(1800)
+        Duration, Meta(description="/readyz says so when the newest block is older than this")
+    ] = Duration(7200)
     source_events: Annotated[
         int, Meta(ge=1, le=100_000, description="Events of sources that wait to be looked at; more are polled for")
     ] = 1000
