@@ -1,0 +1,1 @@
+"""AgentPipe: the server that its command-line client streams conversations to, and that its page reads them from."""
