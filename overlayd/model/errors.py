@@ -325,6 +325,14 @@ class SealBroken(OverlaydError):
     code, title, status = "secret.sealed", "A stored secret can't be opened", 500
 
 
+class SignerUnavailable(OverlaydError):
+    code, title, status, retryable = "signer.unavailable", "A key of the node can't be reached", 503, True
+
+
+class KeyNotSuited(OverlaydError):
+    code, title, status = "signer.not_suited", "A key of the node can't do this", 501
+
+
 class OutboundFailure(OverlaydError):
     """A call to another server that got no answer. `reason` is one of `outbound.Reason`, a stable word for programs."""
 
