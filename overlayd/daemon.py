@@ -14,9 +14,12 @@ import structlog
 import trio
 from quart_trio import QuartTrio
 
+from overlayd.access.identity.tables import IDENTITY_FEATURE
+from overlayd.access.jwt.published import Fetch
 from overlayd.access.key_records import ACCESS_FEATURE
 from overlayd.access.metering import METERING_FEATURES, Metering
 from overlayd.access.node_access import NodeAccess
+from overlayd.access.node_schemes import NodeSchemes, named_policies
 from overlayd.access.streaming_sessions import StreamingSessions
 from overlayd.config import Settings
 from overlayd.delivery.delivery import Delivery
@@ -58,6 +61,7 @@ from overlayd.net.live_routes import add_live_routes
 from overlayd.net.live_socket import LiveSockets
 from overlayd.net.log_routes import add_log_routes
 from overlayd.net.metering_routes import add_metering_routes
+from overlayd.net.mutual_routes import add_mutual_routes
 from overlayd.net.node_routes import ReadyChecks, add_node_routes
 from overlayd.net.ports import Ports
 from overlayd.net.publish import Publisher
@@ -69,6 +73,7 @@ from overlayd.net.stream_routes import add_stream_routes
 from overlayd.net.subscription_routes import add_subscription_routes
 from overlayd.net.ticket_routes import add_ticket_routes
 from overlayd.outbound import Outbound
+from overlayd.outbound.documents import fetch_document
 from overlayd.pipeline.definitions import check_definition
 from overlayd.pipeline.filters import FilterBook
 from overlayd.pipeline.intake import Intake
@@ -86,7 +91,7 @@ GARBAGE_THRESHOLD = 10_000
 left behind, a packet of a million bytes that holds nothing but empty lists took 187 ms to decode; now 18 (measured)."""
 
 GOING_AWAY = 1001
-FEATURES = (*METERING_FEATURES, ACCESS_FEATURE, WEBHOOKS_FEATURE, SUBSCRIPTIONS_FEATURE)
+FEATURES = (*METERING_FEATURES, ACCESS_FEATURE, IDENTITY_FEATURE, WEBHOOKS_FEATURE, SUBSCRIPTIONS_FEATURE)
 _log = structlog.get_logger("daemon")
 
 
@@ -102,13 +107,19 @@ class Parts:
         self.entropy = entropy
         self.stop = trio.Event()
         self.ports = Ports(settings.listen, limits=limits, clock=clock, metrics=metrics)
-        self.certificates = self.ports.certificate_scheme(settings.access)
+        self.outbound = Outbound(limits, settings.webhooks.outbound, metrics)
+        self.schemes = NodeSchemes(
+            settings=settings.access, directory=Path(settings.storage.dir), environ=os.environ, store=log, clock=clock,
+            fetch=self._fetch_keys(), entropy=entropy, metrics=metrics, may_create=settings.defaults.auto_create,
+            certificates=self.ports.certificate_scheme(settings.access),
+        )  # fmt: skip
         self.access = NodeAccess(
             log=log, rules=self.ports.rules(auto_create=settings.defaults.auto_create), settings=settings.access,
             declared=settings.keys, environ=os.environ, make_audit=OwnStream(AUDIT, log.append_own).packet, clock=clock,
-            entropy=entropy, metrics=metrics, schemes=(self.certificates,),
+            entropy=entropy, metrics=metrics, schemes=self.schemes.all,
         )  # fmt: skip
         self.access.on_review = self.review
+        self.schemes.on_change = self.access.note_change
         self.request_ids = RequestIds(entropy)
         self.request_log = RequestLog(
             metrics, access_writer(settings.log, clock=clock, environ=os.environ, stream=sys.stderr)
@@ -129,7 +140,6 @@ class Parts:
             streams=self.access.streams,
         )  # fmt: skip
         self.registry = Registry(limits=limits, clock=clock, entropy=entropy, metrics=metrics)
-        self.outbound = Outbound(limits, settings.webhooks.outbound, metrics)
         self.webhooks = Webhooks(
             log, self.outbound, settings.webhooks, limits=limits, clock=clock, entropy=entropy, metrics=metrics,
             sealing_key=read_sealing_key(Path(settings.storage.dir), entropy),
@@ -143,6 +153,7 @@ class Parts:
             outlets={"webhook": self.webhooks.outlet}, secrets={"webhook": self.webhooks.secrets},
             owners=Owners(self.access.streams, self.access.keys.get), announce=OwnStream(EVENTS, log.append_own).append,
             chance=random.Random(entropy.draw(8)),  # noqa: S311 - spreads retries, keeps no secret
+            usage=self.metering.sink,
         )  # fmt: skip
         live_usage = SessionUsage(
             registry=self.registry, usage=self.metering.sink, clock=clock, read_head=lambda: log.head,
@@ -185,6 +196,10 @@ class Parts:
             audit=self.access.trail.note,
         )  # fmt: skip
         add_ticket_routes(app, tickets=self.access.tickets, clock=self.clock, bodies=json_bodies)
+        add_mutual_routes(
+            app, peer=self.schemes.mutual, gate=self.access.gate, bodies=self.bodies,
+            bytes_max=int(self.settings.access.mutual.handshake_bytes),
+        )  # fmt: skip
         add_metering_routes(
             app, metering=self.metering, clock=self.clock, lane=self.lane, bodies=self.bodies, limits=limits,
             sessions=StreamingSessions(log=log, metering=self.metering, clock=self.clock, entropy=self.entropy),
@@ -226,9 +241,19 @@ class Parts:
             publisher=self.publisher, spool_directory=Path(self.settings.storage.dir), request_log=self.request_log
         )
 
+    def _fetch_keys(self) -> Fetch:
+        """How an issuer's keys are fetched."""
+        access = self.settings.access
+        return partial(
+            fetch_document, self.outbound, timeout_s=float(access.jwks_timeout), bytes_max=int(access.jwks_bytes)
+        )
+
     def note_credentials(self) -> None:
         """By what clients can show who they are, for what is said about the ports."""
-        self.ports.credentials = Credentials(keys=self.access.keys.count_living(), certificates=len(self.certificates))
+        self.ports.credentials = Credentials(
+            keys=self.access.keys.count_living(), jwt_issuers=self.schemes.issuers,
+            has_identities=self.schemes.has_identities, certificates=len(self.schemes.certificates),
+        )  # fmt: skip
 
     async def review(self) -> int | None:
         """Who is in may not be allowed to stay: rights, keys or streams changed. As `NodeAccess.on_review`."""
@@ -261,11 +286,14 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
     ):  # fmt: skip
         parts = Parts(log, settings, metrics, clock, entropy)
         await declare_streams(log, settings, parts.schemas)
+        await parts.schemes.start()
         await parts.access.load()
         parts.note_credentials()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(parts.access.run)
+            nursery.start_soon(parts.schemes.run)
             await parts.metering.start()
+            parts.metering.require_policies(named_policies(settings.access, settings.keys))
             nursery.start_soon(parts.metering.run)
             nursery.start_soon(parts.outbound.keep_house)
             await nursery.start(parts.durable.run)

@@ -95,7 +95,7 @@ class CertificateScheme:
 def _principal_of(rule: _Rule, name: str, origin: Origin) -> Principal:
     return Principal(
         name=f"certificate:{name}", kind="certificate", rights=rule.grants.everywhere, address=origin.address,
-        grants=rule.grants, owner=rule.settings.owner or name,
+        grants=rule.grants, owner=rule.settings.owner or name, policy=rule.settings.policy,
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Rates, quotas and usage put together: what the edge asks before it lets something through, and tells afterwards."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import structlog
@@ -21,7 +21,7 @@ from overlayd.access.rates import Action, Asker, RateBook, RateSettings
 from overlayd.access.usage import UsageBook, UsageSettings
 from overlayd.access.usage_tables import PRUNED_AT_ONCE, USAGE_FEATURE
 from overlayd.model.clock import Clock, Entropy
-from overlayd.model.errors import LimitReached, OverlaydError, Rate, UnknownPolicy
+from overlayd.model.errors import ConfigInvalid, LimitReached, OverlaydError, OwnedByConfig, Rate, UnknownPolicy
 from overlayd.model.metrics import Metrics
 from overlayd.model.quota import QuotaPolicy
 from overlayd.model.usage import UsageSink
@@ -51,6 +51,8 @@ class Metering:
         self._has_rates = False
         self._is_started = False
         self._saved_buckets = 0
+        self._declared: dict[str, str] = {}
+        """Policies that the settings name, and by whom first."""
         self._failures = metrics.counter("overlayd_usage_flush_failures", "Times that usage couldn't be written out")
         metrics.gauge("overlayd_quota_accounts", "Principals whose usage is held in memory").set_function(
             lambda: len(self.quotas) if self._is_started else 0
@@ -85,6 +87,17 @@ class Metering:
         )  # fmt: skip
         self._log.meter_with(self.quotas)
         self._is_started = True
+
+    def require_policies(self, named: Iterable[tuple[str, str]]) -> None:
+        """After `start`. `named`: policies that the settings name, each after who has it. From now on they can't be
+        deleted. Raises ConfigInvalid for one that there isn't."""
+        for place, policy in named:
+            if policy not in self.quotas.policies:
+                raise ConfigInvalid(
+                    f"{place}: there is no quota policy {policy!r}", subject=place,
+                    hint=f"known are {', '.join(sorted(self.quotas.policies))}; PUT /v1/quotas/policies/NAME makes others",
+                )  # fmt: skip
+            self._declared.setdefault(policy, place)
 
     async def run(self) -> None:
         """Writes out what was counted, now and then, until it is cancelled."""
@@ -242,7 +255,11 @@ class Metering:
         return is_new
 
     async def delete_policy(self, name: str) -> None:
-        """Whoever has it is refused from now on. Checkpoint. Raises UnknownPolicy."""
+        """Whoever has it is refused from now on. Checkpoint. Raises UnknownPolicy, OwnedByConfig."""
+        if place := self._declared.get(name):
+            raise OwnedByConfig(
+                f"the policy {name} is that of {place}", subject=name, hint="change it there and restart first"
+            )
         if not await self._log.write(lambda connection: delete_policy(connection, name)):
             raise UnknownPolicy(f"there is no quota policy {name!r}", subject=name)
         self.quotas.policies.pop(name, None)

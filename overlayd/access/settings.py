@@ -64,6 +64,7 @@ class CertificateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     owner: Annotated[str, Meta(max_length=128, description="Whose it is; empty: its name and what * stood for")] = ""
     scopes: Annotated[tuple[str, ...], Meta(description=SCOPES_TEXT)] = ()
     roles: Annotated[tuple[str, ...], Meta(description=ROLES_TEXT)] = ()
+    policy: Annotated[str, Meta(max_length=64, description=POLICY_TEXT)] = ""
 
     def __post_init__(self) -> None:
         """Raises ValueError."""

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import trio
 
 from overlayd.access import Peer
-from overlayd.access.gate import Remembered
+from overlayd.access.gate import Remembered, Seal
 from overlayd.model.push_stream import PushStream
 
 PIECE_BYTES = 64 << 10
@@ -50,6 +50,8 @@ class Connection:
         self.answer_headers: tuple[tuple[bytes, bytes], ...] = ()
         """What every answer to the request at hand carries because of where it comes from and over what (CORS, HSTS).
         The door sets it, whoever writes a head adds it."""
+        self.seal: Seal | None = None
+        """What signs the answer to the request at hand. The door sets it, whoever writes the answer uses it."""
         self.requests_left = 0
         """How many requests it may still bring; the door counts."""
         self.memo: Any = None

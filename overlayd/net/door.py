@@ -29,10 +29,11 @@ from overlayd.net.guard import Exchange, hypercorn_config
 from overlayd.net.head import METHODS, Head, find_head, parse_head
 from overlayd.net.live_lane import LiveVisit
 from overlayd.net.live_query import LIVE_PATH
-from overlayd.net.problem import complete_headers, plain_answer
+from overlayd.net.problem import complete_headers, plain_answer, problem_body
 from overlayd.net.proving import prove_body
 from overlayd.net.publish_lane import PublishLane, Visit, find_target
 from overlayd.net.quick_publish import QuickPublish
+from overlayd.net.sealed_answer import SealedApp, refuse_endless, without_conditions
 from overlayd.net.settings import ListenSettings
 from overlayd.net.turnstile import Turnstile
 
@@ -161,6 +162,7 @@ class Door:
         started = trio.current_time()
         head: Head | None = None
         connection.answer_headers = ()
+        connection.seal = None
         try:
             head = await self._read_head(connection)
             if head is None:
@@ -178,6 +180,8 @@ class Door:
                     subject=head.path[:200],
                     hint=f"connect to {LIVE_PATH}",
                 )
+            if connection.seal is not None and head.path == LIVE_PATH:
+                raise refuse_endless(head.path)
             if head.path == LIVE_PATH and self._ask_live is not None:
                 await self._ask_live(principal)
             if head.path == "*":
@@ -201,6 +205,9 @@ class Door:
         claim = await self._gate.claim(connection.remembered, connection.peer, head, is_websocket=is_websocket)
         if claim.prove is not None:
             head = await prove_body(connection, head, claim.prove, bodies=self._bodies, bytes_max=self._signed_body_max)
+        if claim.seal is not None:
+            connection.seal = claim.seal
+            head = without_conditions(head)
         return head, claim.principal
 
     def _recall(self, connection: Connection, head: Head) -> Principal | None:
@@ -223,7 +230,8 @@ class Door:
             "principal": principal, "request_id": request_id, "started": started,
             "answer_headers": connection.answer_headers,
         }  # fmt: skip
-        exchange = Exchange(self._app, self._config, self._context, connection, state, is_last=is_over)
+        app = self._app if connection.seal is None else SealedApp(self._app, connection.seal, self._bodies)
+        exchange = Exchange(app, self._config, self._context, connection, state, is_last=is_over)
         return await exchange.run(head)
 
     def _is_over(self, is_last: bool) -> bool:
@@ -256,9 +264,10 @@ class Door:
         limit = error.subject if isinstance(error, (HeadTooLarge, RequestTimeout)) else ""
         if limit:
             self._metrics.count_limit_hit(limit)
-        body = plain_answer(
-            error, request_id, is_head=head is not None and head.method == "HEAD", more=connection.answer_headers
-        )
+        more = connection.answer_headers
+        if connection.seal is not None:
+            more += tuple(connection.seal.headers(error.status, (), problem_body(error, request_id)))
+        body = plain_answer(error, request_id, is_head=head is not None and head.method == "HEAD", more=more)
         await connection.send(body)
         self._request_log.record(
             method=head.method if head else "-", path=head.path if head else "-", route="refused", status=error.status,

@@ -15,7 +15,8 @@ import structlog
 import trio
 
 from overlayd.access import Principal
-from overlayd.model.errors import OverlaydError
+from overlayd.access.gate import Seal
+from overlayd.model.errors import AnswerTooLarge, OverlaydError
 from overlayd.net.access_log import RequestLog
 from overlayd.net.answer_head import AnswerHeads
 from overlayd.net.connection import Connection
@@ -26,6 +27,7 @@ from overlayd.net.publish_answers import Published
 from overlayd.net.publish_ask import data_ask, encoding_of, packets_ask
 from overlayd.net.publish_lines import LinesRun, PublishedLines
 from overlayd.net.request_body import ClientLeft, RequestBody
+from overlayd.net.sealed_answer import gather
 from overlayd.net.spool import Spool
 
 _TARGET = re.compile(r"/v1/streams/([A-Za-z0-9._~-]+)/(packets|data)")
@@ -131,16 +133,20 @@ class PublishLane:
 
     async def _send(self, visit: Visit, body: RequestBody, status: int, headers: _Headers, content: bytes) -> bool:
         goes_on = self._begin(visit, body, status)
+        more = visit.connection.answer_headers
+        if visit.connection.seal is not None:
+            more += tuple(visit.connection.seal.headers(status, (), content))
         head = self._heads.encode(
-            status, headers, len(content), visit.request_id, is_closing=not goes_on,
-            more=visit.connection.answer_headers,
+            status, headers, len(content), visit.request_id, is_closing=not goes_on, more=more
         )  # fmt: skip
         visit.sent_bytes = len(content)
         await visit.connection.send_soon(head + content)
         return goes_on
 
     async def _send_lines(self, visit: Visit, body: RequestBody, published: PublishedLines, headers: _Headers) -> bool:
-        """Receipts in chunks; to a client of HTTP/1.0 up to the connection's end."""
+        """Receipts in chunks; to a client of HTTP/1.0 up to the connection's end. Whole where they are signed."""
+        if visit.connection.seal is not None:
+            return await self._send_sealed_lines(visit, body, published, headers, visit.connection.seal)
         goes_on = self._begin(visit, body, published.status)
         is_chunked = visit.head.version == "1.1"
         if is_chunked:
@@ -158,6 +164,16 @@ class PublishLane:
         if is_chunked:
             await visit.connection.send(b"0\r\n\r\n")
         return goes_on
+
+    async def _send_sealed_lines(
+        self, visit: Visit, body: RequestBody, published: PublishedLines, headers: _Headers, seal: Seal
+    ) -> bool:
+        async with aclosing(published.lines):
+            try:
+                content = await gather(published.lines, seal)
+            except AnswerTooLarge as error:
+                return await self._send_problem(visit, body, error)
+        return await self._send(visit, body, published.status, headers, content)
 
     def _begin(self, visit: Visit, body: RequestBody, status: int) -> bool:
         """Notes that the answer begins; whether the connection outlives it."""

@@ -118,8 +118,8 @@ class ClockNonces:
         """Raises LimitReached. Nothing that is remembered gives way: it could be sent again."""
         counts = self._counts.setdefault(time_us // self._ttl_us, Counter())
         for limit, count, most in (
-            ("nonces_max", self._total, self._most),
-            ("nonces_per_identity", sum(part[key] for part in self._counts.values()), self._most_each),
+            ("identity_nonces_max", self._total, self._most),
+            ("identity_nonces_per_identity", sum(part[key] for part in self._counts.values()), self._most_each),
         ):
             if count >= most:
                 self._metrics.count_limit_hit(limit)
@@ -190,9 +190,9 @@ class DurableNonces:
         marks = (_mark(key, b"n", nonce.encode()), _mark(key, b"s", digest))
         is_new = await self._store.write(lambda connection: take_nonce(connection, key, marks, self._most))
         if is_new is None:
-            self._metrics.count_limit_hit("nonces_stored")
+            self._metrics.count_limit_hit("identity_nonces_stored")
             raise LimitReached(
-                f"{self._most} nonces of this identity are stored already", subject="nonces_stored",
+                f"{self._most} nonces of this identity are stored already", subject="identity_nonces_stored",
                 hint="use mutual authentication, a ticket or a key",
             )  # fmt: skip
         if not is_new:

@@ -19,6 +19,8 @@ from overlayd.model.metrics import Metrics
 Fetch = Callable[[str, tuple[str, ...]], Awaitable[bytes]]
 """The document at a URL, which may lead into these private networks. Raises OutboundFailure."""
 RETRY_FIRST_S = 5.0
+_LIMITS = {"timeout": "jwks_timeout", "too_large": "jwks_bytes"}
+"""By what ended a fetch."""
 _log = structlog.get_logger("access.jwt")
 
 
@@ -96,7 +98,9 @@ class PublishedKeys:
             if not found:
                 raise ValueError(f"no key for {self._issuer.algorithm} is among them")
         except (OutboundFailure, ValueError) as error:
-            reason = error.detail if isinstance(error, OutboundFailure) else str(error)
+            reason = str(error)
+            if isinstance(error, OutboundFailure) and (limit := _LIMITS.get(error.reason.partition(".")[2])):
+                self._metrics.count_limit_hit(limit)
             _log.warning("an issuer's keys can't be fetched", issuer=self._issuer.name, reason=reason)
             self._fetches["failed"].inc()
             return False

@@ -8,7 +8,6 @@ import binascii
 import re
 from base64 import b64decode
 from collections.abc import Iterable
-from typing import Any, Literal
 
 import msgspec
 
@@ -43,34 +42,6 @@ class GeneralHead(msgspec.Struct, frozen=True):
     your_nonce: str
     request_id: bytes
     signature: bytes
-
-
-class InitialRequest(msgspec.Struct, frozen=True, rename="camel"):
-    """The first message of a handshake, or a further one to the same path. Members that aren't needed are passed over."""
-
-    version: str
-    message_type: str
-    identity_key: str = ""
-    initial_nonce: str = ""
-
-
-class RequestedCertificates(msgspec.Struct, frozen=True):
-    """None: the node asks for no certificates."""
-
-    certifiers: tuple[str, ...] = ()
-    types: dict[str, Any] = {}
-
-
-class InitialResponse(msgspec.Struct, frozen=True, rename="camel"):
-    """The node's answer to a handshake."""
-
-    version: str
-    message_type: Literal["initialResponse"]
-    identity_key: str
-    initial_nonce: str
-    your_nonce: str
-    requested_certificates: RequestedCertificates
-    signature: list[int]
 
 
 def parse_general_head(head: RequestHead) -> GeneralHead:
@@ -135,7 +106,9 @@ def answer_headers(
 
 def refusal(detail: str) -> Unauthorized:
     """What a client is told whose message doesn't count."""
-    return Unauthorized(detail, subject="mutual authentication", hint="shake hands at /.well-known/auth (BRC-103, BRC-104)")
+    return Unauthorized(
+        detail, subject="mutual authentication", hint="shake hands at /.well-known/auth (BRC-103, BRC-104)"
+    )
 
 
 def _signed_of_request(headers: Pairs) -> list[tuple[bytes, bytes]]:
