@@ -111,7 +111,7 @@ async def main(directory: Path, events: int, seed: int, *, is_finishing: bool) -
             print("going", flush=True)
             if not is_finishing:
                 await publish_forever(log, chance)
-            while not all(one.is_idle for one in parts.book.all()):
+            while not all(one.is_idle for one in parts.book.all()):  # noqa: ASYNC110 - nobody tells
                 await trio.sleep(0.02)
             nursery.cancel_scope.cancel()
 

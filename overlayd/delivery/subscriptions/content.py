@@ -1,11 +1,12 @@
 """What a unit delivers when its turn comes: packets as they can be given now, and what can't be given any more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from overlayd.delivery.delivery import Delivery
 from overlayd.delivery.frames import Gap, Message, PacketState, state_at_append, state_of
+from overlayd.delivery.matching import PacketView
 from overlayd.delivery.subscriptions.finding import WHOLE, gap_id
 from overlayd.delivery.subscriptions.meters import SubscriptionMeters
 from overlayd.delivery.subscriptions.subscription import Reading, Subscription
@@ -38,6 +39,11 @@ class Contents:
         self._log = delivery.log
         self._may_read = may_read
         self._meters = meters
+
+    @property
+    def head(self) -> int:
+        """The newest offset."""
+        return self._log.head
 
     async def read(self, subscription: Subscription, unit: Unit) -> Parcel:
         """What the unit delivers now; nothing when its owner may not read it. A checkpoint only if the log is read."""
@@ -106,6 +112,11 @@ def delivery_id(subscription_id: str, unit: Unit) -> str:
     if first.kind == "status":
         return f"{start}_status{first.key[2] or ''}"
     return start if first is last else f"{start}-{_place_text(last.key)}"
+
+
+def body_bytes(messages: Iterable[Message]) -> int:
+    """Bytes of the packets' payloads."""
+    return sum(len(one.subject.entry.body) for one in messages if isinstance(one.subject, PacketView))
 
 
 def _place_text(key: Key) -> str:

@@ -46,6 +46,12 @@ class Dispatcher:
         """Returns once it has looked at another page. A checkpoint."""
         await self._moved.wait()
 
+    async def wait_reached(self, offset: int) -> None:
+        """Returns once everything up to the offset was looked at. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        while self.reached < offset:
+            await self._moved.wait()
+
     def begin_at(self, offset: int) -> None:
         """Before it runs: where the stored position stands."""
         self.reached = self.frontier = offset

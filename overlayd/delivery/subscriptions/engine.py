@@ -22,6 +22,7 @@ from overlayd.delivery.subscriptions.worker import Announce, Worker, Workshop
 from overlayd.model.errors import OverlaydError
 from overlayd.model.outlet import Outlet
 from overlayd.model.supervise import supervise
+from overlayd.model.usage import UsageSink
 
 TICK_S = 1.0
 HOUSE_S = 60.0
@@ -43,9 +44,9 @@ class Engine:
 
     def __init__(
         self, delivery: Delivery, *, outlets: Mapping[str, Outlet[Message]], may_read: MayRead, announce: Announce,
-        chance: random.Random,
+        chance: random.Random, usage: Callable[[], UsageSink | None],
     ) -> None:  # fmt: skip
-        """`outlets`: by the kind of subscription."""
+        """`outlets`: by the kind of subscription. `usage`: who counts what was delivered, if anybody does."""
         self.delivery = delivery
         self.settings = delivery.settings.subscriptions
         self.outlets = outlets
@@ -58,7 +59,8 @@ class Engine:
             contents=Contents(delivery, may_read, self.meters), rounds=self.rounds, meters=self.meters,
             places=NodePlaces(delivery.limits.deliveries_in_flight), limits=delivery.limits, settings=self.settings,
             clock=delivery.clock, chance=chance, announce=announce, frontier=lambda: self.dispatcher.frontier,
-            next_dead_id=self._next_dead_id, stir=lambda: self._stirred.set(),
+            wait_reached=self.dispatcher.wait_reached,
+            next_dead_id=self._next_dead_id, stir=lambda: self._stirred.set(), usage=usage,
         )  # fmt: skip
         self._chance = chance
         self._running: dict[int, _Running] = {}

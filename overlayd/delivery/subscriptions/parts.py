@@ -2,7 +2,7 @@
 
 import base64
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 import trio
@@ -21,6 +21,7 @@ from overlayd.model.clock import Entropy
 from overlayd.model.errors import SubscriptionConflict
 from overlayd.model.outlet import AttemptResult, Outlet, SecretKeeper
 from overlayd.model.outlet import Delivery as OutletDelivery
+from overlayd.model.usage import UsageSink
 
 
 class DurableSubscriptions:
@@ -29,10 +30,12 @@ class DurableSubscriptions:
     def __init__(
         self, delivery: Delivery, *, entropy: Entropy, lease_filter: LeaseFilter, outlets: Mapping[str, Outlet[Message]],
         secrets: Mapping[str, SecretKeeper], check_webhook: CheckWebhook, owners: Owners, announce: Announce,
-        chance: random.Random,
+        chance: random.Random, usage: Callable[[], UsageSink | None] = lambda: None,
     ) -> None:  # fmt: skip
         """`outlets` and `secrets`: by the kind of subscription. `lease_filter`: the filters' book."""
-        self.engine = Engine(delivery, outlets=outlets, may_read=owners.may_read, announce=announce, chance=chance)
+        self.engine = Engine(
+            delivery, outlets=outlets, may_read=owners.may_read, announce=announce, chance=chance, usage=usage
+        )
         self.book = SubscriptionBook(
             self.engine, entropy=entropy, lease_filter=lease_filter, check_webhook=check_webhook, secrets=secrets
         )

@@ -7,7 +7,7 @@ import msgspec
 import trio
 
 from overlayd.delivery.frames import Message
-from overlayd.delivery.subscriptions.content import delivery_id
+from overlayd.delivery.subscriptions.content import body_bytes, delivery_id
 from overlayd.delivery.subscriptions.finding import Finder
 from overlayd.delivery.subscriptions.leases import Lease
 from overlayd.delivery.subscriptions.letters import letter_of, queue_letter
@@ -20,6 +20,7 @@ from overlayd.model.errors import SubscriptionConflict
 from overlayd.model.subscription import PullRule
 
 Verdict = Literal["ok", "expired"]
+DISPATCH_S = 1.0
 UNACKED = "no worker acknowledged it"
 
 
@@ -67,7 +68,9 @@ class Desk:
         Cancelled, what was taken is given back. Raises SubscriptionConflict, StorageFull.
         """
         subscription, deadline = self._subscription, trio.current_time() + wait_s
-        scanned = 0
+        scanned, head = 0, self._shop.contents.head
+        with trio.move_on_after(DISPATCH_S):  # what was durable before the call is seen by it
+            await self._shop.wait_reached(head)
         while True:
             self._check_active()
             bell = subscription.bell
@@ -240,7 +243,19 @@ class Desk:
         await self._shop.rounds.mark(subscription).wait_or_raise()
         if not leased:
             return self._nothing()
+        self._count_usage(pairs)
         return Fetched(leased, until_us, self._floor())
+
+    def _count_usage(self, pairs: list[tuple[Unit, Message]]) -> None:
+        sink, principal = self._shop.usage(), self._subscription.reading.principal
+        if sink is None:
+            return
+        by_stream: dict[str, list[Message]] = {}
+        for unit, message in pairs:
+            by_stream.setdefault(unit.stream, []).append(message)
+        for stream, messages in by_stream.items():
+            packets = sum(message.kind == "packet" for message in messages)
+            sink.delivered(stream, principal, "pull", packets=packets, bytes=body_bytes(messages), requests=1)
 
     async def _message_of(self, unit: Unit) -> Message | None:
         """What is given out for it; None when there is nothing, and it is settled."""

@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from overlayd.delivery.frames import Message
-from overlayd.delivery.subscriptions.content import Contents, Parcel, delivery_id
+from overlayd.delivery.subscriptions.content import Contents, Parcel, body_bytes, delivery_id
 from overlayd.delivery.subscriptions.finding import Finder, gap_id, note_gap
 from overlayd.delivery.subscriptions.letters import letter_of
 from overlayd.delivery.subscriptions.meters import SubscriptionMeters
@@ -26,6 +26,7 @@ from overlayd.model.cursor import Cursor
 from overlayd.model.errors import OverlaydError
 from overlayd.model.limits import Limits
 from overlayd.model.outlet import AttemptResult, Delivery, DeliveryKind, Outlet
+from overlayd.model.usage import UsageSink
 
 Announce = Callable[[str, dict[str, Any]], Awaitable[None]]
 """Appends an event to the node's own stream: its type and its data."""
@@ -38,7 +39,8 @@ _log = structlog.get_logger("delivery.subscriptions")
 
 
 class Workshop(msgspec.Struct):
-    """What all workers share. `frontier`: the entry that the dispatcher looks at. `next_dead_id`: draws an id.
+    """What all workers share. `frontier`: the entry that the dispatcher looks at; `wait_reached`: until it
+    has looked at one. `next_dead_id`: draws an id.
     `stir`: there are too many dead letters, or a lease that will end."""
 
     finder: Callable[[Subscription], Finder]
@@ -52,8 +54,10 @@ class Workshop(msgspec.Struct):
     chance: random.Random
     announce: Announce
     frontier: Callable[[], int]
+    wait_reached: Callable[[int], Awaitable[None]]
     next_dead_id: Callable[[], int]
     stir: Callable[[], None]
+    usage: Callable[[], UsageSink | None]
 
 
 class Worker:
@@ -182,6 +186,7 @@ class Worker:
             subscription.ledger.fix(unit)
             await shop.rounds.mark(subscription).wait()
         result = await self._push(unit, parcel)
+        self._count_usage(parcel, result)
         event = self._note(unit, result)
         await shop.rounds.mark(subscription).wait()
         if event is not None:
@@ -223,6 +228,17 @@ class Worker:
             )
         )  # fmt: skip
         return result
+
+    def _count_usage(self, parcel: Parcel, result: AttemptResult) -> None:
+        sink, definition = self._shop.usage(), self._subscription.definition
+        if sink is None or definition.kind not in ("webhook", "agent"):
+            return
+        is_taken = result.outcome == "delivered"
+        sink.delivered(
+            parcel.stream, self._subscription.reading.principal, definition.kind, requests=1, errors=not is_taken,
+            packets=len(parcel.messages) if is_taken and parcel.kind == "packets" else 0,
+            bytes=body_bytes(parcel.messages) if is_taken else 0, latency_us=result.duration_us, latencies=1,
+        )  # fmt: skip
 
     def _name_of(self, unit: Unit) -> str:
         letter = self._subscription.dead_queued.get(unit.dead_id)
