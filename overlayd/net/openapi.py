@@ -253,7 +253,7 @@ def _operation(operation: Operation, by_kind: dict[str, Any]) -> dict[str, Any]:
             for p in operation.parameters
         ]
     if operation.request:
-        document["requestBody"] = {"required": True, "content": _content(operation.request, by_kind)}
+        document["requestBody"] = {"required": not operation.is_bare_allowed, "content": _content(operation.request, by_kind)}
     return document
 
 

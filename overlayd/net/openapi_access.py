@@ -26,11 +26,11 @@ ACCESS_OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "post", "/v1/keys/{key}/rotate", "Give an API key another secret; the old ones go on for a while", "access",
         (Answer(200, "The key with its new secret", {JSON: wire_access.KeyMade}),), (_KEY,), {JSON: wire_access.KeyRotation},
-        (400, 401, 403, 404, 409, 415, 422, 429, 503, 507), "admin",
+        (400, 401, 403, 404, 409, 415, 422, 429, 503, 507), "admin", True,
     ),
     Operation(
         "post", "/v1/tickets", "A bearer for one live connection, for pages in a browser", "access",
         (Answer(201, "The ticket", {JSON: wire_access.TicketBody}),), (), {JSON: wire_access.TicketIn},
-        (400, 401, 403, 413, 415, 422, 429), "any",
+        (400, 401, 403, 413, 415, 422, 429), "any", True,
     ),
 )  # fmt: skip

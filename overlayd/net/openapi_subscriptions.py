@@ -118,6 +118,7 @@ SUBSCRIPTION_OPERATIONS: tuple[Operation, ...] = (
         {JSON: wire.SecretIn},
         (*BODY_ERRORS, 507),
         "subscribe",
+        is_bare_allowed=True,
     ),
     Operation(
         "post",
@@ -173,6 +174,7 @@ SUBSCRIPTION_OPERATIONS: tuple[Operation, ...] = (
         {JSON: wire.RangeIn},
         (*BODY_ERRORS, 507),
         "subscribe",
+        is_bare_allowed=True,
     ),
     Operation(
         "get",
@@ -217,6 +219,7 @@ SUBSCRIPTION_OPERATIONS: tuple[Operation, ...] = (
         {JSON: wire.FetchIn},
         (*BODY_ERRORS, 507),
         "subscribe",
+        is_bare_allowed=True,
     ),
     Operation(
         "post",

@@ -26,7 +26,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """One method on one path."""
+    """One method on one path. `is_bare_allowed`: it may come without a body."""
 
     method: Literal["get", "put", "post", "patch", "delete"]
     path: str
@@ -37,6 +37,7 @@ class Operation(msgspec.Struct, frozen=True):
     request: dict[str, Any] = {}
     errors: tuple[int, ...] = ()
     right: str = ""
+    is_bare_allowed: bool = False
 
 
 TEXT: dict[str, Any] = {"type": "string"}
