@@ -19,6 +19,7 @@ PUBLIC = {
     ("overlayd/access/declared_keys.py", "secret.digest in seen"): "of keys in the settings, before anything listens",
     ("overlayd/access/gate.py", "self.has_credentials == self._had_credentials"): "whether there are any",
     ("overlayd/access/key_changes.py", "len(kept) >= settings.secrets_per_key"): "how many there are",
+    ("overlayd/access/mutual/sessions.py", "hash(nonce) in session.seen"): "a nonce travels in clear text",
     ("overlayd/bsv/keys.py", "signature[1] != count - 2"): "the length in a DER encoding",
     ("overlayd/net/head.py", "part.strip().lower() == token"): "a word of a header, such as close",
     ("overlayd/pipeline/schema_cost.py", "token in here"): "a part of a JSON pointer",
