@@ -151,7 +151,8 @@ class Parts:
         self.durable = DurableSubscriptions(
             self.delivery, entropy=entropy, lease_filter=self.filters.lease, check_webhook=self.webhooks.judge.check,
             outlets={"webhook": self.webhooks.outlet}, secrets={"webhook": self.webhooks.secrets},
-            owners=Owners(self.access.streams, self.access.keys.get), announce=OwnStream(EVENTS, log.append_own).append,
+            owners=Owners(self.access.streams, self.access.keys.get, self.schemes.find_grants),
+            announce=OwnStream(EVENTS, log.append_own).append,
             chance=random.Random(entropy.draw(8)),  # noqa: S311 - spreads retries, keeps no secret
             usage=self.metering.sink,
         )  # fmt: skip

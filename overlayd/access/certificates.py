@@ -72,6 +72,10 @@ class CertificateScheme:
     def __len__(self) -> int:
         return len(self._rules)
 
+    def find_grants(self, name: str) -> Grants | None:
+        """What the rule that once gave a name gives now; None when there is none of its name any more."""
+        return next((rule.grants for rule in self._rules if rule.settings.name == name.split("/")[0]), None)
+
     @property
     def is_configured(self) -> bool:
         return bool(self._rules)

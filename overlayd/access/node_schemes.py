@@ -19,6 +19,7 @@ from overlayd.access.mutual.peer import FileIdentity, MutualPeer
 from overlayd.access.mutual.scheme import MutualScheme
 from overlayd.access.mutual.sessions import SessionBook
 from overlayd.access.roles import RoleBook
+from overlayd.access.scopes import Grants
 from overlayd.access.settings import AccessSettings, KeySettings
 from overlayd.bsv.keys import PrivateKey
 from overlayd.model.clock import Clock, Entropy
@@ -81,6 +82,13 @@ class NodeSchemes:
     def has_identities(self) -> bool:
         """Whether somebody could come in by a key on secp256k1."""
         return self.mutual is not None or bool(self.identities.schemes)
+
+    def find_grants(self, name: str) -> Grants | None:
+        """What the principal of an identity or certificate may do by the settings; None when they don't know it."""
+        kind, _, rest = name.partition(":")
+        if kind == "identity":
+            return self.identities.find_grants(rest)
+        return self.certificates.find_grants(rest) if kind == "certificate" else None
 
     async def start(self) -> None:
         """Reads what is stored. Checkpoint."""

@@ -44,17 +44,16 @@ class IdentityBook:
         self._common = settings.identity
         self._anyone = grants_of(roles.scopes_of(settings.identity.anyone, ()))
         self._known: dict[str, Identity] = {}
-        names: set[str] = set()
+        self._by_name: dict[str, Identity] = {}
         for known in settings.identities:
             try:
                 roles.check(known.roles)
                 key = PublicKey.parse_hex(known.key)
             except (BadParameter, MalformedChainData) as err:
                 raise _invalid(known.name, err.detail, err.hint) from err
-            if known.key in self._known or known.name in names:
+            if known.key in self._known or known.name in self._by_name:
                 raise _invalid(known.name, "its key or name stands there twice")
-            names.add(known.name)
-            self._known[known.key] = Identity(
+            self._known[known.key] = self._by_name[known.name] = Identity(
                 name=f"identity:{known.name}", key=key,
                 grants=grants_of(roles.scopes_of(known.scopes, known.roles)), owner=known.owner or known.name,
                 policy=known.policy, scheme=known.scheme or self._common.scheme, standing=Standing(),
@@ -97,6 +96,13 @@ class IdentityBook:
             "the identity isn't known here", subject="identity",
             hint="[[access.identities]] lists keys, 66 hex digits, compressed",
         )  # fmt: skip
+
+    def find_grants(self, name: str) -> Grants | None:
+        """What somebody may do by the name that the settings give them, or by their key; None for nobody."""
+        known = self._by_name.get(name)
+        if known is not None:
+            return known.grants
+        return self._anyone if self.is_open and len(name) == KEY_CHARS else None
 
     def _stranger(self, key: PublicKey) -> Identity:
         """Each such key is somebody, who owns what they create."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from overlayd.access.keys import Key
 from overlayd.access.principal import Principal, check_standing
-from overlayd.access.scopes import RIGHTS, grants_of, parse_scope
+from overlayd.access.scopes import RIGHTS, Grants, grants_of, parse_scope
 from overlayd.access.stream_guard import StreamGuard
 from overlayd.delivery.subscriptions.subscription import Reading, Subscription
 from overlayd.model.errors import Forbidden, UnknownSubscription
@@ -13,18 +13,27 @@ from overlayd.storage import Stream
 CONFIG = Reading("config", RIGHTS)
 """For whom the subscriptions of the configuration read: everything."""
 _KEY = "key:"
+_DECLARED = ("identity:", "certificate:")
+_PASSING = frozenset(("ticket", "jwt"))
+"""Nobody can be asked later whether they still stand."""
 
 
 class Owners:
     """Decides with the keys and streams as they are now."""
 
-    def __init__(self, streams: StreamGuard, find_key: Callable[[str], Key | None]) -> None:
+    def __init__(
+        self, streams: StreamGuard, find_key: Callable[[str], Key | None],
+        find_declared: Callable[[str], Grants | None] = lambda name: None,
+    ) -> None:  # fmt: skip
+        """`find_declared`: what the holders of identities and certificates may do by the settings now, by the principal's
+        name."""
         self._streams = streams
         self._find_key = find_key
+        self._find_declared = find_declared
 
     def may_read(self, reading: Reading, stream: Stream) -> bool:
         """Whether packets of the stream may be delivered to the owner. A key that was revoked, or whose secrets all
-        expired, reads nothing."""
+        expired, reads nothing; nor does an identity or certificate that the settings name no more."""
         who = self._principal_of(reading)
         if who is None:
             return False
@@ -34,10 +43,10 @@ class Owners:
         """For whom a new subscription reads. Raises Forbidden for streams that the principal may not subscribe to,
         and for a credential that doesn't last; Unauthorized for one that has ended."""
         check_standing(principal)
-        if principal.kind == "ticket":
+        if principal.kind in _PASSING:
             raise Forbidden(
-                "a ticket is for one connection; a durable subscription needs a credential that lasts",
-                subject="subscribe", hint="use a key",
+                f"a {principal.kind} is for a while; a durable subscription needs a credential that lasts",
+                subject="subscribe", hint="use a key, an identity or a client certificate",
             )  # fmt: skip
         self._streams.sight(principal, "subscribe", streams)
         return Reading(principal.name, tuple(sorted(principal.rights)), tuple(principal.grants.scopes), principal.owner)
@@ -62,6 +71,14 @@ class Owners:
             return Principal(
                 name=reading.principal, kind="key", rights=key.grants.everywhere, address="", grants=key.grants,
                 owner=key.record.owner,
+            )  # fmt: skip
+        if reading.principal.startswith(_DECLARED):
+            grants = self._find_declared(reading.principal)
+            if grants is None:
+                return None
+            return Principal(
+                name=reading.principal, kind="open", rights=grants.everywhere, address="", grants=grants,
+                owner=reading.owner,
             )  # fmt: skip
         return Principal(
             name=reading.principal, kind="open", rights=frozenset(right for right in RIGHTS if right in reading.rights),
