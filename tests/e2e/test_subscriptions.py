@@ -268,6 +268,19 @@ def test_refusals(node: Node, method: str, path: str, body: Any, status: int, co
         assert len(answer.json()["detail"]) > 10
 
 
+def test_limits_of_a_request_are_counted(node: Node) -> None:
+    """The bounds of one fetch and of one acknowledgement are told by name and counted as hits."""
+    with SyncClient(node.url) as client, httpx.Client(base_url=node.url) as http_:
+        client.subscriptions.create({"name": "bounds", "kind": "pull"})
+        for verb, body, limit in (
+            ("fetch", {"max": 1001}, "fetch_max"), ("ack", {"leases": ["x"] * 10_001}, "leases_per_request"),
+        ):  # fmt: skip
+            answer = http_.post(f"/v1/subscriptions/bounds/{verb}", json=body)
+            assert answer.json()["subject"] == limit
+            hits = [line for line in http_.get("/metrics").text.splitlines() if f'limit="{limit}"' in line]
+            assert float(hits[0].split()[-1]) >= 1
+
+
 async def test_named_live(node: Node) -> None:
     """What one connection acknowledged isn't given to the next; a second client closes the first with 4009."""
     with SyncClient(node.url) as client:

@@ -70,12 +70,32 @@ class Engine:
         self._is_draining = False
         self.desks: dict[int, Desk] = {}
         self.subscriptions: dict[int, Subscription] = {}
-        self.meters.watch(
-            "overlayd_delivery_workers", "Durable subscriptions that are behind or busy", lambda: len(self._running)
-        )
+        self._watch()
 
     def __repr__(self) -> str:
         return f"Engine(subscriptions={len(self.subscriptions)}, running={len(self._running)})"
+
+    def _watch(self) -> None:
+        """Gauges over all subscriptions, computed when they are asked for."""
+        metrics, everybody = self.delivery.metrics, self.subscriptions.values
+        working = metrics.gauge("overlayd_delivery_workers", "Durable subscriptions that are behind or busy")
+        working.set_function(lambda: len(self._running))
+        dead = metrics.gauge("overlayd_dead_letters", "Dead letters of all subscriptions")
+        dead.set_function(lambda: sum(one.dead_letters for one in everybody()))
+        outstanding = metrics.gauge("overlayd_subscription_outstanding", "Packets found above floors and not settled")
+        outstanding.set_function(lambda: sum(one.ledger.unsettled for one in everybody()))
+        lag = metrics.gauge("overlayd_subscription_lag_entries", "Entries between head and floor, of whoever is last")
+        lag.set_function(lambda: max((self.lag_of(one) for one in everybody() if one.is_served), default=0))
+        states = metrics.gauge("overlayd_subscriptions", "Durable subscriptions", "state")
+        for state in ("active", "paused", "disabled"):
+            states.labels(state).set_function(partial(self._count, state))
+
+    def _count(self, state: str) -> int:
+        return sum(one.rest.state == state for one in self.subscriptions.values())
+
+    def lag_of(self, subscription: Subscription) -> int:
+        """Entries of the log behind the subscription's floor."""
+        return max(0, self.delivery.log.head - subscription.floor(self.dispatcher.position).offset)
 
     def wake(self, subscription: Subscription) -> None:
         """There may be something to do for it. Doesn't yield."""

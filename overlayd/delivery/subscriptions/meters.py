@@ -1,7 +1,5 @@
 """What durable subscriptions count."""
 
-from collections.abc import Callable
-
 from overlayd.model.metrics import Metrics
 
 OUTCOMES = ("delivered", "retry", "disable", "crashed")
@@ -37,8 +35,3 @@ class SubscriptionMeters:
             "overlayd_dispatch_judgements", "Distinct selections that the dispatcher held an entry against"
         )
         self.woken = metrics.counter("overlayd_dispatch_wakes", "Subscriptions that the dispatcher woke")
-        self._metrics = metrics
-
-    def watch(self, name: str, description: str, value: Callable[[], float]) -> None:
-        """A gauge that is computed when it is asked for."""
-        self._metrics.gauge(name, description).set_function(value)
