@@ -16,6 +16,8 @@ class Ability(StrEnum):
     """Tells what became of a transaction."""
     PROOFS = "proofs"
     """Proves that a transaction is mined, along with its status."""
+    RAW = "raw"
+    """Gives the bytes of transactions."""
     HEADERS = "headers"
     """Lists the best chain's headers."""
     POLICY = "policy"

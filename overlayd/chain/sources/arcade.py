@@ -39,7 +39,7 @@ class _Counts(msgspec.Struct):
 class ArcadeSource:
     """An Arcade, with its chaintracks and its event stream, which may stand at other addresses."""
 
-    abilities = frozenset(Ability)
+    abilities = frozenset(Ability) - {Ability.RAW}
     batch_max = BATCH_MAX
     headers_max = HEADERS_MAX
 

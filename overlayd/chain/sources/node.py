@@ -67,7 +67,7 @@ class _Settings(msgspec.Struct):
 class NodeSource:
     """An SV node."""
 
-    abilities = frozenset({Ability.SUBMIT, Ability.STATUS, Ability.PROOFS, Ability.HEADERS, Ability.POLICY})
+    abilities = frozenset(Ability) - {Ability.EVENTS}
     batch_max = BATCH_MAX
     headers_max = HEADERS_MAX
 
@@ -115,6 +115,12 @@ class NodeSource:
         places = await self._read_places(proofs)
         return [statuses.get(txid) or self._mined(txid, proofs[txid], places) for txid in txids]
 
+    async def read_raw(self, txids: Sequence[TxId]) -> list[bytes | None]:
+        """The bytes of those that it has."""
+        assert len(txids) <= BATCH_MAX
+        replies = await self._ask("raw", [("getrawtransaction", [format_hash(txid), False]) for txid in txids])
+        return [self._raw(reply) for reply in replies]
+
     async def read_policy(self) -> SourcePolicy:
         """Its fee and its largest transaction."""
         (reply,) = await self._ask("policy", [("getsettings", [])])
@@ -149,6 +155,14 @@ class NodeSource:
     async def _submit_portion(self, portion: list[Outgoing]) -> list[SourceStatus]:
         replies = await self._ask("submit", [("sendrawtransaction", [item.raw.hex()]) for item in portion])
         return [self._taken(item.txid, reply) for item, reply in zip(portion, replies, strict=True)]
+
+    def _raw(self, reply: _Reply) -> bytes | None:
+        if reply.error is not None and reply.error.code == NO_SUCH:
+            return None
+        try:
+            return bytes.fromhex(str(self._result(reply)))
+        except ValueError as err:
+            raise self._calls.malformed("a transaction's bytes can't be read") from err
 
     def _taken(self, txid: TxId, reply: _Reply) -> SourceStatus:
         if reply.error is None:

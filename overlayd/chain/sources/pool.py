@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 import trio
 
+from overlayd.bsv.hashes import hash256
 from overlayd.bsv.network import Network
 from overlayd.chain.sources.abilities import Ability, RemoteSource
 from overlayd.chain.sources.events import EventBox
@@ -26,6 +27,7 @@ from overlayd.model.chain_source import (
     EventSource,
     HeaderSource,
     Outgoing,
+    RawSource,
     SourcePolicy,
     SourceState,
     SourceStatus,
@@ -36,6 +38,7 @@ from overlayd.model.txid import TxId, format_hash
 
 T = TypeVar("T")
 BATCH_MAX = 1000
+RAW_BATCH = 20
 
 
 class ProofVerdict(Enum):
@@ -143,6 +146,34 @@ class SourcePool:
             if not rest:
                 break
         return self._answers(txids, found, Ability.STATUS)
+
+    async def read_raw(self, txids: Sequence[TxId]) -> list[bytes | None]:
+        """Raw transactions that hash to their txids, None for those that no source has. A checkpoint.
+
+        Raises SourceUnavailable when there are sources for it and none could be asked.
+        """
+        found: dict[TxId, bytes] = {}
+        rest, has_answer = list(txids), False
+        for source in self._able(Ability.RAW):
+            if not await self._is_ready(source):
+                continue
+            target = cast(RawSource, source)
+            for batch in _batches(rest, RAW_BATCH):
+                raws = await self._try(source, lambda: target.read_raw(batch))  # noqa: B023 - called at once
+                if raws is None:
+                    break
+                has_answer = True
+                for txid, raw in zip(batch, raws, strict=True):
+                    if raw is not None and hash256(raw) == txid:
+                        found[txid] = raw
+                    elif raw is not None:
+                        source.health.count(Fault.MALFORMED, f"it gave other bytes for {format_hash(txid)}")
+            rest = [txid for txid in rest if txid not in found]
+            if not rest:
+                break
+        if self._able(Ability.RAW) and not has_answer and txids:
+            raise self._nobody(Ability.RAW)
+        return [found.get(txid) for txid in txids]
 
     async def read_policy(self) -> SourcePolicy:
         """What the first source asks of transactions that can be asked itself. A checkpoint. Raises SourceUnavailable."""

@@ -64,7 +64,7 @@ class _Archives(msgspec.Struct):
 class WhatsOnChainSource:
     """WhatsOnChain, the public one or another by its contract."""
 
-    abilities = frozenset({Ability.SUBMIT, Ability.STATUS, Ability.PROOFS, Ability.HEADERS})
+    abilities = frozenset({Ability.SUBMIT, Ability.STATUS, Ability.PROOFS, Ability.RAW, Ability.HEADERS})
     batch_max = BATCH_MAX
     headers_max = HEADERS_MAX
 
@@ -107,6 +107,10 @@ class WhatsOnChainSource:
                 except SourceUnavailable:
                     break  # what is known already is worth more than an error
         return statuses
+
+    async def read_raw(self, txids: Sequence[TxId]) -> list[bytes | None]:
+        """The bytes of those that it has, one request each."""
+        return [await self._read_raw(txid) for txid in txids]
 
     async def read_policy(self) -> SourcePolicy:
         """It has none of its own. Raises SourceUnavailable."""
@@ -153,6 +157,15 @@ class WhatsOnChainSource:
         if match is None and answer.status == 500:
             raise self._calls.fail(Fault.FAILED, f"it answered 500: {words_of(text)}")
         return [read_refusal(item.txid, words_of(match[1] if match else text))]
+
+    async def _read_raw(self, txid: TxId) -> bytes | None:
+        answer = await self._calls.get("raw", f"{self._url}/tx/{format_hash(txid)}/hex", expected=(404,))
+        if answer.status == 404:
+            return None
+        try:
+            return bytes.fromhex(answer.body.decode().strip().strip('"'))
+        except ValueError as err:
+            raise self._calls.malformed(f"the bytes of {format_hash(txid)} can't be read") from err
 
     def _status(self, txid: TxId, told: _Told | None) -> SourceStatus:
         if told is None:
