@@ -155,6 +155,15 @@ class RegtestChain:
         assert len(txids) <= BATCH_MAX
         return await self._run(lambda c: [self._status(c, txid) for txid in txids])
 
+    async def read_raw(self, txids: Sequence[TxId]) -> list[bytes | None]:
+        """The bytes of those that it holds."""
+
+        def read(c: sqlite3.Connection) -> list[bytes | None]:
+            found = [tables.read_tx(c, txid) for txid in txids]
+            return [None if stored is None else stored.raw for stored in found]
+
+        return await self._run(read)
+
     async def read_policy(self) -> SourcePolicy:
         """The least fee."""
         await trio.lowlevel.checkpoint()

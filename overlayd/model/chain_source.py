@@ -135,6 +135,14 @@ class TransactionSource(Protocol):
         ...
 
 
+class RawSource(Protocol):
+    """Gives the bytes of transactions, where a source can."""
+
+    async def read_raw(self, txids: Sequence[TxId]) -> list[bytes | None]:
+        """Raw transactions in order, None for those that it hasn't got. Whoever asks checks their hashes."""
+        ...
+
+
 class HeaderSource(Protocol):
     """Gives the headers of the best chain that it knows."""
 

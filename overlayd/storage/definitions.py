@@ -15,11 +15,11 @@ from overlayd.storage.group import Group
 from overlayd.storage.streams import Owner, Stream
 
 
-def check_definition(name: str, definition: Definition) -> None:
+def check_definition(name: str, definition: Definition, *, has_chain: bool) -> None:
     """What can be said before the writer is asked. Raises BadParameter, Forbidden, InvalidDefinition."""
     parse_stream_name(name)
     check_is_changeable(name)
-    if definition.confirm.commit != "none":
+    if definition.confirm.commit != "none" and not has_chain:
         raise InvalidDefinition(
             f"confirm.commit is {definition.confirm.commit!r}, but no chain is configured", subject="/confirm/commit",
             hint='use "none"',

@@ -214,7 +214,7 @@ class Log:
         whether it was created, to add what belongs to the same transaction; it must not raise.
         Raises DefinitionConflict, OwnedByConfig, InvalidDefinition, LimitReached, and as `append`.
         """
-        definitions.check_definition(name, definition)
+        definitions.check_definition(name, definition, has_chain=self._state.confirmations is not None)
 
         def change(group: Group) -> tuple[Stream, bool]:
             defined = definitions.define(group, name, definition, if_version, owner, principal)

@@ -1,0 +1,189 @@
+"""A log, a regtest chain, a header book and a watcher that tests step by hand."""
+
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from chain_rig import KEY, SCRIPT, FixedClock, outgoing
+
+from overlayd.bsv.anchor import Anchor, AnchorKind, anchor_output
+from overlayd.bsv.network import REGTEST
+from overlayd.bsv.spending import Spendable, build_spend
+from overlayd.bsv.tx import ExtendedTransaction, OutPoint, Transaction, TxInput
+from overlayd.chain.engine_settings import WatchSettings
+from overlayd.chain.header_tables import HEADERS_FEATURE
+from overlayd.chain.headers import HeaderBook, HeadersSettings, open_headers
+from overlayd.chain.proving import Verdict
+from overlayd.chain.reads import ConfirmationTable
+from overlayd.chain.regtest import RegtestChain, RegtestSettings, open_regtest
+from overlayd.chain.taking import Taker
+from overlayd.chain.watch_tables import WATCH_FEATURE, WatchedTx
+from overlayd.chain.watcher import Watcher
+from overlayd.model.bodies import StatusBody, decode_status_body
+from overlayd.model.clock import Entropy
+from overlayd.model.confirmation import BroughtTx, ConfirmationNow
+from overlayd.model.definition import ConfirmRule, Definition
+from overlayd.model.draft import AppendRequest, Draft, Receipt
+from overlayd.model.entry import Kind, StoredEntry
+from overlayd.model.limits import Limits
+from overlayd.model.metrics import Metrics
+from overlayd.model.names import StreamName
+from overlayd.model.txid import TxId
+from overlayd.model.units import Duration, Size
+from overlayd.storage import Log, StorageSettings, open_log
+from overlayd.storage.lookup import draft_commitment
+
+STREAM = StreamName("weather-001")
+_numbers = itertools.count(1)
+
+
+class NoOwn:
+    """No wallet."""
+
+    def release(self, c: object, tx: WatchedTx, verdict: Verdict) -> None:
+        raise AssertionError("nothing here is the wallet's")
+
+
+class Node:
+    """What a test steps."""
+
+    def __init__(
+        self, log: Log, chain: RegtestChain, book: HeaderBook, watcher: Watcher, reads: ConfirmationTable,
+        clock: FixedClock, metrics: Metrics,
+    ) -> None:  # fmt: skip
+        self.log = log
+        self.chain = chain
+        self.book = book
+        self.watcher = watcher
+        self.reads = reads
+        self.clock = clock
+        self.metrics = metrics
+        self.coins: list[tuple[Transaction, int]] = []
+        self.unsent: dict[TxId, ExtendedTransaction] = {}
+        self.key = KEY
+
+    async def define(self, name: StreamName = STREAM, **rule: Any) -> None:
+        """A stream that commits each packet, unless told otherwise."""
+        confirm = ConfirmRule(**{"commit": "packet", **rule})
+        await self.log.define_stream(name, Definition(confirm=confirm))
+
+    async def settle(self) -> None:
+        """Headers are followed, and the watcher does all there is to do."""
+        await self.book.follow(self.chain)
+        assert await self.watcher.step()
+        assert await self.watcher.step()
+
+    async def mine(self, count: int = 1) -> None:
+        """Blocks, one by one, each followed."""
+        for _ in range(count):
+            await self.chain.mine()
+            await self.settle()
+
+    async def coin(self) -> tuple[Transaction, int]:
+        """One of the producer's coins, from a block."""
+        if not self.coins:
+            paid = await self.chain.pay(SCRIPT, 10_000, 400)
+            self.coins = [(paid, place) for place in range(400)]
+            await self.chain.mine()
+        return self.coins.pop()
+
+    async def publish(
+        self, name: StreamName = STREAM, *, is_named: bool = False, commits: bool = True
+    ) -> tuple[Receipt, Transaction]:
+        """A packet with its transaction, which goes along, or only its name (`is_named`)."""
+        return (await self.publish_many(1, name, is_named=is_named, commits=commits))[0]
+
+    async def publish_many(
+        self, count: int, name: StreamName = STREAM, *, is_named: bool = False, commits: bool = True
+    ) -> list[tuple[Receipt, Transaction]]:
+        """Several in one request."""
+        drafts, made = [], []
+        for index in range(count):
+            number = next(_numbers)
+            draft = Draft(index, b"%d" % number, b"%d" % number, id=f"p{number}", csalt=number.to_bytes(16, "big"))
+            tx = await self.make_tx(draft_commitment(name, draft) if commits else bytes(32))
+            raw = b"" if is_named else tx.tx.raw
+            brought = BroughtTx(tx.tx.txid, raw, None if is_named else tx.encode(), None, None if is_named else 0)
+            drafts.append(msgspec.structs.replace(draft, brought=brought))
+            made.append(tx)
+            self.unsent[tx.tx.txid] = tx
+        stream = self.log.find_stream(name)
+        assert stream is not None
+        result = await self.log.append(AppendRequest(name, drafts, definition_version=stream.definition_version))
+        receipts = [outcome for outcome in result.outcomes if isinstance(outcome, Receipt)]
+        return [(receipt, tx.tx) for receipt, tx in zip(receipts, made, strict=True)]
+
+    async def make_tx(self, commitment: bytes) -> ExtendedTransaction:
+        """The producer's transaction that commits to it."""
+        tx, place = await self.coin()
+        spendable = Spendable(TxInput(OutPoint(tx.txid, place)), tx.outputs[place], KEY)
+        return build_spend([spendable], [anchor_output(Anchor(AnchorKind.COMMITMENT, commitment))], SCRIPT, 100)
+
+    async def send(self, tx: ExtendedTransaction) -> None:
+        """Past the node."""
+        await self.chain.submit([outgoing(tx)])
+
+    async def entries(self) -> list[tuple[StoredEntry, StatusBody]]:
+        """Every status entry, oldest first."""
+        found: list[tuple[StoredEntry, StatusBody]] = []
+        after = 0
+        while page := (await self.log.read_page(after)).entries:
+            found += [(entry, decode_status_body(entry.body)) for entry in page if entry.kind == Kind.STATUS]
+            after = page[-1].offset
+        return found
+
+    async def told(self, offset: int | None = None) -> list[str]:
+        """What was told, in short: `confirmed1`, `pending`; of one packet, or with its offset before it."""
+        lines = []
+        for entry, body in await self.entries():
+            words = f"{body.state}{body.depth or ''}" + ("!" if body.reason == "confirmed again" else "")
+            if offset is None:
+                lines.append(f"{entry.target_from} {words}")
+            elif entry.target_from == offset:
+                lines.append(words)
+        return lines
+
+    async def now(self, offset: int, name: StreamName = STREAM) -> ConfirmationNow:
+        """How a packet stands."""
+        stream = self.log.find_stream(name)
+        assert stream is not None
+        return await self.reads.status_of(stream.stream_hash, stream.definition.confirm, offset)
+
+    async def settled(self, depth: int = 1, name: StreamName = STREAM) -> int:
+        """Up to where the stream's packets are final."""
+        stream = self.log.find_stream(name)
+        assert stream is not None
+        return await self.reads.settled_offset(stream.stream_hash, stream.definition.confirm, depth)
+
+
+@asynccontextmanager
+async def watching(directory: Path, *, clock: FixedClock | None = None, **watch: Any) -> AsyncIterator[Node]:
+    """A node's engine over a directory, without a wallet; to be opened again for a restart."""
+    clock, metrics = clock or FixedClock(), Metrics()
+    storage = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
+    async with (
+        open_log(
+            directory, settings=storage, limits=Limits(), defaults=Definition(), clock=clock, entropy=Entropy(),
+            metrics=metrics, features=(HEADERS_FEATURE, WATCH_FEATURE),
+        ) as log,
+        open_regtest(
+            directory, settings=RegtestSettings(block_interval=Duration(0)), clock=clock, entropy=Entropy(),
+            metrics=metrics,
+        ) as chain,
+    ):  # fmt: skip
+        book = await open_headers(log, REGTEST, settings=HeadersSettings(), clock=clock, metrics=metrics)
+        watcher = Watcher(
+            log=log, book=book, source=chain, raws=chain, own=NoOwn(), settings=WatchSettings(**watch), clock=clock,
+            metrics=metrics,
+        )  # fmt: skip
+        log.confirm_with(Taker(lambda count: watcher.wake(), lambda count, offset: None))
+        await book.follow(chain)
+        yield Node(log, chain, book, watcher, ConfirmationTable(log, book, "regtest"), clock, metrics)
+
+
+def txids_of(made: Sequence[tuple[Receipt, Transaction]]) -> list[bytes]:
+    """Of packets that were published."""
+    return [tx.txid for _, tx in made]
