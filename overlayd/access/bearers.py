@@ -7,7 +7,7 @@ import msgspec
 from overlayd.access.gate import Claim, RequestHead
 from overlayd.access.keys import KeyBook
 from overlayd.access.origin import Origin, Peer
-from overlayd.access.secret_text import is_key, is_ticket
+from overlayd.access.secret_text import is_ticket
 from overlayd.access.tickets import TicketBook
 from overlayd.model.clock import Clock
 from overlayd.model.errors import Unauthorized
@@ -15,6 +15,7 @@ from overlayd.model.errors import Unauthorized
 BEARER = "bearer "
 TICKET = "ticket="
 TICKET_PATHS = frozenset(("/v1/live",))
+TOKEN_CHARS_MAX = 512
 
 
 def bearer_of(head: RequestHead) -> str | None:
@@ -26,7 +27,7 @@ def bearer_of(head: RequestHead) -> str | None:
 
 
 class KeyScheme:
-    """`Authorization: Bearer ovl_live_…` or `ap_live_…`."""
+    """`Authorization: Bearer ovl_live_…` or `ap_live_…`, or a key in whatever form the configuration declares one."""
 
     name = "key"
     headers = frozenset((b"authorization",))
@@ -51,7 +52,7 @@ class KeyScheme:
     async def claim(self, head: RequestHead, peer: Peer, origin: Origin) -> Claim:
         """All that is wrong with a key is told in the same words, so that nobody learns which keys there are."""
         token = bearer_of(head) or ""
-        found = self._keys.find(token) if is_key(token) else None
+        found = self._keys.find(token) if len(token) <= TOKEN_CHARS_MAX else None
         end_us = 0 if found is None else found.key.ends_us(found.secret)
         if found is None or (end_us and end_us <= self._clock.now_us()):
             raise Unauthorized(
@@ -72,15 +73,17 @@ class TicketScheme:
     is_configured = False
     """Tickets are given to those who are in already."""
 
-    def __init__(self, tickets: TicketBook) -> None:
+    def __init__(self, tickets: TicketBook, paths: frozenset[str] = TICKET_PATHS) -> None:
+        """`paths`: those of live connections."""
         self._tickets = tickets
+        self._paths = paths
 
     def is_brought(self, head: RequestHead, peer: Peer) -> bool:
         return TICKET in head.query and ticket_of(head.query) is not None
 
     async def claim(self, head: RequestHead, peer: Peer, origin: Origin) -> Claim:
         text = ticket_of(head.query) or ""
-        if head.path not in TICKET_PATHS or head.method != "GET":
+        if head.path not in self._paths or head.method != "GET":
             raise Unauthorized(
                 "a ticket opens live connections only", subject="ticket",
                 hint="send Authorization: Bearer and an API key, or use /v1/live",

@@ -141,8 +141,10 @@ class Gate:
     def __init__(
         self, *, rules: AccessRules, schemes: Sequence[Scheme], failures: FailureBook, audit: AuditSink, clock: Clock,
         metrics: Metrics, unix_users: UnixUsers = UnixUsers(()), is_loopback_free: bool = False,  # noqa: B008 - holds nothing
+        open_paths: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
-        """`audit`: gets failures; it must bear many of them."""
+        """`audit`: gets failures; it must bear many of them. `open_paths`: those that need no credential, too."""
+        self._open_paths = OPEN_PATHS | open_paths
         self._rules = rules
         self._schemes = tuple(schemes)
         self._failures = failures
@@ -297,7 +299,7 @@ class Gate:
 
     def _without_credential(self, origin: Origin, head: RequestHead) -> Claim:
         """Raises Unauthorized, and Forbidden where no credential would help."""
-        is_open = head.path in OPEN_PATHS and head.method in SAFE_METHODS
+        is_open = head.path in self._open_paths and head.method in SAFE_METHODS
         try:
             claim = Claim(self._keyless_principal(origin))
         except (Unauthorized, Forbidden):

@@ -6,7 +6,7 @@ import structlog
 import trio
 
 from overlayd.access.audit import AuditTrail, MakePacket
-from overlayd.access.bearers import KeyScheme, TicketScheme
+from overlayd.access.bearers import TICKET_PATHS, KeyScheme, TicketScheme
 from overlayd.access.declared_keys import declare_keys
 from overlayd.access.failures import FailureBook
 from overlayd.access.gate import Gate, Scheme
@@ -40,9 +40,11 @@ class NodeAccess:
     def __init__(
         self, *, log: Log, rules: AccessRules, settings: AccessSettings, declared: Sequence[KeySettings],
         environ: Mapping[str, str], make_audit: MakePacket, clock: Clock, entropy: Entropy, metrics: Metrics,
-        schemes: Iterable[Scheme] = (),
+        schemes: Iterable[Scheme] = (), open_paths: frozenset[str] = frozenset(),
+        ticket_paths: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
-        """`schemes`: further kinds of credentials. Raises ConfigInvalid."""
+        """`schemes`: further kinds of credentials. `open_paths`, `ticket_paths`: further paths that need no credential,
+        and that a ticket opens. Raises ConfigInvalid."""
         self._log = log
         self._clock = clock
         self._environ = environ
@@ -64,10 +66,14 @@ class NodeAccess:
             metrics=metrics, on_change=self.note_change,
         )  # fmt: skip
         self.stream_changes = StreamChanges(log=log, streams=self.streams, trail=self.trail, on_change=self.note_change)
-        bearers = (KeyScheme(self.keys, clock, may_create=rules.auto_create), TicketScheme(self.tickets))
+        bearers = (
+            KeyScheme(self.keys, clock, may_create=rules.auto_create),
+            TicketScheme(self.tickets, TICKET_PATHS | ticket_paths),
+        )
         self.gate = Gate(
             rules=rules, schemes=(*bearers, *schemes), failures=self.failures, audit=self.trail.note_once, clock=clock,
             metrics=metrics, unix_users=UnixUsers(settings.unix_users, roles), is_loopback_free=settings.loopback_free,
+            open_paths=open_paths,
         )  # fmt: skip
         self._changed = trio.Event()
         known = metrics.gauge("overlayd_access_keys", "API keys on the node")

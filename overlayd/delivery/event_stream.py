@@ -18,7 +18,16 @@ from overlayd.delivery.line import Line, Seat
 from overlayd.delivery.messages import Scribe, bye_message, error_message, subscribed_message
 from overlayd.delivery.scanning import Piece
 from overlayd.delivery.session import CLOSE_STALLED, Ending, Registry, Session
-from overlayd.delivery.wires import NOWHERE, Packing, Wire, encode_chunk, encode_line, encode_sse, encode_sse_tick
+from overlayd.delivery.wires import (
+    NOWHERE,
+    Dress,
+    Packing,
+    Wire,
+    encode_chunk,
+    encode_line,
+    encode_sse,
+    encode_sse_tick,
+)
 from overlayd.model.cursor import Cursor
 from overlayd.model.errors import OverlaydError
 from overlayd.model.push_stream import PushStream
@@ -33,25 +42,29 @@ UNREAD_BYTES_MAX = 64 << 10
 
 
 class StreamForm(msgspec.Struct, frozen=True):
-    """How the answer is written. `is_chunked`: in chunks of HTTP/1.1, where nobody else does that."""
+    """How the answer is written. `is_chunked`: in chunks of HTTP/1.1, where nobody else does that. `greeting`: what a
+    dressed answer begins with."""
 
     transport: StreamTransport
     is_gzip: bool = False
     is_chunked: bool = False
+    dress: Dress | None = None
+    greeting: bytes = b""
 
     def wire(self, opened: OpenReader) -> Wire:
         """The form of its frames."""
         packing: Packing = "gzip" if self.is_gzip else ""
-        return Wire(self.transport, opened.query.format, is_chunked=self.is_chunked, packing=packing)
+        return Wire(self.transport, opened.query.format, is_chunked=self.is_chunked, packing=packing, dress=self.dress)
 
 
 class _Words:
     """What the node itself says on one stream."""
 
-    __slots__ = ("_delivery", "_node", "_opened", "_scribe", "wire")
+    __slots__ = ("_delivery", "_greeting", "_node", "_opened", "_scribe", "wire")
 
-    def __init__(self, wire: Wire, delivery: Delivery, session: Session, opened: OpenReader, node: str) -> None:
-        self.wire = wire
+    def __init__(self, form: StreamForm, delivery: Delivery, session: Session, opened: OpenReader, node: str) -> None:
+        self.wire = form.wire(opened)
+        self._greeting = form.greeting
         self._delivery = delivery
         self._opened = opened
         self._node = node
@@ -59,6 +72,8 @@ class _Words:
 
     def begin(self) -> list[Piece]:
         """The first words."""
+        if self.wire.dress is not None:
+            return [self.wire.raw(self._greeting)]
         retry = b"retry: %d\n\n" % int(self._delivery.settings.sse_retry * 1000)
         first = [self.wire.raw(retry)] if self.wire.transport == "sse" else []
         return [
@@ -69,6 +84,8 @@ class _Words:
 
     def tick(self, cursor: Cursor) -> Piece:
         """A sign of life that moves the resume point."""
+        if self.wire.dress is not None:
+            return self.wire.raw(self.wire.dress.tick(cursor))
         if self.wire.transport == "sse":
             return self.wire.raw(encode_sse_tick(cursor))
         return self.own("heartbeat", self._scribe.heartbeat(cursor))
@@ -103,7 +120,7 @@ class StreamSession:
         self.session = session
         self.line = Line(stream, session, self, lane.fan_out, session.end)
         self._lane = lane
-        self._words = _Words(form.wire(opened), lane.delivery, session, opened, node)
+        self._words = _Words(form, lane.delivery, session, opened, node)
         self._seat = Seat(self.line, "", opened, self._words.wire)
         self._reading: trio.CancelScope | None = None
         self._unread = 0
@@ -190,7 +207,7 @@ class LiveStream:
         self._session = session
         self._delivery = delivery
         self._registry = registry
-        self._words = _Words(form.wire(opened), delivery, session, opened, node)
+        self._words = _Words(form, delivery, session, opened, node)
         self._feed = Feed(delivery, session, opened)
         self._first: FeedEvent | None = None
         self._is_begun = False

@@ -2,7 +2,7 @@
 
 import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -29,6 +29,15 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 _LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")
 
 
+class Dress(msgspec.Struct, frozen=True):
+    """Other words on the same wire, for the surface of an outside system. None of them gives b"", which would end a
+    chunked answer. `own`: what stands for one of the node's own messages, by its name."""
+
+    frame: Callable[[Message], bytes]
+    tick: Callable[[Cursor], bytes]
+    own: Callable[[str], bytes]
+
+
 class Wire(msgspec.Struct, frozen=True):
     """The form of a subscription's frames. `sub` tags frames of a named subscription; `is_chunked`: as chunks of an
     HTTP/1.1 answer. Compression is `deflate` on WebSockets, `gzip` on the others."""
@@ -38,6 +47,7 @@ class Wire(msgspec.Struct, frozen=True):
     sub: str = ""
     is_chunked: bool = False
     packing: Packing = ""
+    dress: Dress | None = None
 
     def pieces(self, messages: Sequence[Message], cursor: Cursor, frames: FrameBook) -> Pieces:
         """The messages, in pieces of at most PIECE_BYTES or one frame. `cursor` stands behind the last of them."""
@@ -60,6 +70,8 @@ class Wire(msgspec.Struct, frozen=True):
 
     def own(self, event: str, text: bytes, cursor: Cursor | None = None) -> Piece:
         """One of the node's own messages; on SSE, `cursor` moves the resume point."""
+        if self.dress is not None:
+            return self.raw(self.dress.own(event))
         if self.transport == "websocket":
             return Piece(encode_text_frame(text), NOWHERE, 0)
         return self.raw(encode_sse(event, text, cursor) if self.transport == "sse" else encode_line(text))
@@ -69,6 +81,8 @@ class Wire(msgspec.Struct, frozen=True):
         return self._piece([data], NOWHERE, 0)
 
     def _encode(self, message: Message, frames: FrameBook) -> bytes:
+        if self.dress is not None:
+            return self.dress.frame(message)
         text = frames.text(message, self.format)
         if self.sub:
             text = tag_frame(text, self.sub)

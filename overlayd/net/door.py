@@ -29,7 +29,7 @@ from overlayd.net.guard import Exchange, hypercorn_config
 from overlayd.net.head import METHODS, Head, find_head, parse_head
 from overlayd.net.live_lane import LiveVisit
 from overlayd.net.live_query import LIVE_PATH
-from overlayd.net.problem import complete_headers, plain_answer, problem_body
+from overlayd.net.problem import Words, complete_headers, plain_answer, problem_body
 from overlayd.net.proving import prove_body
 from overlayd.net.publish_lane import PublishLane, Visit, find_target
 from overlayd.net.quick_publish import QuickPublish
@@ -71,9 +71,12 @@ class Door:
         origin_headers: OriginHeaders | None = None,
         signed_body_max: int = 1 << 20,
         ask_live: Callable[[Principal], Awaitable[None]] | None = None,
+        word: Callable[[Head, OverlaydError], Words | None] | None = None,
     ) -> None:
         """Without `publish_lane`, packets are taken through the application like everything else. `ask_live` raises
-        LimitReached for those who may open no live connection now."""
+        LimitReached for those who may open no live connection now. `word`: how an outside system's paths tell errors,
+        None for all other paths."""
+        self._word = word
         self._ask_live = ask_live
         self._app = app
         self._publish_lane = publish_lane
@@ -267,7 +270,9 @@ class Door:
         more = connection.answer_headers
         if connection.seal is not None:
             more += tuple(connection.seal.headers(error.status, (), problem_body(error, request_id)))
-        body = plain_answer(error, request_id, is_head=head is not None and head.method == "HEAD", more=more)
+        words = None if self._word is None or head is None else self._word(head, error)
+        is_head = head is not None and head.method == "HEAD"
+        body = plain_answer(error, request_id, is_head=is_head, more=more, words=words)
         await connection.send(body)
         self._request_log.record(
             method=head.method if head else "-", path=head.path if head else "-", route="refused", status=error.status,

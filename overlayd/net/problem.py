@@ -4,12 +4,16 @@ import math
 from collections.abc import Iterable
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import TypeAlias
 
 import msgspec
 from msgspec import UNSET
 
 from overlayd.model.errors import LimitReached, OverlaydError, Rate
 from overlayd.model.wire import Problem, encode_wire
+
+Words: TypeAlias = tuple[bytes, list[tuple[str, str]]]
+"""An error's body and headers as an outside system words them."""
 
 PROBLEM_TYPE = "application/problem+json"
 DOCS_PATH = "/docs/errors"
@@ -77,11 +81,13 @@ def complete_headers(headers: list[tuple[bytes, bytes]], request_id: str) -> lis
 
 
 def plain_answer(
-    error: OverlaydError, request_id: str, *, is_head: bool = False, more: Iterable[tuple[bytes, bytes]] = ()
-) -> bytes:
-    """A whole HTTP/1.1 answer that ends the connection, for errors that no application sees. `more`: further headers."""
-    body = problem_body(error, request_id)
-    headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in problem_headers(error)]
+    error: OverlaydError, request_id: str, *, is_head: bool = False, more: Iterable[tuple[bytes, bytes]] = (),
+    words: Words | None = None,
+) -> bytes:  # fmt: skip
+    """A whole HTTP/1.1 answer that ends the connection, for errors that no application sees. `more`: further headers.
+    `words`: what is told instead of a problem."""
+    body, named = words or (problem_body(error, request_id), problem_headers(error))
+    headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in named]
     headers += [
         (b"content-length", str(len(body)).encode("ascii")),
         (b"date", formatdate(usegmt=True).encode("ascii")),
