@@ -15,16 +15,17 @@ from overlayd.access.jwt.keys import FixedKeys, read_key_file
 from overlayd.access.jwt.published import Fetch, PublishedKeys
 from overlayd.access.jwt.scheme import Issuer, JwtScheme
 from overlayd.access.jwt.settings import JwtSettings
-from overlayd.access.mutual.peer import FileIdentity, MutualPeer
+from overlayd.access.mutual.peer import MutualPeer
 from overlayd.access.mutual.scheme import MutualScheme
 from overlayd.access.mutual.sessions import SessionBook
 from overlayd.access.roles import RoleBook
 from overlayd.access.scopes import Grants
 from overlayd.access.settings import AccessSettings, KeySettings
-from overlayd.bsv.keys import PrivateKey
+from overlayd.bsv.curve_key import MemoryCurveKey
 from overlayd.model.clock import Clock, Entropy
 from overlayd.model.errors import BadParameter, ConfigInvalid, MalformedChainData
 from overlayd.model.metrics import Metrics
+from overlayd.model.signer import CurveKey
 from overlayd.storage.files import read_or_make_secret
 
 IDENTITY_KEY = "identity.key"
@@ -62,7 +63,7 @@ class NodeSchemes:
         self.mutual: MutualPeer | None = None
         if settings.mutual.enabled and self.identities.is_configured:
             self.mutual = MutualPeer(
-                FileIdentity(read_identity_key(directory, entropy)), identities=self.identities,
+                read_identity_key(directory, entropy), identities=self.identities,
                 sessions=SessionBook(settings.mutual, metrics, trio.current_time), entropy=entropy,
             )  # fmt: skip
         self.all: tuple[Scheme, ...] = (
@@ -136,12 +137,12 @@ class NodeSchemes:
         return published
 
 
-def read_identity_key(directory: Path, entropy: Entropy) -> PrivateKey:
+def read_identity_key(directory: Path, entropy: Entropy) -> CurveKey:
     """The node's identity key, drawn on first use. Blocking. Raises LogInconsistent, ConfigInvalid."""
     path = directory / "keys" / IDENTITY_KEY
     secret, _ = read_or_make_secret(path, 32, entropy)
     try:
-        return PrivateKey(secret)
+        return MemoryCurveKey.parse(secret)
     except MalformedChainData as err:
         raise ConfigInvalid(f"{path} holds no private key", subject=str(path)) from err
 

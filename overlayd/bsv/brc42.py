@@ -33,41 +33,24 @@ def invoice_number(level: int, protocol: str, key_id: str) -> str:
     return f"{level}-{name}-{key_id}"
 
 
-class Pairing:
-    """What two parties share, computed once: each child key of either then costs a hash and an addition."""
-
-    __slots__ = ("_other", "_own", "_shared")
-
-    def __init__(self, own: PrivateKey, other: PublicKey) -> None:
-        self._own = own
-        self._other = other
-        self._shared = other.multiply(own.secret).encoded
-
-    def own_child(self, invoice: str) -> PrivateKey:
-        """The child of one's own key that the counterparty knows the public half of."""
-        secret = (int.from_bytes(self._own.secret, "big") + self._tweak(invoice)) % CURVE_ORDER
-        return PrivateKey(secret.to_bytes(SECRET_BYTES, "big"))
-
-    def other_child(self, invoice: str) -> PublicKey:
-        """The child of the counterparty's public key. Raises MalformedChainData."""
-        return self._other.add(self._tweak(invoice).to_bytes(SECRET_BYTES, "big"))
-
-    def _tweak(self, invoice: str) -> int:
-        try:
-            message = invoice.encode()
-        except UnicodeEncodeError as err:
-            raise MalformedChainData("the invoice number isn't text", subject="protocol") from err
-        return int.from_bytes(hmac.digest(self._shared, message, "sha256"), "big") % CURVE_ORDER
-
-    def __repr__(self) -> str:
-        return f"Pairing({self._own.public_key.hex()}, {self._other.hex()})"
-
-
 def derive_private(key: PrivateKey, counterparty: PublicKey, invoice: str) -> PrivateKey:
     """The child of one's own key that the counterparty knows the public half of."""
-    return Pairing(key, counterparty).own_child(invoice)
+    tweak = int.from_bytes(child_tweak(counterparty.multiply(key.secret).encoded, invoice), "big")
+    secret = (int.from_bytes(key.secret, "big") + tweak) % CURVE_ORDER
+    return PrivateKey(secret.to_bytes(SECRET_BYTES, "big"))
 
 
 def derive_public(key: PublicKey, own: PrivateKey, invoice: str) -> PublicKey:
     """The child of a counterparty's public key, derived with one's own private key."""
-    return Pairing(own, key).other_child(invoice)
+    return key.add(child_tweak(key.multiply(own.secret).encoded, invoice))
+
+
+def child_tweak(shared: bytes, invoice: str) -> bytes:
+    """What a key's child is further on than the key, 32 bytes. `shared`: the point that both sides know, compressed; who
+    keeps it needs one hash for each child instead of a multiplication."""
+    try:
+        message = invoice.encode()
+    except UnicodeEncodeError as err:
+        raise MalformedChainData("the invoice number isn't text", subject="protocol") from err
+    number = int.from_bytes(hmac.digest(shared, message, "sha256"), "big") % CURVE_ORDER
+    return number.to_bytes(SECRET_BYTES, "big")

@@ -27,7 +27,7 @@ class MemoryCurveKey:
 
     def sign_digest(self, digest: bytes, tweak: bytes = b"") -> bytes:
         """A DER signature; with `tweak` by the key plus that number. Raises MalformedChainData when their sum is 0."""
-        return (self.child(tweak) if tweak else self._key).sign_digest(digest)
+        return self._key.sign_digest_as_child(digest, tweak) if tweak else self._key.sign_digest(digest)
 
     def agree(self, other: bytes) -> bytes:
         """The shared point, compressed. Raises MalformedChainData."""

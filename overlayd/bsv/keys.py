@@ -121,12 +121,31 @@ class PrivateKey:
         assert len(digest) == DIGEST_BYTES
         return self._key.sign(digest, None)
 
+    def sign_digest_as_child(self, digest: bytes, tweak: bytes) -> bytes:
+        """As `sign_digest`, by this key plus a number (32 bytes). Without the child's public key, which would take longer
+        than the signature. Raises MalformedChainData for a number of another length, and when the sum is 0."""
+        assert len(digest) == DIGEST_BYTES
+        if len(tweak) != SECRET_BYTES:
+            raise MalformedChainData(f"what is added to a key has {SECRET_BYTES} bytes", subject="private key")
+        total = (int.from_bytes(self.secret, "big") + int.from_bytes(tweak, "big")) % CURVE_ORDER
+        if not total:
+            raise MalformedChainData("the sum is no private key", subject="private key")
+        return _BareSigner(total.to_bytes(SECRET_BYTES, "big")).sign(digest, None)
+
     def sign(self, message: bytes) -> bytes:
         """A DER signature over a message, hashed with SHA-256 once (BRC-3; transactions hash twice)."""
         return self.sign_digest(sha256(message))
 
     def __repr__(self) -> str:
         return f"PrivateKey(of {self.public_key.hex()})"
+
+
+class _BareSigner(coincurve.PrivateKey):
+    """A secret that only signs. The library's own works out public keys as soon as it is made."""
+
+    def __init__(self, secret: bytes) -> None:
+        self.secret = secret
+        self.context = coincurve.context.GLOBAL_CONTEXT
 
 
 ANYONE = PrivateKey((1).to_bytes(32, "big"))

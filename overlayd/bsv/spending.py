@@ -5,11 +5,12 @@ P2PKH and P2PK are checked. Other scripts aren't interpreted: they are counted a
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import Protocol
 
 import msgspec
 
 from overlayd.bsv.hashes import hash160
-from overlayd.bsv.keys import PrivateKey, PublicKey
+from overlayd.bsv.keys import PublicKey
 from overlayd.bsv.script import lock_to_key, parse_p2pk, parse_p2pkh, parse_script, unlock_with
 from overlayd.bsv.sighash import ALL_FORKID, Digests
 from overlayd.bsv.tx import (
@@ -32,12 +33,23 @@ SATOSHIS_PER_RATE_BYTES = 1000
 """Fee rates are satoshis for so many bytes."""
 
 
+class OutputKey(Protocol):
+    """A key that unlocks outputs: a `PrivateKey`, or one that lies elsewhere."""
+
+    @property
+    def public_key(self) -> PublicKey: ...
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        """A DER signature with low S over 32 bytes."""
+        ...
+
+
 class Spendable(msgspec.Struct, frozen=True):
     """An output to spend, with its name and the key that unlocks it."""
 
     input: TxInput
     output: TxOutput
-    key: PrivateKey
+    key: OutputKey
 
 
 class InputVerdict(Enum):
@@ -47,7 +59,7 @@ class InputVerdict(Enum):
     UNCHECKED = "unchecked"
 
 
-def sign_transaction(tx: Transaction, spent: Sequence[TxOutput], keys: Sequence[PrivateKey]) -> Transaction:
+def sign_transaction(tx: Transaction, spent: Sequence[TxOutput], keys: Sequence[OutputKey]) -> Transaction:
     """The transaction with every input signed (SIGHASH_ALL). Each must spend a P2PKH output of its key.
 
     Raises ScriptFailed when it doesn't.

@@ -208,8 +208,8 @@ class QuickPublish:
 
     def _judge(self, connection: Connection, raw: bytes) -> tuple[str, Target, HeaderMemo, int] | None:
         """The whole judgement of a head. None for what isn't plain, or is refused."""
-        if not raw.startswith(b"POST /"):
-            return None
+        if connection.remembered.principal is None or not raw.startswith(b"POST /"):
+            return None  # nobody to recall: the head would only be parsed twice
         try:
             if find_head(raw, 0, self._limits) != len(raw):
                 return None

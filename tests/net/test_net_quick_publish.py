@@ -40,6 +40,20 @@ def quick_publish() -> QuickPublish:
     )  # fmt: skip
 
 
+def known_connection() -> Any:
+    """A connection that somebody has shown who they are on, before any head."""
+    return SimpleNamespace(memo=None, answer_headers=(), remembered=SimpleNamespace(principal=WHO))
+
+
+def test_on_a_connection_that_nobody_is_known_on_no_head_is_judged() -> None:
+    """Its task has to ask the gate in any case."""
+    connection = known_connection()
+    connection.remembered.principal = None
+    raw = b"POST /v1/streams/a/packets HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n"
+    assert quick_publish()._judge(connection, raw) is None
+    assert quick_publish()._judge(known_connection(), raw) is not None
+
+
 def told(found: Any) -> Any:
     """What was found out about a head, without the memo's own bytes."""
     return found and (found[0], found[1], found[2].terms, found[3])
@@ -53,28 +67,28 @@ heads = st.tuples(
 @given(st.lists(heads, min_size=2, max_size=6), st.data())
 def test_what_is_recognized_is_what_would_be_judged(raws: list[bytes], data: st.DataObject) -> None:
     """Whatever heads came before, one that is recognized says exactly what judging it afresh says."""
-    quick, connection = quick_publish(), SimpleNamespace(memo=None, answer_headers=())
+    quick, connection = quick_publish(), known_connection()
     for raw in [*raws, *data.draw(st.permutations(raws))]:
-        known = told(quick._find_known(connection, raw + b"body", len(raw) - len(HEAD_END)))  # type: ignore[arg-type]
-        fresh = quick_publish()._judge(SimpleNamespace(memo=None, answer_headers=()), raw)  # type: ignore[arg-type]
+        known = told(quick._find_known(connection, raw + b"body", len(raw) - len(HEAD_END)))
+        fresh = quick_publish()._judge(known_connection(), raw)
         assert known is None or known == told(fresh)
-        quick._judge(connection, raw)  # type: ignore[arg-type]
+        quick._judge(connection, raw)
 
 
 def test_the_same_head_is_recognized() -> None:
     """Lengths may differ, and streams that were seen before; another header makes it another head."""
-    quick, connection = quick_publish(), SimpleNamespace(memo=None, answer_headers=())
+    quick, connection = quick_publish(), known_connection()
     line, headers = LINES[0].encode(), b"\r\nHost: localhost\r\nContent-Length: %d\r\nX: y\r\n\r\n"
 
     def find(raw: bytes) -> Any:
-        return told(quick._find_known(connection, raw, len(raw) - len(HEAD_END)))  # type: ignore[arg-type]
+        return told(quick._find_known(connection, raw, len(raw) - len(HEAD_END)))
 
-    assert quick._judge(connection, line + headers % 5) is not None  # type: ignore[arg-type]
+    assert quick._judge(connection, line + headers % 5) is not None
     assert find(line + headers % 5) is not None
     assert find(line + headers % 123456)[3] == 123456
     other = LINES[1].encode() + headers % 6
     assert find(other) is None
-    assert quick._judge(connection, other) is not None  # type: ignore[arg-type]
+    assert quick._judge(connection, other) is not None
     assert find(other)[0] == "/v1/streams/b/packets"
     assert find(line + headers % 7)[0] == "/v1/streams/a/packets"
     for changed in (b"X: z", b"Y: y", b"X: y\r\nZ: 1"):

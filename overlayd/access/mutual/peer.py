@@ -2,7 +2,6 @@
 
 from base64 import b64encode
 from collections.abc import Iterable
-from typing import Protocol
 
 from overlayd.access.identity.book import IdentityBook
 from overlayd.access.mutual.messages import (
@@ -16,61 +15,39 @@ from overlayd.access.mutual.messages import (
     refusal,
 )
 from overlayd.access.mutual.sessions import Session, SessionBook
-from overlayd.bsv.brc42 import Pairing, invoice_number
-from overlayd.bsv.keys import PrivateKey, PublicKey
+from overlayd.bsv.brc42 import child_tweak, invoice_number
+from overlayd.bsv.hashes import sha256
 from overlayd.model.clock import Entropy
-from overlayd.model.errors import BadRequest, MalformedChainData, SignatureInvalid
+from overlayd.model.errors import BadRequest, ConfigInvalid, MalformedChainData, SignatureInvalid
+from overlayd.model.signer import CurveKey
 from overlayd.model.wire_mutual import HandshakeBody, HandshakeIn, RequestedCertificates
 
 PROTOCOL = "auth message signature"
 _INVOICE = invoice_number(2, PROTOCOL, "x")[:-1]
 
 
-class NodeIdentity(Protocol):
-    """The node's identity key, as far as this needs it. It must do key agreement, so not every token can hold it."""
-
-    @property
-    def public_key(self) -> PublicKey: ...
-    def pair(self, other: PublicKey) -> Pairing: ...
-
-
-class FileIdentity:
-    """The key from a file."""
-
-    def __init__(self, key: PrivateKey) -> None:
-        self._key = key
-
-    @property
-    def public_key(self) -> PublicKey:
-        return self._key.public_key
-
-    def pair(self, other: PublicKey) -> Pairing:
-        """What the node and a client share."""
-        return Pairing(self._key, other)
-
-    def __repr__(self) -> str:
-        return f"FileIdentity({self.public_key.hex()})"
-
-
 class MutualPeer:
     """Decides; whoever calls does the reading and writing."""
 
     def __init__(
-        self, identity: NodeIdentity, *, identities: IdentityBook, sessions: SessionBook, entropy: Entropy
+        self, key: CurveKey, *, identities: IdentityBook, sessions: SessionBook, entropy: Entropy
     ) -> None:  # fmt: skip
+        """`key`: the node's identity; in memory, since each request needs it. Raises ConfigInvalid for another."""
+        if not (key.is_quick and key.can_derive):
+            raise ConfigInvalid(
+                "mutual authentication agrees on a secret with each client, which the node's identity key can't",
+                subject="access.mutual", hint="keep the identity key in a file or credential, or set enabled = false",
+            )  # fmt: skip
         self.sessions = sessions
-        self._identity = identity
+        self.key = key.public_key.hex()
+        """The node's public key, 66 hex digits."""
+        self._key = key
         self._identities = identities
         self._entropy = entropy
         self._now_s = sessions.now_s
 
     def __repr__(self) -> str:
-        return f"MutualPeer({self._identity!r}, {self.sessions!r})"
-
-    @property
-    def key(self) -> str:
-        """The node's public key, 66 hex digits."""
-        return self._identity.public_key.hex()
+        return f"MutualPeer({self.key}, {self.sessions!r})"
 
     def shake(self, asked: HandshakeIn) -> HandshakeBody:
         """Begins a session. Raises Unauthorized for somebody who isn't known, BadRequest for other messages."""
@@ -85,7 +62,7 @@ class MutualPeer:
         identity = self._identities.find(asked.identity_key)
         ours = self._entropy.draw(SESSION_NONCE_BYTES)
         session = Session(
-            identity, self._identity.pair(identity.key), own_nonce=b64encode(ours).decode(),
+            identity, self._key.agree(identity.key.encoded), own_nonce=b64encode(ours).decode(),
             peer_nonce=asked.initial_nonce, now_s=self._now_s(),
         )  # fmt: skip
         signature = self._sign(session, f"{session.peer_nonce} {session.own_nonce}", theirs + ours)
@@ -109,8 +86,8 @@ class MutualPeer:
     def verify(self, session: Session, general: GeneralHead, signed: bytes) -> None:
         """Whether the request is the session's; it counts once. Raises Unauthorized."""
         try:
-            child = session.pairing.other_child(f"{_INVOICE}{general.nonce} {session.own_nonce}")
-            child.verify(signed, general.signature)
+            tweak = child_tweak(session.shared, f"{_INVOICE}{general.nonce} {session.own_nonce}")
+            session.identity.key.add(tweak).verify(signed, general.signature)
         except (SignatureInvalid, MalformedChainData) as err:
             raise refusal("x-bsv-auth-signature doesn't verify") from err
         if self.find(general) is not session:  # whoever was quicker while this one's body came
@@ -127,4 +104,4 @@ class MutualPeer:
         return answer_headers(self.key, nonce, session.peer_nonce, request_id, signature)
 
     def _sign(self, session: Session, key_id: str, message: bytes) -> bytes:
-        return session.pairing.own_child(_INVOICE + key_id).sign(message)
+        return self._key.sign_digest(sha256(message), child_tweak(session.shared, _INVOICE + key_id))

@@ -9,20 +9,19 @@ from collections.abc import Callable
 
 from overlayd.access.identity.book import Identity
 from overlayd.access.mutual.settings import MutualSettings
-from overlayd.bsv.brc42 import Pairing
 from overlayd.model.metrics import Metrics
 
 
 class Session:
-    """One handshake and what came after it. `own_nonce` and `peer_nonce` as sent, base64. Times are monotonic."""
+    """One handshake and what came after it. `shared`: the point that only the node and the client know. `own_nonce` and `peer_nonce` as sent, base64. Times are monotonic."""
 
-    __slots__ = ("began_s", "identity", "is_proven", "own_nonce", "pairing", "peer_nonce", "seen", "used_s")
+    __slots__ = ("began_s", "identity", "is_proven", "own_nonce", "peer_nonce", "seen", "shared", "used_s")
 
     def __init__(
-        self, identity: Identity, pairing: Pairing, *, own_nonce: str, peer_nonce: str, now_s: float
+        self, identity: Identity, shared: bytes, *, own_nonce: str, peer_nonce: str, now_s: float
     ) -> None:  # fmt: skip
         self.identity = identity
-        self.pairing = pairing
+        self.shared = shared
         self.own_nonce = own_nonce
         self.peer_nonce = peer_nonce
         self.began_s = now_s
