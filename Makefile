@@ -10,7 +10,7 @@ INSTALL := $(PIP) install --quiet --no-deps --require-hashes --only-binary :all:
 APT := apt-get install -y make python3 python3-venv
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test test-slow check format lock config-example bench binary oracle fuse clean
+.PHONY: help venv run test test-slow check format lock config-example bench binary deb oracle fuse clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
