@@ -55,7 +55,7 @@ async def test_exponential_pauses_double_up_to_the_longest(autojump_clock: MockC
         await node.add(retry=rule)
         node.log.add("a", 1)
         await trio.sleep(1000)
-        assert pauses(node) == [pytest.approx(pause, abs=0.1) for pause in (10, 20, 40, 60, 60)]
+        assert pauses(node) == [pytest.approx(pause, abs=0.4) for pause in (10, 20, 40, 60, 60)]
 
 
 async def test_full_jitter_stays_below_the_ceiling(autojump_clock: MockClock) -> None:
@@ -66,7 +66,7 @@ async def test_full_jitter_stays_below_the_ceiling(autojump_clock: MockClock) ->
         node.log.add("a", 1)
         await trio.sleep(1000)
         ceilings = [min(8.0, 2.0**number) for number in range(50)]
-        assert all(pause <= ceiling + 0.01 for pause, ceiling in zip(pauses(node), ceilings, strict=True))
+        assert all(pause <= ceiling + 0.4 for pause, ceiling in zip(pauses(node), ceilings, strict=True))
         assert len({round(pause, 3) for pause in pauses(node)}) > 40
 
 

@@ -5,6 +5,9 @@ import math
 import msgspec
 
 
+TROUBLED_FAILURES = 3
+
+
 class NodePlaces:
     """Deliveries in flight on the node. Each subscription may always have one; what goes beyond is shared, so that
     however many endpoints hang, everybody else goes on."""
@@ -61,9 +64,16 @@ class Pace(msgspec.Struct):
 
 class Service(msgspec.Struct):
     """What lasts from one worker of a subscription to the next. `held_until`: nothing is begun before then.
-    `failed_at`: when the last attempt failed, None when it didn't, or when that was before a restart."""
+    `failed_at`: when the last attempt failed, None when it didn't, or when that was before a restart. `failures`: one
+    after the other."""
 
     window: Window
     pace: Pace
     held_until: float = -math.inf
     failed_at: float | None = None
+    failures: int = 0
+
+    @property
+    def is_troubled(self) -> bool:
+        """Whether the endpoint fails again and again: then others go first."""
+        return self.failures >= TROUBLED_FAILURES

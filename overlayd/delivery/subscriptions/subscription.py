@@ -158,7 +158,7 @@ class Subscription:
         )
         if state == "active" and self._service is not None:
             self._service.held_until = -math.inf
-            self._service.failed_at = None
+            self._service.failed_at, self._service.failures = None, 0
         self.ring()
 
     def note_attempt(self, body: AttemptBody) -> None:

@@ -35,6 +35,8 @@ UNSEEN_MAX_S = 86_400.0
 """Time between two failures that counts as failing, where the node can't tell how much of it it was down."""
 
 READY_MIN = 32
+YIELD_S = 0.2
+"""What came for everybody at once is delivered to the others before endpoints that keep failing are tried again."""
 _log = structlog.get_logger("delivery.subscriptions")
 
 
@@ -78,6 +80,8 @@ class Worker:
         async with trio.open_nursery() as nursery:
             while True:
                 bell = subscription.bell
+                if self._service.is_troubled:
+                    await trio.sleep(YIELD_S * (0.5 + self._shop.chance.random()))
                 is_moving = await self._find()
                 self._launch(nursery)
                 if not self._active and not subscription.has_work:
@@ -113,7 +117,7 @@ class Worker:
             return False
         if ledger.ready >= max(READY_MIN, rules.concurrency * rules.batch_size):
             return False
-        return self._active < self._service.window.size or ledger.ready < READY_MIN
+        return self._active < self._service.window.size or not ledger.ready
 
     def _launch(self, nursery: trio.Nursery) -> None:
         """Begins what may begin now."""
@@ -249,11 +253,12 @@ class Worker:
         subscription, now_us = self._subscription, self._shop.clock.now_us()
         self._service.window.note(is_success=result.outcome == "delivered")
         if result.outcome == "delivered":
-            self._service.failed_at = None
+            self._service.failed_at, self._service.failures = None, 0
             subscription.change(last_success_us=now_us, failing_us=0)
             self._settle(unit)
             return None
         unit.attempts += 1
+        self._service.failures += 1
         failing_us = self._failing_us(now_us)
         subscription.change(
             failed=subscription.rest.failed + 1, last_failure_us=now_us, last_error=result.reason, failing_us=failing_us
