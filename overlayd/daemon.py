@@ -22,6 +22,7 @@ from overlayd.access.node_access import NodeAccess
 from overlayd.access.node_schemes import NodeSchemes, named_policies
 from overlayd.access.streaming_sessions import StreamingSessions
 from overlayd.config import Settings
+from overlayd.config.dialects import agentpipe_features, load_agentpipe
 from overlayd.delivery.delivery import Delivery
 from overlayd.delivery.frames import packet_body
 from overlayd.delivery.lane import LiveLane
@@ -49,7 +50,7 @@ from overlayd.net.app import create_app
 from overlayd.net.content import Bodies
 from overlayd.net.cors import OriginHeaders, methods_of
 from overlayd.net.docs_routes import add_docs_routes
-from overlayd.net.door import Door
+from overlayd.net.door import Door, ServeLive
 from overlayd.net.exposure import Credentials
 from overlayd.net.json_body import JsonBodies
 from overlayd.net.key_routes import add_key_routes
@@ -99,7 +100,7 @@ class Parts:
     """What is made of a log and the settings before anything listens. Built once, read by `serve` and by tests."""
 
     def __init__(self, log: Log, settings: Settings, metrics: Metrics, clock: Clock, entropy: Entropy) -> None:
-        limits = settings.limits
+        limits, agentpipe = settings.limits, load_agentpipe(settings.agentpipe)
         self.log = log
         self.settings = settings
         self.metrics = metrics
@@ -117,6 +118,8 @@ class Parts:
             log=log, rules=self.ports.rules(auto_create=settings.defaults.auto_create), settings=settings.access,
             declared=settings.keys, environ=os.environ, make_audit=OwnStream(AUDIT, log.append_own).packet, clock=clock,
             entropy=entropy, metrics=metrics, schemes=self.schemes.all,
+            open_paths=agentpipe.OPEN_PATHS if agentpipe else frozenset(),
+            ticket_paths=agentpipe.LIVE_PATHS if agentpipe else frozenset(),
         )  # fmt: skip
         self.access.on_review = self.review
         self.schemes.on_change = self.access.note_change
@@ -170,6 +173,13 @@ class Parts:
             )
         )  # fmt: skip
         self.app = self._build_app()
+        self.agentpipe = agentpipe and agentpipe.AgentPipe(
+            settings=settings.agentpipe, app=self.app, log=log, limits=limits, lane=self.lane, bodies=self.bodies,
+            publisher=self.publisher, access=self.access, live=self.live, registry=self.registry,
+            request_log=self.request_log, rates=settings.rates, defaults=settings.defaults.definition,
+            trouble=lambda: next(filter(None, (check() for check in self._ready_checks().values())), ""),
+            clock=clock, entropy=entropy, metrics=metrics,
+        )  # fmt: skip
 
     def _build_app(self) -> QuartTrio:
         log, limits, node = self.log, self.settings.limits, self.settings.node.name
@@ -229,13 +239,15 @@ class Parts:
             origin_headers=OriginHeaders(listen, methods_of(self.app)), ask_live=self.metering.connect,
             metrics=self.metrics, request_log=self.request_log, next_request_id=self.request_ids.draw, stop=self.stop,
             publish_lane=self._publish_lane() if listen.fast_lanes else None,
+            word=self.agentpipe.word if self.agentpipe else None,
         )  # fmt: skip
 
-    def _live_door(self) -> LiveDoor:
-        return LiveDoor(
+    def _live_door(self) -> ServeLive:
+        live = LiveDoor(
             lane=self.live, registry=self.registry, sockets=self.live_sockets, request_log=self.request_log,
             node=self.settings.node.name, is_fast=self.settings.listen.fast_lanes,
         )  # fmt: skip
+        return self.agentpipe.live_door(live) if self.agentpipe else live
 
     def _publish_lane(self) -> PublishLane:
         return PublishLane(
@@ -281,7 +293,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
     async with (
         open_log(
             directory, settings=settings.storage, limits=settings.limits, defaults=settings.defaults.definition,
-            clock=clock, entropy=entropy, metrics=metrics, features=FEATURES,
+            clock=clock, entropy=entropy, metrics=metrics, features=(*FEATURES, *agentpipe_features(settings.agentpipe)),
         ) as log,
         _stopping_on_signals() as stop_asked,
     ):  # fmt: skip
@@ -289,6 +301,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
         await declare_streams(log, settings, parts.schemas)
         await parts.schemes.start()
         await parts.access.load()
+        if parts.agentpipe:
+            parts.agentpipe.declare_key()
         parts.note_credentials()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(parts.access.run)
@@ -298,6 +312,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
             nursery.start_soon(parts.metering.run)
             nursery.start_soon(parts.outbound.keep_house)
             await nursery.start(parts.durable.run)
+            if parts.agentpipe:
+                await nursery.start(parts.agentpipe.run)
             await declare_subscriptions(parts.durable.book, settings.subscriptions)
             nursery.start_soon(_feed_watchdog, notifier)
             nursery.start_soon(_reload_on_hangup, parts)

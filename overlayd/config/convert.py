@@ -22,7 +22,6 @@ LATER_TABLES = frozenset(
         "subscriptions",
         "sources",
         "cluster",
-        "agentpipe",
         "events",
         "datastreams",
         "rooms",

@@ -20,6 +20,7 @@ from overlayd.config.convert import (
     spread,
     spread_rows,
 )
+from overlayd.config.dialects import read_foreign
 from overlayd.config.files import Document, list_files, read_document
 from overlayd.config.schema import Array, Key, Path, Shape, shape_of
 from overlayd.config.settings import Settings, StreamSettings
@@ -109,12 +110,8 @@ def load_settings(
     for document in documents:
         _add(given, _read_tables(document, problems))
         _read_streams(document, declared, problems)
-    given |= _read_environment(environ, problems)
-    for name, flag in (flags or {}).items():
-        path = tuple(name.split("."))
-        assert path in settings_shape().keys, name
-        given[path] = Given(flag.value, Origin("flag", flag.name), isinstance(flag.value, str))
-
+    stronger = _read_environment(environ, problems) | _read_flags(flags or {})
+    given |= read_foreign(given | stronger, environ) | stronger
     settings = build(Settings, settings_shape(), given, problems)
     streams = _build_streams(declared, given, problems)
     subscriptions: list[DeclaredSubscription] = []
@@ -130,6 +127,15 @@ def load_settings(
         msgspec.structs.replace(settings, streams=streams, subscriptions=tuple(subscriptions)), environ, origins
     )
     return Loaded(settings, origins, tuple(document.file for document in documents))
+
+
+def _read_flags(flags: Mapping[str, Flag]) -> dict[Path, Given]:
+    found: dict[Path, Given] = {}
+    for name, flag in flags.items():
+        path = tuple(name.split("."))
+        assert path in settings_shape().keys, name
+        found[path] = Given(flag.value, Origin("flag", flag.name), isinstance(flag.value, str))
+    return found
 
 
 def _add(given: dict[Path, Given], later: dict[Path, Given]) -> None:

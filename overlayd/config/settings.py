@@ -10,6 +10,7 @@ from overlayd.access.rates import RateSettings
 from overlayd.access.settings import AccessSettings, KeySettings
 from overlayd.access.usage import UsageSettings
 from overlayd.chain.settings import ChainSettings
+from overlayd.config.dialects import AgentPipeSettings
 from overlayd.delivery.settings import DeliverySettings
 from overlayd.delivery.subscriptions.declaring import DeclaredSubscription
 from overlayd.delivery.webhooks.settings import WebhookSettings
@@ -84,6 +85,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chain: Annotated[
         ChainSettings, Meta(description="Which chain packets are confirmed on, and who is asked about it")
     ] = ChainSettings()
+    agentpipe: Annotated[
+        AgentPipeSettings, Meta(description="Being the server that AgentPipe's client streams conversations to")
+    ] = AgentPipeSettings()
     log: Annotated[LogSettings, Meta(description="What the node writes to standard error")] = LogSettings()
     metrics: Annotated[MetricsSettings, Meta(description="What the node tells about itself")] = MetricsSettings()
     streams: tuple[StreamSettings, ...] = ()

@@ -1,12 +1,14 @@
 """The consumer of the log that keeps the session read model. It only follows: nothing waits for it but readers who want
 to see what they just wrote."""
 
+from collections import deque
 from functools import partial
 
 import msgspec
 import structlog
 import trio
 
+from overlayd.delivery.query import Now, Start
 from overlayd.dialects.agentpipe.checks import is_timestamp
 from overlayd.dialects.agentpipe.events import EVENT_TYPES, PREFIX, fact_of_packet
 from overlayd.dialects.agentpipe.facts import Bridge, Fact, Message
@@ -19,10 +21,12 @@ from overlayd.dialects.agentpipe.projection import (
     clear,
     count_active,
     read_progress,
+    read_recent_offsets,
     write_progress,
 )
 from overlayd.dialects.agentpipe.uploads import HEADER_TYPE, MESSAGE_TYPE, Header
 from overlayd.model.clock import format_time_us
+from overlayd.model.cursor import Cursor
 from overlayd.model.entry import Kind, StoredEntry
 from overlayd.model.errors import OverlaydError
 from overlayd.model.meta import decode_meta
@@ -33,6 +37,8 @@ NOTED_ENTRIES = 20_000
 """Entries of others after which the position is written down, so that a restart needn't look at them again."""
 RETRY_S = 1.0
 STREAMS_KNOWN = 100_000
+RECENT_MAX = 1000
+"""Events whose places are remembered, for listeners that come."""
 
 _header = msgspec.json.Decoder(Header).decode
 _message = msgspec.json.Decoder(Message).decode
@@ -48,6 +54,8 @@ class Follower:
         self._noted = 0
         self._names: dict[bytes, str] = {}
         self._moved = trio.Event()
+        self.recent: deque[int] = deque(maxlen=RECENT_MAX)
+        """Offsets of the newest events, oldest first."""
         self.active = 0
         self._skipped = metrics.counter(
             "agentpipe_packets_skipped", "Packets in streams of conversations that say nothing about one"
@@ -83,6 +91,13 @@ class Follower:
         if self._progress.epoch != epoch or self.position > self._log.head:
             await self.rebuild()
         self._noted = self.position
+        self.recent.extend(await self._log.read(partial(read_recent_offsets, limit=RECENT_MAX)))
+
+    def replay_start(self, count: int) -> Start:
+        """Where to begin to get the newest events, so many of them; now, when there are none."""
+        if not self.recent:
+            return Now()
+        return Cursor(self._log.epoch, self.recent[-min(count, len(self.recent))] - 1)
 
     async def rebuild(self) -> None:
         """Takes the read model away; `run` makes it again, from the log's beginning. Checkpoint."""
@@ -114,7 +129,7 @@ class Follower:
         """One page. Checkpoint."""
         before = self._progress
         page = await self._log.read_page(before.position)
-        changes = self._changes(page)
+        changes, events = self._changes(page)
         if self._progress is not before:
             return  # rebuilt meanwhile: the page is of no use
         version = page.after if changes else before.version
@@ -125,6 +140,8 @@ class Follower:
                 return await self.rebuild()
             self.active, self._noted = active, after.position
         self._progress = after
+        newest = self.recent[-1] if self.recent else 0
+        self.recent.extend(offset for offset in events if offset > newest)
         if after.position - self._noted >= NOTED_ENTRIES:
             await self._note()
         self._moved.set()
@@ -141,18 +158,21 @@ class Follower:
         else:
             self._noted = progress.position
 
-    def _changes(self, page: Page) -> list[Change]:
+    def _changes(self, page: Page) -> tuple[list[Change], list[int]]:
+        """What a page changes, and where in it events are."""
         changes: list[Change] = []
+        events: list[int] = []
         for entry in page.entries:
             if entry.kind == Kind.PACKET:
                 name = self._name_of(entry.stream_hash)
-                if name and not entry.is_reduced:
-                    self._add_packet(changes, entry, name)
+                if name and not entry.is_reduced and self._add_packet(changes, entry, name):
+                    events.append(entry.offset)
             elif entry.kind == Kind.REMOVAL and self._name_of(entry.stream_hash):
                 changes.append(Removed(entry.stream_hash, entry.target_from, entry.target_to))
-        return changes
+        return changes, events
 
-    def _add_packet(self, changes: list[Change], entry: StoredEntry, name: str) -> None:
+    def _add_packet(self, changes: list[Change], entry: StoredEntry, name: str) -> bool:
+        """Whether the packet is an event that listeners get."""
         kind = decode_meta(entry.meta).type
         facts, original_id = self._facts_of(kind, entry)
         if not facts:
@@ -162,6 +182,7 @@ class Follower:
             for fact in facts
             if not isinstance(fact, Bridge) and fact.conversation
         ]
+        return bool(facts) and kind in EVENT_TYPES
 
     def _facts_of(self, kind: str, entry: StoredEntry) -> tuple[list[Fact], str]:
         if kind in EVENT_TYPES:

@@ -84,11 +84,21 @@ def count_active(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT count(*) FROM agentpipe_session WHERE status = 'ACTIVE'").fetchone()[0])
 
 
+def read_recent_offsets(connection: sqlite3.Connection, limit: int) -> list[int]:
+    """Where the newest streamed messages stand in the log, oldest first."""
+    rows = connection.execute(
+        "SELECT m.offset FROM agentpipe_message AS m JOIN agentpipe_session AS s ON s.id = m.session"
+        " WHERE s.source <> 'upload' ORDER BY m.number DESC LIMIT ?",
+        (limit,),
+    )
+    return sorted(offset for (offset,) in rows)
+
+
 def clear(connection: sqlite3.Connection, epoch: int) -> None:
     """Takes everything away, to be made again from the log's beginning."""
     connection.execute("INSERT INTO agentpipe_text (agentpipe_text) VALUES ('delete-all')")
     for table in TABLES:
-        connection.execute(f"DELETE FROM {table}")  # noqa: S608 - names of our own
+        connection.execute(f"DELETE FROM {table}")
     write_progress(connection, Progress(epoch, 0, 0))
 
 
@@ -251,7 +261,7 @@ def _remove(connection: sqlite3.Connection, removed: Removed) -> list[str]:
     for session in sessions:
         where = "WHERE session = ? AND offset BETWEEN ? AND ?"
         lost = connection.execute(
-            f"SELECT number, content FROM agentpipe_message {where}",  # noqa: S608 - a text of our own
+            f"SELECT number, content FROM agentpipe_message {where}",
             (session, *span),
         ).fetchall()
         connection.executemany(
@@ -259,7 +269,7 @@ def _remove(connection: sqlite3.Connection, removed: Removed) -> list[str]:
         )
         has_text = has_text or bool(lost)
         for table in ("agentpipe_message", "agentpipe_fact"):
-            connection.execute(f"DELETE FROM {table} {where}", (session, *span))  # noqa: S608 - texts of our own
+            connection.execute(f"DELETE FROM {table} {where}", (session, *span))
         connection.execute("DELETE FROM agentpipe_agent WHERE session = ? AND NOT is_declared", (session,))
         _count_again(connection, session)
     if has_text:  # words of what was taken away would stay in the index until its parts happen to be merged
@@ -299,5 +309,5 @@ def _count_again(connection: sqlite3.Connection, session: str) -> None:
 
 def _forget(connection: sqlite3.Connection, session: str) -> None:
     for table in ("agentpipe_agent", "agentpipe_fact"):
-        connection.execute(f"DELETE FROM {table} WHERE session = ?", (session,))  # noqa: S608 - names of our own
+        connection.execute(f"DELETE FROM {table} WHERE session = ?", (session,))
     connection.execute("DELETE FROM agentpipe_session WHERE id = ?", (session,))
