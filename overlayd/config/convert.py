@@ -19,7 +19,6 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 LATER_TABLES = frozenset(
     [
-        "subscriptions",
         "sources",
         "cluster",
         "events",

@@ -47,7 +47,7 @@ def test_every_key_is_in_the_example_with_a_comment() -> None:
 def test_every_table_is_described() -> None:
     """Each table says in a line what it is for."""
     assert all(description for table, description in settings_shape().tables.items() if table)
-    assert {field.name for field in msgspec.structs.fields(Settings)} - {"streams"} == {
+    assert {field.name for field in msgspec.structs.fields(Settings)} - {"streams", "subscriptions"} == {
         table[0] for table in (*settings_shape().tables, *settings_shape().arrays) if table
     }
 

@@ -113,7 +113,7 @@ def test_variables_without_a_table_are_not_settings() -> None:
         ('[listen]\ntcp = "x"', 'overlayd.toml:2: listen.tcp: expected a list of texts; got "x"'),
         ("limits = 3", "overlayd.toml:1: limits: expected a table, got 3"),
         ('[cluster]\nname = "east"', "overlayd.toml:1: cluster: not supported by this version of overlayd"),
-        ("[[subscriptions]]\nx = 1", "overlayd.toml:1: subscriptions: not supported by this version of overlayd"),
+        ("[[sources]]\nx = 1", "overlayd.toml:1: sources: not supported by this version of overlayd"),
         ("[node]\nidentity = 1", "overlayd.toml:2: node.identity: not supported by this version of overlayd"),
         ("[defaults.confirm]\ndepths = [0]", "overlayd.toml:2: defaults.confirm.depths: expected a list of whole numbers, at least 1, at most 1000; got [0]"),
         ("[defaults]\nschema = 3", "overlayd.toml:2: defaults.schema: expected a table; got 3"),
