@@ -287,6 +287,33 @@ async def test_bad_endpoints_move_nobody_else(autojump_clock: MockClock, scale: 
     assert held <= trickling * 8
 
 
+async def test_a_caller_who_leaves_leaves_nothing_half_done(autojump_clock: MockClock) -> None:
+    """Cancelled in the middle of creating or deleting, memory and database agree."""
+    async with running() as node:
+        node.log.write_s = 1.0
+        with trio.move_on_after(0.5):
+            await node.add("one")
+        assert [one.name for one in node.book.all()] == ["one"]
+        assert node.count("SELECT count(*) FROM subscription") == 1
+        await trio.sleep(10)
+        with trio.move_on_after(1.5):
+            await node.book.delete(node.book.find("one"))
+        assert len(node.book) == node.count("SELECT count(*) FROM subscription")
+
+
+async def test_retention_is_told_what_is_still_needed(autojump_clock: MockClock) -> None:
+    """The lowest floor of the active subscriptions that cover a stream; paused ones hold nothing."""
+    async with running() as node:
+        slow = await node.add("slow", "pull", streams=["a", "b"])
+        for number in range(5):
+            node.log.add("a", number)
+        await node.add("quick", streams=["b"])
+        await trio.sleep(1)
+        assert (node.parts.needed_from("a"), node.parts.needed_from("c")) == (1, 6)
+        await node.book.set_state(slow, "paused")
+        assert (node.parts.needed_from("a"), node.parts.needed_from("b")) == (6, 6)
+
+
 async def test_places_beyond_one_each_are_shared(autojump_clock: MockClock) -> None:
     """At `deliveries_in_flight` a subscription still has one place of its own."""
     async with running(limits=Limits(deliveries_in_flight=4)) as node:

@@ -35,6 +35,7 @@ from overlayd.model.clock import Entropy
 from overlayd.model.cursor import OFFSET_MAX, Cursor
 from overlayd.model.errors import (
     BadParameter,
+    IntakeBusy,
     InvalidSubscription,
     LimitReached,
     OverlaydError,
@@ -48,6 +49,7 @@ from overlayd.model.outlet import SecretKeeper, Statements
 from overlayd.model.subscription import SubscriptionDefinition, decode_subscription, encode_subscription
 
 ID_BYTES = 10
+WRITE_S = 30.0
 API = "api"
 _log = structlog.get_logger("delivery.subscriptions")
 
@@ -151,7 +153,7 @@ class SubscriptionBook:
                     number, id, owner, reading, self._clock.now_us(), definition, asked.selection, rest,
                     Ledger(floor, **_ledger_rules(rules_of(definition))),
                 )  # fmt: skip
-                await self._log.write(lambda connection: _insert(connection, subscription, floor, statements))
+                await self._write_whole(lambda connection: _insert(connection, subscription, floor, statements))
             except BaseException:
                 if lease is not None:
                     lease.release()
@@ -214,7 +216,7 @@ class SubscriptionBook:
                     subscription.dead_letters -= len(ids)
                 keeper = self._secrets.get(subscription.definition.kind)
                 forget = None if keeper is None else keeper.forget(subscription.id)
-                await self._log.write(lambda connection: _delete(connection, subscription.number, forget))
+                await self._write_whole(lambda connection: _delete(connection, subscription.number, forget))
             except BaseException:
                 subscription.is_gone = False
                 self.engine.wake(subscription)
@@ -303,6 +305,13 @@ class SubscriptionBook:
         for letter in subscription.dead_queued.values():
             ledger.add_dead(unit_of(letter), now)
         self.engine.wake(subscription)
+
+    async def _write_whole(self, job: Statements) -> None:
+        """Writes what memory must follow: a caller who leaves meanwhile would leave the two apart."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + WRITE_S):
+            await self._log.write(job)
+            return
+        raise IntakeBusy("the log took too long", subject="intake", retry_after_s=WRITE_S)
 
     async def _write_definition(self, subscription: Subscription, definition: SubscriptionDefinition | None) -> None:
         text = encode_subscription(definition or subscription.definition)

@@ -92,6 +92,17 @@ class DurableSubscriptions:
     def _grace_s(self) -> float:
         return 3 * float(self.engine.settings.drain_timeout)
 
+    def needed_from(self, stream: str) -> int:
+        """The first offset that an active subscription may still need of a stream; behind the head if none does. For
+        retention, which waits for it."""
+        engine = self.engine
+        floors = [
+            one.floor(engine.dispatcher.position).offset
+            for one in engine.subscriptions.values()
+            if one.rest.state == "active" and one.matcher.is_name_match(stream)
+        ]
+        return min(floors, default=engine.delivery.log.head) + 1
+
     def forget(self) -> None:
         """Drops every packet that waits in memory, to be read again. For erasure."""
         for subscription in self.engine.subscriptions.values():
