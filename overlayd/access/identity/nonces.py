@@ -23,6 +23,8 @@ from overlayd.model.metrics import Metrics
 
 STEP_US = 10_000_000
 """How far ahead horizons are stored. After a crash, an identity's nonces count again at most so much later."""
+KEPT_US = 86_400_000_000
+"""How long a stored horizon outlives its meaning: a clock may be set back by so much while the node is down."""
 MARK_BYTES = 20
 _SECOND_US = 1_000_000
 _log = structlog.get_logger("access.identity")
@@ -76,7 +78,7 @@ class ClockNonces:
         newest = {key: time_us for key, time_us in self._newest.items() if self._stored.get(key) != time_us}
         if not newest:
             return
-        before_us = self._floor_us
+        before_us = self._floor_us - KEPT_US
         try:
             await self._store.write(lambda connection: write_horizons(connection, newest, before_us))
         except OverlaydError as error:
@@ -155,7 +157,7 @@ class ClockNonces:
             if self._stored.get(key, -1) >= time_us:
                 return
             wanted, self._wanted = {**self._wanted, key: time_us + STEP_US}, {}
-            before_us = self._floor_us
+            before_us = self._floor_us - KEPT_US
             await self._store.write(lambda connection: write_horizons(connection, wanted, before_us))
             self._stored.update(wanted)
 
