@@ -71,7 +71,7 @@ class AgentPipe:
         self._request_log = request_log
         self._clock = clock
         self._crashes = metrics.counter(
-            "agentpipe_follower_crashes", "Times that following the log was ended by a fault"
+            "overlayd_agentpipe_crashes", "Times that following the log was ended by a fault"
         )
         self._chance = random.Random(entropy.draw(8))  # noqa: S311 - spreads restarts, keeps no secret
         self.follower = Follower(log, metrics)

@@ -58,11 +58,11 @@ class Follower:
         """Offsets of the newest events, oldest first."""
         self.active = 0
         self._skipped = metrics.counter(
-            "agentpipe_packets_skipped", "Packets in streams of conversations that say nothing about one"
+            "overlayd_agentpipe_packets_skipped", "Packets in streams of conversations that say nothing about one"
         )
         metrics.gauge("agentpipe_active_conversations", "Conversations that go on").set_function(lambda: self.active)
         metrics.gauge(
-            "agentpipe_sessions_behind", "Log entries that the session read model hasn't looked at"
+            "overlayd_agentpipe_behind", "Log entries that the session read model hasn't looked at"
         ).set_function(lambda: self.behind)
 
     def __repr__(self) -> str:

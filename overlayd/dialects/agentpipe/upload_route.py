@@ -32,7 +32,7 @@ class UploadRoute:
     def __init__(self, surface: Surface) -> None:
         self._surface = surface
         self._uploads = surface.metrics.counter(
-            "agentpipe_uploads", "Uploaded sessions by what became of them", "status"
+            "overlayd_agentpipe_uploads", "Uploaded sessions by what became of them", "status"
         )
 
     async def upload(self) -> Response:
