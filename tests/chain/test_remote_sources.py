@@ -5,6 +5,7 @@ from pathlib import Path
 
 import chaos_sink as chaos
 import pytest
+from chain_rig import KEY as COIN_KEY
 from chain_rig import SCRIPT, outgoing, spend_coin
 from fakes.fake_desk import Reply
 from source_rig import KEY, SourceRig, look_up_one, only, plain, raw_of, source_rig, submit_one
@@ -128,8 +129,6 @@ async def test_a_conflicting_transaction_is_a_double_spend(rig: SourceRig, kind:
 @pytest.mark.parametrize("kind", BROADCASTERS)
 async def test_being_replaced_later_is_told(rig: SourceRig, kind: str) -> None:
     """A transaction that was seen loses its coin to another: a double spend, or nothing known any more."""
-    from chain_rig import KEY as COIN_KEY
-
     source, item = only(rig.remote(kind)), rig.spend()
     await submit_one(source, item)
     rival = await rig.chain.double_spend(item.tx.txid, [COIN_KEY])

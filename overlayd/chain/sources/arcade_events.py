@@ -47,8 +47,8 @@ class ArcadeEvents:
             self._asking.source_events, f"events of {self._calls.name}",
             on_full=lambda: self._calls.limit_hit("source_events"),
         )  # fmt: skip
-        statuses = _Stream(self._calls, self._status_url, box, self._take_status)
-        tips = _Stream(self._calls, self._tip_url, box, self._take_tip)
+        statuses = _Stream(self._calls, self._status_url, box, self._take_status, may_miss=True)
+        tips = _Stream(self._calls, self._tip_url, box, self._take_tip, may_miss=False)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_on, statuses.listen)
             nursery.start_soon(self._keep_on, tips.listen)
@@ -109,13 +109,17 @@ class ArcadeEvents:
 
 
 class _Stream:
-    """One event stream: `listen` reads it until it ends, and says whether anything came."""
+    """One event stream: `listen` reads it until it ends, and says whether anything came.
+
+    `may_miss`: what happens while it is broken isn't told when it is open again, unless an id says since when.
+    """
 
     def __init__(self, calls: SourceCalls, url: str, box: EventBox, take: Callable[[SseEvent, EventBox], None]) -> None:
         self._calls = calls
         self._url = url
         self._box = box
         self._take = take
+        self._may_miss = may_miss
         self._last_id = ""
         self._was_open = False
 
@@ -130,7 +134,7 @@ class _Stream:
                 raise unavailable(
                     Fault.FAILED, f"it answered {stream.status} to a wish for events", source=self._calls.name
                 )
-            if self._was_open and not self._last_id:
+            if self._may_miss and self._was_open and not self._last_id:
                 self._box.offer(EventsMissed())
             self._was_open = True
             while data := await stream.receive():

@@ -55,11 +55,17 @@ class HeadersServiceSource:
         return f"HeadersServiceSource({self.health!r})"
 
     async def is_on(self, network: Network) -> bool | None:
-        """By the Merkle root of the newest block that we know it must have; None when it hasn't come so far."""
-        pin = network.pins[-1] if network.pins else None
-        height, root = (pin.height, pin.header.merkle_root) if pin else (0, network.genesis.merkle_root)
-        state = await self.verify_roots([(height, root)])
-        return {"CONFIRMED": True, "INVALID": False}.get(state)
+        """By the Merkle root of the newest block that we know the network must have, None when it hasn't come so far; of
+        a network without such, by its first header."""
+        if network.pins:
+            pin = network.pins[-1]
+            state = await self.verify_roots([(pin.height, pin.header.merkle_root)])
+            return {"CONFIRMED": True, "INVALID": False}.get(state)
+        first = f"{self._url}/header/{format_hash(network.genesis.hash)}"
+        answer = await self._calls.get("network", first, expected=(404,))
+        if answer.status == 404:
+            return False
+        return self._rebuild(self._calls.read_json(answer, _Header)).hash == network.genesis.hash
 
     async def verify_roots(self, roots: Sequence[tuple[int, bytes]]) -> str:
         """What it says of Merkle roots at heights: `CONFIRMED`, `UNABLE_TO_VERIFY` or `INVALID`, the worst for all.

@@ -108,7 +108,7 @@ class SourcePool:
 
         A checkpoint. Raises SourceUnavailable when no source could be asked about any.
         """
-        found: dict[TxId, SourceStatus] = {}
+        found: dict[TxId, list[SourceStatus]] = {}
         rest = list(transactions)
         for source in self._able(Ability.SUBMIT):
             if not await self._is_ready(source):
@@ -119,7 +119,7 @@ class SourcePool:
                 if statuses is None:
                     break
                 _gather(found, statuses, source.name)
-            rest = [item for item in rest if item.txid not in found or found[item.txid].state not in _TAKEN]
+            rest = [item for item in rest if not any(one.state in _TAKEN for one in found.get(item.txid, ()))]
             if not rest:
                 break
         return self._answers([item.txid for item in transactions], found, Ability.SUBMIT)
@@ -130,7 +130,7 @@ class SourcePool:
         Those about which nobody could be asked have NO_ANSWER. A checkpoint. Raises SourceUnavailable when that is so
         for all.
         """
-        found: dict[TxId, SourceStatus] = {}
+        found: dict[TxId, list[SourceStatus]] = {}
         proven: set[TxId] = set()
         rest = list(txids)
         for source in self._able(Ability.STATUS):
@@ -268,8 +268,12 @@ class SourcePool:
             return msgspec.structs.replace(status, bump=None, block_hash=None, height=None)
         return status
 
-    def _answers(self, txids: Sequence[TxId], found: dict[TxId, SourceStatus], ability: Ability) -> list[SourceStatus]:
-        answers = [found.get(txid) or SourceStatus(txid, SourceState.NO_ANSWER) for txid in txids]
+    def _answers(
+        self, txids: Sequence[TxId], found: dict[TxId, list[SourceStatus]], ability: Ability
+    ) -> list[SourceStatus]:
+        answers = [
+            best_of(found[txid]) if txid in found else SourceStatus(txid, SourceState.NO_ANSWER) for txid in txids
+        ]
         if txids and all(answer.state is SourceState.NO_ANSWER for answer in answers):
             raise self._nobody(ability)
         return answers
@@ -287,26 +291,28 @@ class SourcePool:
         )  # fmt: skip
 
 
-def merge_statuses(one: SourceStatus, other: SourceStatus) -> SourceStatus:
-    """The better of two answers about one transaction; a refusal beside it stays as its reason."""
-    better, worse = (other, one) if _rank(other) > _rank(one) else (one, other)
-    if worse.state in _COMPLAINTS and better.bump is None and not better.reason:
-        reason = f"{worse.source}: {worse.reason}" if worse.source else worse.reason
-        return msgspec.structs.replace(better, reason=reason, competing=better.competing or worse.competing)
-    return better
+def best_of(statuses: Sequence[SourceStatus]) -> SourceStatus:
+    """The best of several answers about one transaction, the first among equals; the first refusal among them stays
+    beside it as its reason, unless there is a proof."""
+    best = max(statuses, key=_rank)
+    if best.bump is not None or best.reason:
+        return best
+    complaint = next((one for one in statuses if one.state in _COMPLAINTS and one.reason), None)
+    if complaint is None:
+        return best
+    return msgspec.structs.replace(
+        best, reason=f"{complaint.source}: {complaint.reason}", competing=best.competing or complaint.competing
+    )
 
 
 def _rank(status: SourceStatus) -> tuple[int, bool]:
     return _RANKS[status.state], status.bump is not None
 
 
-def _gather(found: dict[TxId, SourceStatus], statuses: Sequence[SourceStatus], name: str) -> None:
+def _gather(found: dict[TxId, list[SourceStatus]], statuses: Sequence[SourceStatus], name: str) -> None:
     for status in statuses:
-        if status.state is SourceState.NO_ANSWER:
-            continue
-        named = msgspec.structs.replace(status, source=name)
-        before = found.get(status.txid)
-        found[status.txid] = named if before is None else merge_statuses(before, named)
+        if status.state is not SourceState.NO_ANSWER:
+            found.setdefault(status.txid, []).append(msgspec.structs.replace(status, source=name))
 
 
 async def _ask_network(source: RemoteSource, network: Network) -> bool:

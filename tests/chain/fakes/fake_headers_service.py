@@ -20,6 +20,7 @@ class FakeHeadersService:
         base = "/api/v1/chain"
         self.desk.route("GET", f"{base}/tip/longest", self._tip)
         self.desk.route("GET", f"{base}/header/byHeight", self._by_height)
+        self.desk.route("GET", f"{base}/header/([0-9a-f]{{64}})", self._by_hash)
         self.desk.route("POST", f"{base}/merkleroot/verify", self._verify)
 
     async def _tip(self, asked: Asked, match: re.Match[str]) -> Reply:
@@ -45,6 +46,13 @@ class FakeHeadersService:
                 {"code": "ErrHeadersForGivenRangeNotFound", "message": "could not find headers in given range"},
             )
         return Reply(200, [service_header(header) for header in headers])
+
+    async def _by_hash(self, asked: Asked, match: re.Match[str]) -> Reply:
+        height = await self.world.height_of(match[1])
+        header = None if height is None else await self.world.header(height)
+        if header is None:
+            return Reply(404, {"code": "ErrHeaderNotFound", "message": "header not found"})
+        return Reply(200, service_header(header))
 
     async def _verify(self, asked: Asked, match: re.Match[str]) -> Reply:
         told = []
