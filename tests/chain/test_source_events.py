@@ -45,8 +45,8 @@ def mock_clock() -> MockClock:
 
 async def connected(rig: SourceRig, count: int = 2) -> None:
     """Waits until the fake has so many listeners."""
-    while len(rig.arcade.listeners) < count:
-        await trio.sleep(0.01)  # noqa: ASYNC110 - the fake has no event for it
+    while len(rig.arcade.listeners) < count:  # noqa: ASYNC110 - the fake has no event for it
+        await trio.sleep(0.01)
 
 
 async def next_of(box: EventBox) -> SourceEvent:

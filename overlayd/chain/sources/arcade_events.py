@@ -114,7 +114,9 @@ class _Stream:
     `may_miss`: what happens while it is broken isn't told when it is open again, unless an id says since when.
     """
 
-    def __init__(self, calls: SourceCalls, url: str, box: EventBox, take: Callable[[SseEvent, EventBox], None]) -> None:
+    def __init__(
+        self, calls: SourceCalls, url: str, box: EventBox, take: Callable[[SseEvent, EventBox], None], *, may_miss: bool
+    ) -> None:
         self._calls = calls
         self._url = url
         self._box = box
