@@ -215,7 +215,7 @@ async def test_configuration_owns_what_it_declares(autojump_clock: MockClock) ->
         await trio.sleep(1)
         assert node.delivered("c") == ["0"]
         one = node.book.find("c")
-        with pytest.raises(OwnedByConfig, match="overlayd.toml:7"):
+        with pytest.raises(OwnedByConfig, match=r"overlayd\.toml:7"):
             await patch(node, one, streams=["b"])
         with pytest.raises(OwnedByConfig):
             await node.book.delete(one)

@@ -4,7 +4,6 @@ import math
 
 import msgspec
 
-
 TROUBLED_FAILURES = 3
 
 
