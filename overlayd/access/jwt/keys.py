@@ -5,13 +5,14 @@ there. So a token can't choose how it is checked.
 """
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
-from joserfc.errors import JoseError
+from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey
 
 from overlayd.access.guarded_files import find_credential, read_guarded
@@ -126,7 +127,8 @@ def _keys_of(content: bytes, algorithm: Algorithm) -> list[tuple[str, Key]]:
     for item in items:
         key = _fitting(item, algorithm)
         if key is not None:
-            _check_secret(key)
+            if isinstance(key, OctKey):
+                _check_secret(key.raw_value)
             found.append((_id_of(item), key))
     return found
 
@@ -154,7 +156,9 @@ def _fitting(members: _Members, algorithm: Algorithm) -> Key | None:
 
 def _import(kind: str, value: Any) -> Key:
     if kind == "oct":
-        return OctKey.import_key(value)
+        with warnings.catch_warnings():  # about short ones, which are refused
+            warnings.simplefilter("ignore", SecurityWarning)
+            return OctKey.import_key(value)
     return OKPKey.import_key(value) if kind == "OKP" else ECKey.import_key(value)
 
 
@@ -162,16 +166,15 @@ def _secret_key(content: bytes) -> Key:
     secret = content.rstrip(b"\r\n")
     if secret.lstrip().startswith(_PEM):
         raise ConfigInvalid("HS256 wants a secret, and this is a key or certificate in PEM")
+    _check_secret(secret)
     try:
-        key = OctKey.import_key(secret)
-    except (JoseError, ValueError) as err:
+        return _import("oct", secret)
+    except _UNREADABLE as err:
         raise ConfigInvalid("HS256 wants a secret, and this is a key or certificate") from err
-    _check_secret(key)
-    return key
 
 
-def _check_secret(key: Key) -> None:
-    if isinstance(key, OctKey) and len(key.raw_value) < SECRET_BYTES_MIN:
+def _check_secret(secret: bytes) -> None:
+    if len(secret) < SECRET_BYTES_MIN:
         raise ConfigInvalid(
             f"a secret for HS256 has {SECRET_BYTES_MIN} bytes or more", hint="head -c 32 /dev/urandom > FILE draws one"
         )
