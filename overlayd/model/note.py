@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from overlayd.model.cursor import Epoch, format_epoch, parse_epoch
 from overlayd.model.errors import BadCursor, VerificationFailed
+from overlayd.model.signer import CheckpointKey
 
 ALGORITHM_ED25519 = 0x01
 ALGORITHM_COSIGNATURE = 0x04
@@ -114,6 +115,24 @@ class Ed25519Signer:
 
     def __repr__(self) -> str:
         return f"Ed25519Signer({self.key})"
+
+
+class NoteSigner:
+    """Signs with a key that lies somewhere, under a name."""
+
+    __slots__ = ("_private", "key")
+
+    def __init__(self, name: str, private: CheckpointKey) -> None:
+        assert is_key_name(name)
+        self._private = private
+        self.key = VerifierKey(name, private.public_key)
+
+    def sign(self, text: bytes) -> bytes:
+        """May block. Raises SignerUnavailable."""
+        return self._private.sign(text)
+
+    def __repr__(self) -> str:
+        return f"NoteSigner({self.key})"
 
 
 class NoteSignature(msgspec.Struct, frozen=True):

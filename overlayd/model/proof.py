@@ -88,17 +88,31 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     anchor: dict[str, Any] | None = None
 
 
+class KeySpan(msgspec.Struct, frozen=True):
+    """For checkpoints of which sizes a log's key counts. `to_size` is inclusive, None for the present key."""
+
+    public_key: bytes
+    from_size: int = 0
+    to_size: int | None = None
+
+    def covers(self, size: int) -> bool:
+        """Whether the key counted then."""
+        return self.from_size <= size and (self.to_size is None or size <= self.to_size)
+
+
 class TrustedKeys(msgspec.Struct, frozen=True):
     """Whom a verifier believes: log keys, witness keys, and how many witnesses it wants.
 
     A log key counts for every epoch of its log, because only the name in it changes. `log_id` pins the log
-    itself; "" takes any log whose key is given.
+    itself; "" takes any log whose key is given. A key in `spans` (from the log's checked list of keys) counts only for the
+    sizes that it says.
     """
 
     log_keys: tuple[VerifierKey, ...]
     witness_keys: tuple[VerifierKey, ...] = ()
     witnesses_min: int = 0
     log_id: str = ""
+    spans: tuple[KeySpan, ...] = ()
 
 
 class SignedTree(msgspec.Struct, frozen=True):
@@ -192,7 +206,19 @@ def verify_checkpoint(note: str, trusted: TrustedKeys) -> SignedTree:
         raise VerificationFailed(
             f"{len(witnesses)} known witnesses signed, {trusted.witnesses_min} are asked for", subject="checkpoint"
         )
-    return SignedTree(CheckpointText.parse(opened.text), log_id, epoch, signers)
+    text = CheckpointText.parse(opened.text)
+    _check_spans([key for key in known if key.algorithm == ALGORITHM_ED25519], trusted.spans, text.size)
+    return SignedTree(text, log_id, epoch, signers)
+
+
+def _check_spans(signed: Sequence[VerifierKey], spans: Sequence[KeySpan], size: int) -> None:
+    """One of the log's keys that signed counted at that size. Raises VerificationFailed."""
+    limited = {span.public_key: span for span in spans}
+    if all(key.public_key in limited and not limited[key.public_key].covers(size) for key in signed):
+        raise VerificationFailed(
+            f"the log's key that signed the checkpoint didn't count at size {size}", subject="checkpoint",
+            hint="it was retired before, or introduced later: see the log's list of keys",
+        )  # fmt: skip
 
 
 def verify_entry_in_tree(raw: bytes, index: int, path: Sequence[bytes], tree: SignedTree) -> EntryHeader:

@@ -5,6 +5,7 @@ The node has three: one signs its log's checkpoints (Ed25519), one is its identi
 key may lie in a device: make it in a thread unless `is_quick`.
 """
 
+from collections.abc import Collection
 from typing import Protocol
 
 PUBLIC_KEY_BYTES = 32
@@ -28,6 +29,24 @@ class CheckpointKey(Protocol):
 
     def sign(self, message: bytes) -> bytes:
         """64 bytes. Raises SignerUnavailable when the key can't be reached."""
+        ...
+
+
+class CheckpointKeys(Protocol):
+    """Where a log finds the keys that sign its checkpoints. Every call may block."""
+
+    def first(self) -> CheckpointKey:
+        """The key that a new log begins with; drawn if need be. Raises ConfigInvalid, LogInconsistent."""
+        ...
+
+    def find(self, public_key: bytes) -> CheckpointKey:
+        """The one with that public key. One that can't be reached now may answer later. Raises LogInconsistent when none of
+        them is it, ConfigInvalid."""
+        ...
+
+    def next(self, known: Collection[bytes]) -> CheckpointKey:
+        """One to rotate to: not among the `known` public keys, drawn if need be. Raises SignerUnavailable, ConfigInvalid,
+        KeyNotSuited when there is none."""
         ...
 
 

@@ -113,20 +113,35 @@ def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
 def read_or_make_secret(path: Path, count: int, entropy: Entropy) -> tuple[bytes, bool]:
     """`count` secret bytes from the file (mode 0600), drawn on first use; and whether they are new.
 
-    Raises LogInconsistent when the file has another length, ConfigInvalid when it isn't one.
+    Raises LogInconsistent when the file has another length, ConfigInvalid when it isn't one or others may use it.
     """
     try:
-        secret = read_file(path)
+        return read_secret(path, count), False
     except FileNotFoundError:
         secret = entropy.draw(count)
         replace_file(path, secret)
         return secret, True
+
+
+def read_secret(path: Path, count: int) -> bytes:
+    """`count` secret bytes from a file that nobody else may read or write.
+
+    Raises LogInconsistent when it has another length, ConfigInvalid when others may use it, OSError.
+    """
+    secret = read_file(path)
+    check_is_private(path)
     if len(secret) != count:
         raise LogInconsistent(
             f"{path} holds {len(secret)} bytes, not {count}", subject=str(path),
             hint="put the right file back from your backup of the keys",
         )  # fmt: skip
-    return secret, False
+    return secret
+
+
+def check_is_private(path: Path) -> None:
+    """Nobody but its owner may use it. Raises ConfigInvalid, OSError."""
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigInvalid(f"others may use {path}", subject=str(path), hint=f"chmod 600 {path}")
 
 
 def write_high_water(directory: Path, mark: HighWater) -> None:

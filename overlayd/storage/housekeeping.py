@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import structlog
 import trio
 
@@ -15,6 +16,17 @@ from overlayd.storage.settings import StorageSettings
 
 PERIOD_S = 1.0
 _log = structlog.get_logger("storage.housekeeping")
+
+
+class StorageStats(msgspec.Struct, frozen=True):
+    """What the storage measures about itself, in bytes and packets."""
+
+    database_bytes: int
+    wal_bytes: int
+    disk_free_bytes: int
+    intake_packets: int
+    intake_bytes: int
+    is_full: bool
 
 
 class DiskWatch:

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import structlog
 import trio
 
@@ -25,15 +24,16 @@ from overlayd.storage.checkpoint import Checkpoint
 from overlayd.storage.checkpoints import CheckpointSigner
 from overlayd.storage.errors import FULL_RETRY_AFTER_S
 from overlayd.storage.group import Group, LogState, StatusEntry, id_key
-from overlayd.storage.housekeeping import DiskWatch
+from overlayd.storage.housekeeping import DiskWatch, StorageStats
 from overlayd.storage.intake import AnyTicket, Intake, Ticket
 from overlayd.storage.jobs import AppendJob, ChangeJob, WriteJob, node_job
 from overlayd.storage.judge import is_packet_of
+from overlayd.storage.key_rotation import LogKeys
+from overlayd.storage.log_keys import KeyRing
 from overlayd.storage.own import OwnPacket, Statement, append_own
 from overlayd.storage.positions import find_stored, join_positions, read_stored, read_stored_back
 from overlayd.storage.readers import ReaderPool
 from overlayd.storage.removing import Remover
-from overlayd.storage.start import Identity
 from overlayd.storage.streams import Owner, Stream
 from overlayd.storage.tail import Page
 from overlayd.storage.tree import ReadTiles
@@ -49,17 +49,6 @@ BACK_ROWS = 1000
 _log = structlog.get_logger("storage.log")
 
 
-class StorageStats(msgspec.Struct, frozen=True):
-    """What the storage measures about itself, in bytes and packets."""
-
-    database_bytes: int
-    wal_bytes: int
-    disk_free_bytes: int
-    intake_packets: int
-    intake_bytes: int
-    is_full: bool
-
-
 class Log:
     """One log: appends, reads, proofs. Every offset is 1-based; `head` is the newest, 0 in an empty log.
 
@@ -67,7 +56,7 @@ class Log:
     """
 
     def __init__(
-        self, *, directory: Path, state: LogState, identity: Identity, intake: Intake, readers: ReaderPool,
+        self, *, directory: Path, state: LogState, keys: KeyRing, intake: Intake, readers: ReaderPool,
         signer: CheckpointSigner, disk: DiskWatch, started_us: int,
     ) -> None:  # fmt: skip
         self._directory = directory
@@ -78,10 +67,15 @@ class Log:
         self._disk = disk
         self._remover = Remover(state, intake, readers)
         self._read_tiles: ReadTiles = lambda wanted: readers.read(lambda c: queries.read_tiles(c, wanted))
-        self.log_id = identity.log_id
-        self.origin = identity.origin
-        self.vkey = str(identity.signer.key)
+        self.log_id = keys.log_id
+        self.origin = keys.origin
+        self.keys = LogKeys(keys, signer)
         self.started_us = started_us
+
+    @property
+    def vkey(self) -> str:
+        """What verifies the checkpoints that are signed now."""
+        return self.keys.vkey
 
     @property
     def epoch(self) -> Epoch:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from overlayd.model.errors import NewerSchema
-from overlayd.storage import hashindex, positions, tree
+from overlayd.storage import hashindex, log_keys, positions, tree
 
 PAGE_BYTES = 4096
 
@@ -93,6 +93,7 @@ FEATURES = (
     Feature("tree", (tree.TABLES,)),
     Feature("positions", (positions.TABLES,)),
     Feature("hashindex", hashindex.STEPS),
+    Feature("log_keys", (log_keys.TABLES,)),
 )
 
 

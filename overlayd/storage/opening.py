@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -17,6 +18,7 @@ from overlayd.model.definition import Definition
 from overlayd.model.errors import CommitFailed, ConfigInvalid, LogInconsistent, OverlaydError, StorageFull
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
+from overlayd.model.signer import CheckpointKeys
 from overlayd.storage import files, queries
 from overlayd.storage.checkpoints import CheckpointSigner
 from overlayd.storage.epochs import Loss
@@ -24,17 +26,18 @@ from overlayd.storage.errors import is_fatal, translate_sqlite
 from overlayd.storage.group import LogState
 from overlayd.storage.housekeeping import ClockWatch, DiskWatch, keep_house
 from overlayd.storage.intake import Intake
-from overlayd.storage.jobs import WriteJob, node_job
+from overlayd.storage.jobs import ChangeJob, WriteJob, node_job
+from overlayd.storage.key_files import KeyFiles
 from overlayd.storage.log import Log
+from overlayd.storage.log_keys import KeyRing
 from overlayd.storage.migrations import Feature
 from overlayd.storage.readers import ReaderPool
 from overlayd.storage.settings import StorageSettings
-from overlayd.storage.start import Identity, append_start, load_state, open_database
+from overlayd.storage.start import append_start, load_state, open_database
 from overlayd.storage.writer import Writer
 
 STOP_GRACE_S = 60.0
 """Longest wait for the last commits when the log is closed."""
-SEED_BYTES = 32
 _UNUSABLE_PLACE = frozenset(
     (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
      errno.ENAMETOOLONG)
@@ -50,27 +53,28 @@ class _Opened(msgspec.Struct):
     lock: files.DirectoryLock
     connection: sqlite3.Connection
     state: LogState
-    identity: Identity
+    keys: KeyRing
     has_reserve: bool
 
 
 @asynccontextmanager
 async def open_log(
     directory: Path, *, settings: StorageSettings, limits: Limits, defaults: Definition, clock: Clock,
-    entropy: Entropy, metrics: Metrics, features: tuple[Feature, ...] = (),
+    entropy: Entropy, metrics: Metrics, features: tuple[Feature, ...] = (), keys: CheckpointKeys | None = None,
 ) -> AsyncIterator[Log]:  # fmt: skip
     """The log in a directory, created if there is none, for the life of the block.
 
     Leaving the block commits what is queued, signs a last checkpoint and truncates the WAL; by then nobody may read
     any more. When the disk fails, the block is cancelled and CommitFailed is raised out of it. `features` register
-    the tables of higher floors.
+    the tables of higher floors. `keys`: where those that sign are found, instead of in files of the directory.
 
-    Raises ConfigInvalid, DirectoryInUse, NewerSchema, LogInconsistent, DamagedEntry, StorageFull.
+    Raises ConfigInvalid, DirectoryInUse, NewerSchema, LogInconsistent, DamagedEntry, StorageFull, SignerUnavailable.
     """
+    keys = keys if keys is not None else KeyFiles(directory, entropy)
     started_us = clock.now_us()
     try:
         opened = await trio.to_thread.run_sync(
-            partial(_open, directory, settings, limits, defaults, entropy, metrics, started_us, features)
+            partial(_open, directory, settings, limits, defaults, entropy, metrics, started_us, features, keys)
         )
     except OSError as err:
         if err.errno not in _UNUSABLE_PLACE:
@@ -124,11 +128,11 @@ class _Store:
             on_full=self._disk.note_refusal,
         )  # fmt: skip
         self._signer = CheckpointSigner(
-            state, directory, opened.identity.signer, clock, pause_s=settings.checkpoint, metrics=metrics,
-            write=self._write, newest=queries.read_newest_checkpoint(opened.connection, state.epoch),
+            state, directory, opened.keys, clock, pause_s=settings.checkpoint, metrics=metrics,
+            write=self._write, change=self._change, newest=queries.read_newest_checkpoint(opened.connection, state.epoch),
         )  # fmt: skip
         self.log = Log(
-            directory=directory, state=state, identity=opened.identity, intake=self._intake, readers=self._readers,
+            directory=directory, state=state, keys=opened.keys, intake=self._intake, readers=self._readers,
             signer=self._signer, disk=self._disk, started_us=started_us,
         )  # fmt: skip
         self._add_gauges(metrics)
@@ -177,6 +181,10 @@ class _Store:
         self._intake.put_nowait(write_job)
         await write_job.ticket.wait()
 
+    async def _change(self, job: ChangeJob) -> Any:
+        await self._intake.put(job)
+        return await job.ticket.wait()
+
     async def _append_node(self, body: object) -> None:
         job = node_job(body)  # type: ignore[arg-type]
         self._intake.put_nowait(job)
@@ -199,13 +207,12 @@ class _Store:
 
 def _open(
     directory: Path, settings: StorageSettings, limits: Limits, defaults: Definition, entropy: Entropy, metrics: Metrics,
-    now_us: int, features: tuple[Feature, ...],
+    now_us: int, features: tuple[Feature, ...], keys: CheckpointKeys,
 ) -> _Opened:  # fmt: skip
     """In a thread: everything up to the boot entry's commit."""
     files.make_directory(directory)
     lock = files.DirectoryLock(directory)
     try:
-        seed, _ = files.read_or_make_secret(directory / "keys" / "log.ed25519", SEED_BYTES, entropy)
         secret, _ = files.read_or_make_secret(directory / "keys" / "index.key", 32, entropy)
         mark = files.read_high_water(directory)
         has_reserve = files.take_reserve(directory, settings.reserve)
@@ -214,12 +221,12 @@ def _open(
         )
         database = directory / files.DATABASE_NAME
         try:
-            parts = _open_database(database, settings.sync, features, load, seed, now_us)
+            parts = _open_database(database, settings.sync, features, load, keys, now_us)
         except StorageFull:
             if not files.release_reserve(directory):
                 raise
             has_reserve = False
-            parts = _open_database(database, settings.sync, features, load, seed, now_us)
+            parts = _open_database(database, settings.sync, features, load, keys, now_us)
     except BaseException:
         lock.release()
         raise
@@ -228,14 +235,14 @@ def _open(
 
 def _open_database(
     path: Path, sync: str, features: tuple[Feature, ...],
-    load: Callable[[sqlite3.Connection], tuple[LogState, Loss | None]], seed: bytes, now_us: int,
-) -> tuple[sqlite3.Connection, LogState, Identity]:  # fmt: skip
+    load: Callable[[sqlite3.Connection], tuple[LogState, Loss | None]], keys: CheckpointKeys, now_us: int,
+) -> tuple[sqlite3.Connection, LogState, KeyRing]:  # fmt: skip
     """Raises StorageFull, which a start can do something about, and LogInconsistent for SQLite's other errors."""
     connection: sqlite3.Connection | None = None
     try:
         connection = open_database(path, sync, features)
         state, loss = load(connection)
-        return connection, state, append_start(connection, state, loss, seed, now_us)
+        return connection, state, append_start(connection, state, loss, keys, now_us)
     except BaseException as err:
         if connection is not None:
             connection.close()

@@ -3,11 +3,10 @@
 import sqlite3
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from overlayd import __version__
-from overlayd.model.bodies import Boot, Genesis, NodeBody, Restore, SeenHead, decode_node_body
+from overlayd.model.bodies import Boot, Genesis, NodeBody, Restore, SeenHead
 from overlayd.model.clock import Entropy
 from overlayd.model.cursor import Epoch, format_epoch
 from overlayd.model.definition import Definition, decode_definition
@@ -16,13 +15,14 @@ from overlayd.model.errors import LogInconsistent, VerificationFailed
 from overlayd.model.limits import Limits
 from overlayd.model.merkle import TILE_WIDTH
 from overlayd.model.metrics import Metrics
-from overlayd.model.note import Ed25519Signer, VerifierKey, log_id_of, origin_of
+from overlayd.model.signer import CheckpointKeys
 from overlayd.storage import queries
 from overlayd.storage.commit import STATEMENTS_KEPT, commit_group
 from overlayd.storage.epochs import EpochRow, Loss, ancestry_of, check_root, judge_high_water, next_epoch
 from overlayd.storage.files import HighWater
 from overlayd.storage.group import Group, LogState
 from overlayd.storage.hashindex import Family, HashIndex
+from overlayd.storage.log_keys import KeyRing, load_ring
 from overlayd.storage.machine import read_machine
 from overlayd.storage.migrations import FEATURES, Feature, migrate, prepare_database
 from overlayd.storage.positions import Positions, find_newest_stored
@@ -43,14 +43,6 @@ KEY_OFFSETS_MAX = 4
 """Newest offsets kept per stream and key, so that taking away the very newest packet leaves one to be found."""
 
 _log = structlog.get_logger("storage.start")
-
-
-class Identity(msgspec.Struct, frozen=True):
-    """The log's name and key, which outlive every epoch, and the signer of the current one."""
-
-    log_id: str
-    origin: str
-    signer: Ed25519Signer
 
 
 def open_database(path: Path, sync: str, features: tuple[Feature, ...]) -> sqlite3.Connection:
@@ -105,24 +97,15 @@ def load_state(
     return state, loss
 
 
-def make_identity(seed: bytes, epoch: Epoch) -> Identity:
-    """Who signs. The log is named after its first key."""
-    log_id = log_id_of(Ed25519Signer("overlayd", seed).key.public_key)
-    origin = origin_of(log_id, epoch)
-    return Identity(log_id, origin, Ed25519Signer(origin, seed))
-
-
 def append_start(
-    connection: sqlite3.Connection, state: LogState, loss: Loss | None, seed: bytes, now_us: int
-) -> Identity:  # fmt: skip
+    connection: sqlite3.Connection, state: LogState, loss: Loss | None, keys: CheckpointKeys, now_us: int
+) -> KeyRing:
     """Appends what every start appends: the boot entry, before it genesis for a new log and restore for a new epoch.
 
-    The log counts as unclean from here until `overlayd` stops in order. Raises LogInconsistent for a key that isn't
+    The log counts as unclean from here until `overlayd` stops in order. Raises LogInconsistent where none of the keys is
     the log's, before anything is changed.
     """
     is_new = state.head.offset == 0
-    if not is_new:
-        _check_key(connection, seed)
     bodies: list[NodeBody] = []
     statements: list[tuple[str, tuple[object, ...]]] = []
     size, root = state.tree.size, state.tree.root()
@@ -134,13 +117,14 @@ def append_start(
             state.ancestry = [*state.ancestry, (state.epoch, size)]
         state.epoch = next_epoch(known, state.entropy)
         statements.append(("INSERT INTO epoch (epoch, first_offset) VALUES (?, ?)", (state.epoch, size + 1)))
-    identity = make_identity(seed, state.epoch)
+    ring, key_statements = load_ring(connection, state, keys, is_new=is_new)
+    statements += key_statements
     if loss is not None:
         _log.warning("the log is shorter than what was signed: new epoch", size=size, epoch=format_epoch(state.epoch))
         seen = None if loss.seen is None else SeenHead(loss.seen.size, f"sha256:{loss.seen.root.hex()}")
         bodies.append(Restore(format_epoch(loss.from_epoch), size, f"sha256:{root.hex()}", seen))
     if is_new:
-        bodies.insert(0, Genesis((str(identity.signer.key),)))
+        bodies.insert(0, Genesis((ring.vkey,)))
     machine = read_machine()
     bodies.append(Boot(__version__, machine.boot_id, machine.uptime_ms, machine.clock_synced))
     statements.append(("INSERT OR REPLACE INTO state (key, value) VALUES ('is_clean', 0)", ()))
@@ -151,23 +135,7 @@ def append_start(
     assert group.plan is not None
     commit_group(connection, group.row_values, group.plan.tiles, statements, ())
     group.adopt()
-    return identity
-
-
-def _check_key(connection: sqlite3.Connection, seed: bytes) -> None:
-    """A log has one name, which comes from its first key: signed with another, it would look like another log."""
-    for _offset, raw, leaf, sealed in queries.read_rows(connection, 0, 1):
-        try:
-            genesis = decode_node_body(decode_row(raw, leaf, sealed).body)
-            keys = [VerifierKey.parse(text).public_key for text in genesis.keys] if isinstance(genesis, Genesis) else []
-        except VerificationFailed:
-            return  # damage, which is told elsewhere
-        if keys and Ed25519Signer("overlayd", seed).key.public_key not in keys:
-            raise LogInconsistent(
-                "keys/log.ed25519 isn't the key that this log began with", subject="keys/log.ed25519",
-                hint="put the file back from your backup of the keys; without it, move the directory away and begin a "
-                "new log",
-            )  # fmt: skip
+    return ring
 
 
 def _load_tree(connection: sqlite3.Connection, size: int) -> Tree:

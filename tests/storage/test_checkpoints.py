@@ -12,7 +12,7 @@ from storage_rig import Rig, append, receipts
 from overlayd.model.errors import BadParameter, CommitFailed, ShuttingDown, StorageFull
 from overlayd.model.note import CheckpointText, VerifierKey, open_note
 from overlayd.model.units import Duration
-from overlayd.storage import Log, checkpoints, files
+from overlayd.storage import Log, checkpoints, files, log_keys
 from overlayd.storage.files import HighWater
 
 
@@ -71,7 +71,7 @@ async def test_many_who_ask_share_one(rig: Rig) -> None:
 async def test_high_water_is_synced_before_signing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commit, then the mark, then the signature."""
     order: list[str] = []
-    write, sign = files.write_high_water, checkpoints.sign_note
+    write, sign = files.write_high_water, log_keys.sign_note
 
     def note(name: str, function: Callable[..., object]) -> Callable[..., object]:
         def call(*arguments: object) -> object:
@@ -81,7 +81,7 @@ async def test_high_water_is_synced_before_signing(rig: Rig, monkeypatch: pytest
         return call
 
     monkeypatch.setattr(checkpoints, "write_high_water", note("mark", write))
-    monkeypatch.setattr(checkpoints, "sign_note", note("sign", sign))
+    monkeypatch.setattr(log_keys, "sign_note", note("sign", sign))
     async with rig.open() as log:
         await append(log, "s")
         await log.checkpoint(log.head)
