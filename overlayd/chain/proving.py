@@ -62,8 +62,10 @@ class Prover:
             if not isinstance(proof, str):
                 return Mined(tx.id, proof[0], BlockHash(proof[1]), proof[2])
             return Answered(tx.id, tx.is_seen, tx.reason if tx.verdict else proof, tx.unknown_since, None, False)
-        if tx.verdict:
-            return Answered(tx.id, False, tx.reason, tx.unknown_since, tx.refused_since, False)
+        if tx.verdict or status.state is SourceState.NO_ANSWER:
+            return Answered(
+                tx.id, tx.is_seen, tx.reason, tx.unknown_since, tx.refused_since, is_reply and not tx.verdict
+            )
         is_sent = is_reply or tx.raw is None
         if status.state is SourceState.UNKNOWN:
             return self._judge_unknown(tx, is_sent)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from overlayd.chain.engine_settings import AnchorSettings, WalletSettings, WatchSettings
 from overlayd.chain.headers import HeadersSettings
 from overlayd.chain.regtest import RegtestSettings
 from overlayd.chain.sources.settings import AskingSettings, ChainSourceSettings
@@ -27,6 +28,9 @@ class ChainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sources: Annotated[tuple[ChainSourceSettings, ...], Meta(description="Somebody who is asked about the chain")] = ()
     asking: Annotated[AskingSettings, Meta(description="How sources of the chain are asked")] = AskingSettings()
     headers: Annotated[HeadersSettings, Meta(description="How block headers are kept")] = HeadersSettings()
+    watch: Annotated[WatchSettings, Meta(description="How transactions are watched")] = WatchSettings()
+    wallet: Annotated[WalletSettings, Meta(description="The coins that the node pays with")] = WalletSettings()
+    anchors: Annotated[AnchorSettings, Meta(extra={"inline": True})] = AnchorSettings()
     regtest: Annotated[RegtestSettings, Meta(extra={"inline": True})] = RegtestSettings()
 
     def __post_init__(self) -> None:

@@ -7,13 +7,12 @@ from typing import Protocol, TypeVar
 from overlayd.chain import item_tables as items
 from overlayd.chain.item_tables import Item, Telling
 from overlayd.chain.rules import Rules, TurnRule
-from overlayd.model.bodies import StatusBody
+from overlayd.model.bodies import StatusEntry
 from overlayd.model.entry import Z32
 
 T = TypeVar("T")
 ENTRIES_AT_ONCE = 250
 """Entries of one transaction; they are built between two awaits, in about 3 ms."""
-StatusEntry = tuple[StatusBody, bytes, int, int]
 
 
 class TellingLog(Protocol):

@@ -312,6 +312,13 @@ def note_orphaned(c: sqlite3.Connection, tx_ids: Iterable[int], now_us: int) -> 
         )
 
 
+def insert_anchor(
+    c: sqlite3.Connection, tx_id: int, epoch: int, size: int, root: bytes, note: str, now_us: int
+) -> None:  # fmt: skip
+    """The checkpoint that a transaction anchors."""
+    c.execute("INSERT INTO chain_anchor VALUES (?, ?, ?, ?, ?, ?)", (tx_id, epoch, size, root, note, now_us))
+
+
 def read_anchor(c: sqlite3.Connection, tx_id: int) -> tuple[int, str] | None:
     """The size and the signed note of the checkpoint that a transaction anchors."""
     row = c.execute("SELECT size, note FROM chain_anchor WHERE tx_id = ?", (tx_id,)).fetchone()

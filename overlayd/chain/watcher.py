@@ -21,7 +21,7 @@ from overlayd.chain.rules import Rules, Streams
 from overlayd.chain.turns import Turns, entries_of
 from overlayd.chain.watch_metrics import WatchMetrics
 from overlayd.chain.watch_tables import Answered, Mined, WatchedTx
-from overlayd.model.bodies import StatusBody
+from overlayd.model.bodies import StatusEntry
 from overlayd.model.chain_source import Outgoing, RawSource, SourceStatus, TransactionSource
 from overlayd.model.clock import Clock
 from overlayd.model.errors import OverlaydError, ShuttingDown
@@ -37,8 +37,6 @@ BACKOFF_MAX_S = 60.0
 TIP_MARK = "watched_tip"
 _LIMIT_HINTS = "hints_max"
 _log = structlog.get_logger("chain.watcher")
-
-StatusEntry = tuple[StatusBody, bytes, int, int]
 
 
 class WatchLog(Streams, Protocol):

@@ -29,6 +29,10 @@ class StatusBody(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     late: bool = False
 
 
+StatusEntry: TypeAlias = tuple[StatusBody, bytes, int, int]
+"""An entry to be: its body, the stream's hash (Z32: a range over all streams), the target's first and last offset."""
+
+
 class RemovalBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why a run of one stream's packets was taken away and how many they were."""
 

@@ -403,6 +403,10 @@ class SourceUnavailable(OverlaydError):
     code, title, status, retryable = "source.unavailable", "A chain source gave no usable answer", 503, True
 
 
+class WalletRefused(OverlaydError):
+    code, title, status = "wallet.refused", "The node's wallet can't do this now", 409
+
+
 class RegtestRefused(OverlaydError):
     code, title, status = "regtest.refused", "The embedded chain can't do this now", 409
 

@@ -10,7 +10,7 @@ import msgspec
 from overlayd.model.bodies import (
     DefinitionChange,
     NodeBody,
-    StatusBody,
+    StatusEntry,
     encode_node_body,
     encode_removal_body,
     encode_status_body,
@@ -56,9 +56,6 @@ from overlayd.storage.tree import Tree, TreePlan
 
 SEQUENCE_BITS = 40
 """In epoch c the sequences of a stream lie above (c - 1) * 2^40, so that none is ever used twice."""
-
-StatusEntry = tuple[StatusBody, bytes, int, int]
-"""The body, the stream's hash (Z32: a range over all streams), and the target's first and last offset."""
 
 MINUTE_US = 60_000_000
 """Rates are counted in minutes of the wall clock."""
@@ -196,6 +193,10 @@ class Group:
     def count_streams(self) -> int:
         """Streams that exist, those that the group creates included."""
         return len(self.state.book) + self._stream_change
+
+    def list_streams(self) -> list[Stream]:
+        """Every stream that there was, those that the group creates included."""
+        return [*self.state.book.list_all(), *(one.stream for one in self._pending.values() if one.is_new)]
 
     def head_of(self, stream: Stream) -> StreamHead:
         """Where the stream stands once the group is committed."""

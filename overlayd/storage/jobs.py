@@ -5,10 +5,10 @@ answer to give after the COMMIT.
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from overlayd.model.bodies import NodeBody, encode_node_body
+from overlayd.model.bodies import NodeBody, StatusEntry, encode_node_body
 from overlayd.model.draft import AppendRequest, AppendResult
 from overlayd.storage.commit import Call
 from overlayd.storage.group import Group, Prepared
@@ -83,3 +83,8 @@ def node_job(body: NodeBody | dict[str, Any]) -> ChangeJob:
     """Appends an entry of the node itself; answers its offset. Raises ValueError for wrong members."""
     encode_node_body(body)
     return ChangeJob(lambda group: group.add_node(body).offset)
+
+
+def statuses_job(statuses: Sequence[StatusEntry], along: Callable[[sqlite3.Connection], None]) -> ChangeJob:
+    """Appends entries of what became of packets, with rows about it; answers their offsets."""
+    return ChangeJob(lambda group: group.add_statuses(statuses, along), len(statuses) or 1)

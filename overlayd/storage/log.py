@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import structlog
 import trio
 
-from overlayd.model.bodies import NodeBody, RemovalCause
+from overlayd.model.bodies import NodeBody, RemovalCause, StatusEntry
 from overlayd.model.confirmation import Confirmations
 from overlayd.model.cursor import Epoch
 from overlayd.model.definition import Definition
@@ -23,10 +23,11 @@ from overlayd.storage import definitions, files, queries
 from overlayd.storage.checkpoint import Checkpoint
 from overlayd.storage.checkpoints import CheckpointSigner
 from overlayd.storage.errors import FULL_RETRY_AFTER_S
-from overlayd.storage.group import Group, LogState, StatusEntry, id_key
+from overlayd.storage.group import Group, LogState, id_key
+from overlayd.storage.heads import add_heads
 from overlayd.storage.housekeeping import DiskWatch, StorageStats
 from overlayd.storage.intake import AnyTicket, Intake, Ticket
-from overlayd.storage.jobs import AppendJob, ChangeJob, WriteJob, node_job
+from overlayd.storage.jobs import AppendJob, ChangeJob, WriteJob, node_job, statuses_job
 from overlayd.storage.judge import is_packet_of
 from overlayd.storage.key_rotation import LogKeys
 from overlayd.storage.log_keys import KeyRing
@@ -169,8 +170,11 @@ class Log:
         """Entries of what became of packets, a few hundred at most, and rows about it in one transaction; the offsets.
 
         `along` must not fail: it would take the whole group along. Checkpoint. Raises as `append_own`."""
-        job = ChangeJob(lambda group: group.add_statuses(statuses, along), len(statuses) or 1)
-        return list(await self._change(job))
+        return list(await self._change(statuses_job(statuses, along)))
+
+    async def append_heads(self) -> int:
+        """States each stream's last packet in an entry; its offset. Checkpoint. Raises as `append_own`."""
+        return int(await self._change(ChangeJob(add_heads)))
 
     def confirm_with(self, confirmations: Confirmations) -> None:
         """From now on packets of streams that commit to a chain are told to it, in their own transaction."""
@@ -260,8 +264,6 @@ class Log:
     def removal_cause(self, entry: StoredEntry) -> RemovalCause:
         """Why a reduced entry was reduced."""
         return self._state.removals.cause_of(entry)
-
-    # Reading.
 
     async def wait_beyond(self, offset: int) -> None:
         """Returns once the head is larger. Level-triggered; a checkpoint."""
@@ -382,8 +384,6 @@ class Log:
             return state.tail.find_at(time_us)
         low, high = state.minimum_index + 1, state.head.offset
         return await self._readers.read(lambda c: queries.find_offset_at(c, low, high, time_us))
-
-    # Proofs.
 
     async def checkpoint(self, min_size: int = 0) -> Checkpoint:
         """The newest signed checkpoint; signs now if that doesn't cover `min_size` yet. Raises BadParameter."""

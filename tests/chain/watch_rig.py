@@ -1,6 +1,7 @@
 """A log, a regtest chain, a header book and a watcher that tests step by hand."""
 
 import itertools
+import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,15 +14,10 @@ from overlayd.bsv.anchor import Anchor, AnchorKind, anchor_output
 from overlayd.bsv.network import REGTEST
 from overlayd.bsv.spending import Spendable, build_spend
 from overlayd.bsv.tx import ExtendedTransaction, OutPoint, Transaction, TxInput
-from overlayd.chain.engine_settings import WatchSettings
-from overlayd.chain.header_tables import HEADERS_FEATURE
-from overlayd.chain.headers import HeaderBook, HeadersSettings, open_headers
-from overlayd.chain.proving import Verdict
-from overlayd.chain.reads import ConfirmationTable
+from overlayd.chain.engine import CHAIN_FEATURES, ChainEngine, Source, read_wallet_key
+from overlayd.chain.headers import HeadersSettings, open_headers
 from overlayd.chain.regtest import RegtestChain, RegtestSettings, open_regtest
-from overlayd.chain.taking import Taker
-from overlayd.chain.watch_tables import WATCH_FEATURE, WatchedTx
-from overlayd.chain.watcher import Watcher
+from overlayd.chain.settings import ChainSettings
 from overlayd.model.bodies import StatusBody, decode_status_body
 from overlayd.model.clock import Entropy
 from overlayd.model.confirmation import BroughtTx, ConfirmationNow
@@ -40,25 +36,17 @@ STREAM = StreamName("weather-001")
 _numbers = itertools.count(1)
 
 
-class NoOwn:
-    """No wallet."""
-
-    def release(self, c: object, tx: WatchedTx, verdict: Verdict) -> None:
-        raise AssertionError("nothing here is the wallet's")
-
-
 class Node:
     """What a test steps."""
 
-    def __init__(
-        self, log: Log, chain: RegtestChain, book: HeaderBook, watcher: Watcher, reads: ConfirmationTable,
-        clock: FixedClock, metrics: Metrics,
-    ) -> None:  # fmt: skip
+    def __init__(self, log: Log, chain: RegtestChain, engine: ChainEngine, clock: FixedClock, metrics: Metrics) -> None:
         self.log = log
         self.chain = chain
-        self.book = book
-        self.watcher = watcher
-        self.reads = reads
+        self.engine = engine
+        self.book = engine.book
+        self.watcher = engine.watcher
+        self.wallet = engine.wallet
+        self.reads = engine.reads
         self.clock = clock
         self.metrics = metrics
         self.coins: list[tuple[Transaction, int]] = []
@@ -75,6 +63,22 @@ class Node:
         await self.book.follow(self.chain)
         assert await self.watcher.step()
         assert await self.watcher.step()
+
+    async def fund(self, count: int = 20, satoshis: int = 100_000) -> Transaction:
+        """Pays the wallet, out of the miner's coins, in a block."""
+        paid = await self.chain.pay(self.wallet.script, satoshis, count)
+        await self.wallet.receive(paid.raw)
+        await self.settle()
+        await self.mine()
+        return paid
+
+    async def append(self, count: int = 1, name: StreamName = STREAM) -> list[Receipt]:
+        """Packets without a transaction."""
+        drafts = [Draft(index, b"%d" % (number := next(_numbers)), b"%d" % number) for index in range(count)]
+        stream = self.log.find_stream(name)
+        assert stream is not None
+        result = await self.log.append(AppendRequest(name, drafts, definition_version=stream.definition_version))
+        return [outcome for outcome in result.outcomes if isinstance(outcome, Receipt)]
 
     async def mine(self, count: int = 1) -> None:
         """Blocks, one by one, each followed."""
@@ -160,14 +164,16 @@ class Node:
 
 
 @asynccontextmanager
-async def watching(directory: Path, *, clock: FixedClock | None = None, **watch: Any) -> AsyncIterator[Node]:
-    """A node's engine over a directory, without a wallet; to be opened again for a restart."""
+async def watching(
+    directory: Path, *, clock: FixedClock | None = None, source: Source | None = None, **chain_settings: Any
+) -> AsyncIterator[Node]:
+    """A node's engine over a directory, none of whose tasks runs; to be opened again for a restart."""
     clock, metrics = clock or FixedClock(), Metrics()
     storage = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
     async with (
         open_log(
             directory, settings=storage, limits=Limits(), defaults=Definition(), clock=clock, entropy=Entropy(),
-            metrics=metrics, features=(HEADERS_FEATURE, WATCH_FEATURE),
+            metrics=metrics, features=CHAIN_FEATURES,
         ) as log,
         open_regtest(
             directory, settings=RegtestSettings(block_interval=Duration(0)), clock=clock, entropy=Entropy(),
@@ -175,13 +181,13 @@ async def watching(directory: Path, *, clock: FixedClock | None = None, **watch:
         ) as chain,
     ):  # fmt: skip
         book = await open_headers(log, REGTEST, settings=HeadersSettings(), clock=clock, metrics=metrics)
-        watcher = Watcher(
-            log=log, book=book, source=chain, raws=chain, own=NoOwn(), settings=WatchSettings(**watch), clock=clock,
-            metrics=metrics,
+        engine = ChainEngine(
+            settings=ChainSettings(network="regtest", **chain_settings), log=log, book=book, source=source or chain,
+            key=read_wallet_key(directory, Entropy()), clock=clock, metrics=metrics, chance=random.Random(1),
+            regtest=chain,
         )  # fmt: skip
-        log.confirm_with(Taker(lambda count: watcher.wake(), lambda count, offset: None))
         await book.follow(chain)
-        yield Node(log, chain, book, watcher, ConfirmationTable(log, book, "regtest"), clock, metrics)
+        yield Node(log, chain, engine, clock, metrics)
 
 
 def txids_of(made: Sequence[tuple[Receipt, Transaction]]) -> list[bytes]:
