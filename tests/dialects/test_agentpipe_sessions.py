@@ -35,7 +35,8 @@ def message(draw: st.DrawFn, number: int) -> dict[str, Any]:
 def ending(draw: st.DrawFn) -> dict[str, Any]:
     """One end."""
     data: dict[str, Any] = {
-        "conversation_id": CONVERSATION, "status": draw(st.sampled_from(["completed", "interrupted", "error"]))
+        "conversation_id": CONVERSATION,
+        "status": draw(st.sampled_from(["completed", "interrupted", "error"])),
     }
     if draw(st.booleans()):
         data |= {"total_messages": draw(st.integers(0, 9)), "total_cost": draw(st.floats(0, 9))}

@@ -47,13 +47,16 @@ class Api:
         raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         if raw is not None:
             named.setdefault("Content-Type", "application/json")
-        connection = HTTPConnection(self.host, self.port, timeout=60)
+        connection = self._connect()
         try:
             connection.request(method, path, raw, named)
             answer = connection.getresponse()
             return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
         finally:
             connection.close()
+
+    def _connect(self) -> HTTPConnection:
+        return HTTPConnection(self.host, self.port, timeout=60)
 
     def get(self, path: str, **headers: str) -> Any:
         """The JSON of an answer that must be right."""
@@ -83,6 +86,19 @@ class Api:
     def listen(self, path: str, **headers: str) -> "Listener":
         """A live connection."""
         return Listener(self, path, headers)
+
+
+class Admin(Api):
+    """The same as the service's own user, over the Unix socket."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node, "")
+
+    def _connect(self) -> HTTPConnection:
+        connection = HTTPConnection("localhost", timeout=60)
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.sock.connect(f"{self.node.directory}/overlayd.sock")
+        return connection
 
 
 class Listener:

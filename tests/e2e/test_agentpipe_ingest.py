@@ -139,7 +139,9 @@ def test_refusals_name_the_member(api: Api) -> None:
     assert (reply.status, reply.json["error"], reply.json["field"]) == (400, "Validation failed", "data.mode")
     broken = api.ask("POST", "/api/ingest", b'{"type":')
     assert (broken.status, broken.json["error"]) == (400, "Invalid event format")
-    twice = api.ask("POST", "/api/ingest", b'{"type":"bridge.test","type":"x","timestamp":"2026-01-01T00:00Z","data":{}}')
+    twice = api.ask(
+        "POST", "/api/ingest", b'{"type":"bridge.test","type":"x","timestamp":"2026-01-01T00:00Z","data":{}}'
+    )
     assert twice.status == 400
 
 

@@ -69,6 +69,7 @@ def search_of(body: dict[str, Any], streams: tuple[str, ...] | None, terms_max: 
         raise BadParameter("query must be a text and filters an object", subject="query")
     if len(query) > QUERY_CHARS_MAX:
         raise BadParameter(f"query has {len(query)} characters; {QUERY_CHARS_MAX} are taken", subject="query")
+    query = query.replace("\0", " ")  # at which a pattern of LIKE would end
     text, words = quote_search(query, terms_max)
     wanted = Wanted(
         statuses=_texts(filters, "status"), agent_types=_texts(filters, "agentTypes"), models=_texts(filters, "models"),

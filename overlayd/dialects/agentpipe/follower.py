@@ -54,6 +54,7 @@ class Follower:
         self._noted = 0
         self._names: dict[bytes, str] = {}
         self._moved = trio.Event()
+        self._waiting = trio.CancelScope()
         self.recent: deque[int] = deque(maxlen=RECENT_MAX)
         """Offsets of the newest events, oldest first."""
         self.active = 0
@@ -104,6 +105,7 @@ class Follower:
         epoch = int(self._log.epoch)
         await self._log.write(partial(clear, epoch=epoch))
         self._progress, self._noted, self.active = Progress(epoch, 0, 0), 0, 0
+        self._waiting.cancel()
 
     async def wait_for(self, offset: int) -> None:
         """Until everything up to an offset was looked at. Checkpoint."""
@@ -115,7 +117,10 @@ class Follower:
         """Follows the log until cancelled. Where the log takes nothing for a while it waits."""
         try:
             while True:
-                await self._log.wait_beyond(self.position)
+                with trio.CancelScope() as self._waiting:
+                    await self._log.wait_beyond(self.position)
+                if self.behind == 0:
+                    continue
                 try:
                     await self._step()
                 except OverlaydError as error:

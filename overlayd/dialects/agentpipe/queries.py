@@ -127,9 +127,9 @@ class Ordered(msgspec.Struct, frozen=True):
 
 
 def quote_search(query: str, terms_max: int) -> tuple[str, int]:
-    """The text as FTS5 takes it literally: every word a quoted phrase, all of which must be there. And how many words
-    it had; those beyond `terms_max` don't count."""
-    words = [word for word in query.replace("\0", " ").split() if any(map(str.isalnum, word))]
+    """The text as FTS5 takes it literally: every word a quoted phrase, all of which must be there (it holds no NUL). And how many
+    words it had; those beyond `terms_max` don't count."""
+    words = [word for word in query.split() if any(map(str.isalnum, word))]
     quoted = ['"' + word.replace('"', '""') + '"' for word in words[:terms_max]]
     return " ".join(quoted), len(words)
 
