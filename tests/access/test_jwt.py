@@ -198,9 +198,8 @@ async def test_claims_become_scopes(tmp_path: Path) -> None:
     assert who.grants.scopes == (
         "publish:a.b", "publish:site.s1.>", "publish:site.s2.>", "read:site.s1.*", "read:site.s2.*", "subscribe:@own",
     )  # fmt: skip
-    who = await claimed(
-        rig, make_token(realm={"groups": ["dev", "ops"]}, **{"https://x.example/p": ["w.>", "@own", ""]})
-    )
+    patterns: dict[str, Any] = {"https://x.example/p": ["w.>", "@own", ""]}
+    who = await claimed(rig, make_token(realm={"groups": ["dev", "ops"]}, **patterns))
     assert who.grants.scopes == ("audit", "manage", "read", "read:w.>", "subscribe")
     odd_ones: tuple[dict[str, Any], ...] = (
         {"scope": 7},
