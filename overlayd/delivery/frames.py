@@ -156,6 +156,7 @@ def packet_body(view: PacketView, state: PacketState) -> Packet:
         hops=meta.hops or UNSET,
         traceparent=meta.traceparent or UNSET,
         commitment=UNSET if entry.commitment == Z32 else format_sha256(entry.commitment),
+        signature=Raw(meta.signature) if meta.signature else UNSET,
         txid=txid or UNSET,
         confirmation_status=state.status,
         confirmations=UNSET if state.confirmations is None else state.confirmations,

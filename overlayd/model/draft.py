@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from overlayd.model.confirmation import BroughtTx
+from overlayd.model.confirmation import BroughtTx, ConfirmationState
 from overlayd.model.errors import OverlaydError
 from overlayd.model.names import StreamName
 
@@ -68,7 +68,8 @@ class AppendRequest(msgspec.Struct, gc=False):
 class Receipt(msgspec.Struct, gc=False):
     """What a producer gets for a durable packet. `duplicate`: it was durable before this request.
 
-    After retention took a packet, what is no longer known is b"" (content_hash, commitment).
+    After retention took a packet, what is no longer known is b"" (content_hash, commitment). `txid` is in internal
+    order, b"" while there is none.
     """
 
     index: int
@@ -82,6 +83,8 @@ class Receipt(msgspec.Struct, gc=False):
     appended_us: int
     duplicate: bool = False
     commitment: bytes = b""
+    txid: bytes = b""
+    confirmation_status: ConfirmationState = "none"
 
 
 class Refusal(msgspec.Struct, gc=False):

@@ -19,6 +19,7 @@ from overlayd.model.hash_text import format_blake3 as format_blake3
 from overlayd.model.hash_text import format_sha256 as format_sha256
 from overlayd.model.hash_text import parse_blake3 as parse_blake3
 from overlayd.model.hash_text import parse_sha256 as parse_sha256
+from overlayd.model.txid import format_hash
 from overlayd.model.units import Duration, Size
 
 ConfirmationStatus = Literal["none", "pending", "seen", "mined", "confirmed", "failed", "dropped"]
@@ -105,6 +106,7 @@ class Packet(msgspec.Struct, kw_only=True):
     hops: Annotated[int, Meta(description="How often it was made from another entry")] | UnsetType = UNSET
     traceparent: Annotated[str, Meta(description="W3C trace context of its publishing")] | UnsetType = UNSET
     commitment: Sha256Text | UnsetType = UNSET
+    signature: Annotated[Raw, Meta(description="The producer's, BRC-77 over the commitment")] | UnsetType = UNSET
     txid: TxIdText | UnsetType = UNSET
     confirmation_status: ConfirmationStatus = "none"
     confirmations: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
@@ -447,26 +449,6 @@ ClientMessage = SubscribeMessage | UnsubscribeMessage | PublishMessage | PingMes
 """What a WebSocket client may send; told apart by `type`."""
 
 
-class PacketIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A packet object as producers send it. Exactly one of `data` and `data_base64`.
-
-    For the served documents and for clients; the node's decoder (pipeline/decode.py) is stricter.
-    """
-
-    data: Annotated[Raw, Meta(description="Any JSON value")] | UnsetType = UNSET
-    data_base64: Annotated[str, Meta(description="Octets instead of data, canonical base64")] | UnsetType = UNSET
-    id: Annotated[str, Meta(min_length=1, max_length=128, description="Repeats of it are recognized")] | UnsetType = (
-        UNSET
-    )
-    type: Annotated[str, Meta(min_length=1, max_length=128)] | UnsetType = UNSET
-    time: Annotated[str, Meta(description="RFC 3339 with a zone")] | UnsetType = UNSET
-    source: Annotated[str, Meta(min_length=1)] | UnsetType = UNSET
-    key: Annotated[str, Meta(min_length=1, max_length=128)] | UnsetType = UNSET
-    topics: list[Annotated[str, Meta(max_length=128)]] | UnsetType = UNSET
-    metadata: dict[str, Any] | UnsetType = UNSET
-    salt: Annotated[str, Meta(description="16 bytes, canonical base64: asks for a commitment")] | UnsetType = UNSET
-
-
 def receipt_body(receipt: Receipt, epoch: Epoch) -> ReceiptBody:
     """The receipt as it travels; `epoch` is the log's present one, in which the cursor is given.
 
@@ -483,6 +465,8 @@ def receipt_body(receipt: Receipt, epoch: Epoch) -> ReceiptBody:
         appended_at=format_time_us(receipt.appended_us),
         duplicate=receipt.duplicate,
         commitment=format_sha256(receipt.commitment) if receipt.commitment else UNSET,
+        txid=format_hash(receipt.txid) if receipt.txid else UNSET,
+        confirmation_status=receipt.confirmation_status,
     )
 
 

@@ -11,8 +11,10 @@ import overlayd
 from overlayd.model import wire
 from overlayd.model.definition import Definition
 from overlayd.model.errors import OverlaydError, error_classes
+from overlayd.model.wire_publish import PacketIn
 from overlayd.model.wire_schema import schema_components
 from overlayd.net.openapi_access import ACCESS_OPERATIONS
+from overlayd.net.openapi_chain import CHAIN_OPERATIONS
 from overlayd.net.openapi_subscriptions import SUBSCRIPTION_OPERATIONS
 from overlayd.net.openapi_usage import USAGE_OPERATIONS
 from overlayd.net.operations import (
@@ -37,6 +39,7 @@ REF = "#/components/schemas/{name}"
 
 OPERATIONS: tuple[Operation, ...] = (
     *ACCESS_OPERATIONS,
+    *CHAIN_OPERATIONS,
     *USAGE_OPERATIONS,
     *SUBSCRIPTION_OPERATIONS,
     Operation(
@@ -47,7 +50,7 @@ OPERATIONS: tuple[Operation, ...] = (
         ),
         (STREAM, *PUBLISH_QUERY),
         {
-            JSON: (wire.PacketIn, list[wire.PacketIn]),
+            JSON: (PacketIn, list[PacketIn]),
             "application/x-ndjson": TEXT,
             "application/cloudevents+json": {"type": "object"},
             "application/cloudevents-batch+json": {"type": "array", "items": {"type": "object"}},

@@ -9,6 +9,7 @@ from msgspec import UNSET, Raw, UnsetType
 from overlayd.model.draft import Draft
 from overlayd.model.errors import BatchTooLarge, InvalidPacket, MalformedJson, Violation
 from overlayd.model.limits import Limits
+from overlayd.pipeline.chain_members import CHAIN_MEMBERS, Claim, read_claim
 from overlayd.pipeline.json_text import check_depth, diagnose, parse_json
 from overlayd.pipeline.members import (
     Findings,
@@ -40,7 +41,6 @@ MEMBERS = frozenset(
     )
 )
 _PLAIN_MEMBERS = frozenset(("data", "id", "type", "time", "source", "key"))
-_CHAIN_MEMBERS = ("tx", "txid", "signature")
 _ELEMENTS_TAIL = re.compile(rb"[ \t\r\n]*\[")
 
 
@@ -51,11 +51,13 @@ VALUES_BYTES = 64 << 10
 class Decoded(msgspec.Struct, gc=False):
     """A draft and the decoded value of its data, so that schema and rules don't decode small ones again.
 
-    `value` is UNSET once it was forgotten: decoded data can take thirty times the room of its text.
+    `value` is UNSET once it was forgotten: decoded data can take thirty times the room of its text. `claim`: what the
+    packet says about the chain, to be held against its stream.
     """
 
     draft: Draft
     value: Any
+    claim: Claim | None = None
 
     def data(self) -> Any:
         """The value, decoded again where it was forgotten."""
@@ -89,6 +91,7 @@ class _Cuts(msgspec.Struct, gc=False):
     data_base64: Raw | UnsetType = UNSET
     topics: Raw | UnsetType = UNSET
     metadata: Raw | UnsetType = UNSET
+    signature: Raw | UnsetType = UNSET
 
 
 _cut = msgspec.json.Decoder(_Cuts).decode
@@ -117,13 +120,14 @@ def decode_packet(raw: bytes, index: int, limits: Limits) -> Decoded:
     draft = Draft(index, sent, sent, is_octets=is_octets)
     if is_octets:
         check_octets(members["data_base64"], "data_base64", findings)
-    if len(members) > 1:
-        _take_members(draft, members, cuts, limits, findings)
+    claim = _take_members(draft, members, cuts, limits, findings) if len(members) > 1 else None
     findings.raise_any()
-    return Decoded(draft, members["data_base64"] if is_octets else members["data"])
+    return Decoded(draft, members["data_base64"] if is_octets else members["data"], claim)
 
 
-def _take_members(draft: Draft, members: dict[str, Any], cuts: _Cuts, limits: Limits, findings: Findings) -> None:
+def _take_members(
+    draft: Draft, members: dict[str, Any], cuts: _Cuts, limits: Limits, findings: Findings
+) -> Claim | None:
     if "id" in members:
         draft.id = check_text(members["id"], "id", limits.id_chars, findings)
     if "type" in members:
@@ -134,11 +138,12 @@ def _take_members(draft: Draft, members: dict[str, Any], cuts: _Cuts, limits: Li
         draft.source = check_text(members["source"], "source", limits.source_chars, findings)
     if "key" in members:
         draft.key = check_text(members["key"], "key", limits.id_chars, findings)
-    if not members.keys() <= _PLAIN_MEMBERS:
-        _take_rarer_members(draft, members, cuts, limits, findings)
+    return None if members.keys() <= _PLAIN_MEMBERS else _take_rarer_members(draft, members, cuts, limits, findings)
 
 
-def _take_rarer_members(draft: Draft, members: dict[str, Any], cuts: _Cuts, limits: Limits, findings: Findings) -> None:
+def _take_rarer_members(
+    draft: Draft, members: dict[str, Any], cuts: _Cuts, limits: Limits, findings: Findings
+) -> Claim | None:
     if cuts.topics is not UNSET:
         check_topics(members["topics"], limits, findings)
         draft.topics = bytes(cuts.topics)
@@ -147,9 +152,11 @@ def _take_rarer_members(draft: Draft, members: dict[str, Any], cuts: _Cuts, limi
         check_metadata(members["metadata"], draft.metadata, limits, findings)
     if "salt" in members:
         draft.csalt = check_salt(members["salt"], findings)
-    for name in _CHAIN_MEMBERS:
-        if name in members:
-            _refuse_chain_member(name, members, findings)
+    if cuts.signature is not UNSET:
+        draft.signature = bytes(cuts.signature)
+    if members.keys().isdisjoint(CHAIN_MEMBERS):
+        return None
+    return read_claim(members, int(limits.packet_bytes), findings)
 
 
 def _refuse_data(has_both: bool, findings: Findings) -> None:
@@ -157,17 +164,6 @@ def _refuse_data(has_both: bool, findings: Findings) -> None:
         findings.add("/data_base64", "member.exclusive", "only one of data and data_base64 may be given")
     else:
         findings.add("/data", "member.missing", "data (any JSON) or data_base64 (octets) is required")
-
-
-def _refuse_chain_member(name: str, members: dict[str, Any], findings: Findings) -> None:
-    missing = [other for other in ("salt", "id") if other not in members]
-    if missing:
-        findings.add(f"/{name}", "member.requires", f"{name} needs {' and '.join(missing)} beside it")
-    else:
-        findings.add(
-            f"/{name}", "member.unsupported",
-            f"this node doesn't confirm packets on a chain and its stream doesn't ask for it: leave {name} out",
-        )  # fmt: skip
 
 
 def _not_an_object(value: Any, index: int) -> InvalidPacket:

@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from overlayd.model.definition import Definition
+from overlayd.model.definition import ConfirmRule, Definition
 from overlayd.model.errors import InvalidDefinition, Violation
 from overlayd.model.limits import Limits
 from overlayd.pipeline.members import TOPIC_CHARS, is_topic
 from overlayd.pipeline.schema import SchemaCache
 
 TAGS_MAX = 64
+DEPTHS_MAX = 10
+"""Each is an entry of every packet or batch."""
 KEY_STEPS_MAX = 16
 _KEY_ROOT = "data"
 
@@ -77,16 +79,22 @@ def _find_flaws(definition: Definition, limits: Limits) -> list[Violation]:
     for at, tag in enumerate(definition.tags):
         if not tag.strip():
             found.append(Violation(f"/tags/{at}", "definition.tags", "is empty"))
-    found += _find_promises(definition)
-    return found
+    return [*found, *_find_depth_flaws(definition.confirm), *_find_promises(definition)]
+
+
+def _find_depth_flaws(rule: ConfirmRule) -> list[Violation]:
+    if len(rule.depths) > DEPTHS_MAX:
+        detail = f"names {len(rule.depths)} depths; {DEPTHS_MAX} are taken"
+        return [Violation("/confirm/depths", "definition.depths", detail)]
+    if rule.commit != "none" and not rule.depths:
+        detail = "names no depth, so nothing would ever be confirmed"
+        return [Violation("/confirm/depths", "definition.depths", detail)]
+    return []
 
 
 def _find_promises(definition: Definition) -> list[Violation]:
     """What this node can't do yet is refused, so that nobody waits for it."""
     found = []
-    if definition.confirm.commit != "none":
-        detail = 'this node confirms nothing on a chain; only "none" is taken'
-        found.append(Violation("/confirm/commit", "definition.unsupported", detail))
     if definition.price.satoshis_per_packet:
         detail = "this node doesn't charge; only 0 is taken"
         found.append(Violation("/price/satoshis_per_packet", "definition.unsupported", detail))

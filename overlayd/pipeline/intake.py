@@ -8,7 +8,8 @@ from typing import Protocol, TypeVar
 import msgspec
 import trio
 
-from overlayd.model.definition import Definition
+from overlayd.model.confirmation import ConfirmationReads
+from overlayd.model.definition import ConfirmRule, Definition
 from overlayd.model.draft import AppendRequest, AppendResult, Receipt
 from overlayd.model.errors import (
     BadParameter,
@@ -22,6 +23,7 @@ from overlayd.model.errors import (
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.names import StreamName, parse_stream_name
+from overlayd.pipeline.chain_members import judge_claim, note_confirmation
 from overlayd.pipeline.decode import Decoded, ValueBudget, decode_packet
 from overlayd.pipeline.definitions import KeyPath
 from overlayd.pipeline.schema import CompiledSchema, SchemaCache
@@ -87,12 +89,14 @@ class _Rule(msgspec.Struct, frozen=True):
     key: KeyPath | None
     packet_bytes: int
     is_id_required: bool
+    stream_hash: bytes
+    confirm: ConfirmRule
 
 
 class _Judged(msgspec.Struct):
     """A request's packets after a definition version had its say."""
 
-    version: int
+    rule: _Rule
     passed: list[Decoded]
     rejections: dict[int, OverlaydError]
 
@@ -129,12 +133,15 @@ class Intake:
     def __init__(
         self, *, log: AppendingLog, limits: Limits, schemas: SchemaCache, metrics: Metrics,
         defaults: Definition = Definition(),  # noqa: B008 - frozen
+        confirmations: ConfirmationReads | None = None,
     ) -> None:  # fmt: skip
-        """`defaults`: the definition of streams that publishing creates."""
+        """`defaults`: the definition of streams that publishing creates. `confirmations`: None where the node follows no
+        chain."""
         self._log = log
         self._limits = limits
         self._schemas = schemas
         self._defaults = defaults
+        self._confirmations = confirmations
         self._metrics = metrics
         self._threads = trio.CapacityLimiter(1)
         self._rules: dict[tuple[bytes, int], _Rule] = {}
@@ -186,13 +193,15 @@ class Intake:
         `publish` then waits, or says why. Counts nothing."""
         found = self._log.find_stream(stream)
         rule = self._rule_at_hand(found)
-        if rule is None or (found is None and not terms.may_create):
+        if rule is None or (found is None and not terms.may_create) or rule.confirm.commit != "none":
             return None
         try:
             decoded = decode_packet(raw, 0, self._limits)
+            if decoded.claim is not None:
+                return None
             if terms.idempotency_key:
                 self._take_idempotency_key(decoded, terms.idempotency_key)
-            self._judge_one(decoded, rule)
+            self._judge_one(decoded, rule, stream)
         except OverlaydError:
             return None
         draft = decoded.draft
@@ -268,7 +277,7 @@ class Intake:
                 break
             request = AppendRequest(
                 name, [one.draft for one in judged.passed], atomic=terms.atomic, may_create=terms.may_create,
-                expected_sequence=terms.expected_sequence, definition_version=judged.version,
+                expected_sequence=terms.expected_sequence, definition_version=judged.rule.version,
             )  # fmt: skip
             try:
                 result = await self._log.append(request)
@@ -279,24 +288,24 @@ class Intake:
             except InvalidPacket as err:
                 self.count_rejections([err] * (len({found.index for found in err.violations}) or 1))
                 raise
-            return self._answer(judged, result, started)
+            return await self._answer(judged, result, started)
         await trio.lowlevel.checkpoint()
         found = self._log.find_stream(name)
         head_sequence = 0 if found is None else found.head_sequence
-        return self._answer(judged, AppendResult([], 0, head_sequence), started)
+        return await self._answer(judged, AppendResult([], 0, head_sequence), started)
 
     async def _judge(self, name: StreamName, decoded: list[Decoded], refused: Mapping[int, OverlaydError]) -> _Judged:
         """Asks the stream's present definition about each packet. A checkpoint whenever it takes long."""
         rule = await self._rule_of(name)
-        judged = _Judged(rule.version, [], dict(refused))
+        judged = _Judged(rule, [], dict(refused))
         slices = _Slices()
         for one in decoded:
             try:
                 asks_for_value = rule.schema is not None or rule.key is not None
                 if asks_for_value and len(one.draft.sent) > THREAD_BYTES:
-                    await self._in_thread(partial(self._judge_one, one, rule))
+                    await self._in_thread(partial(self._judge_one, one, rule, name))
                 else:
-                    self._judge_one(one, rule)
+                    self._judge_one(one, rule, name)
                 judged.passed.append(one)
             except OverlaydError as err:
                 judged.rejections[one.draft.index] = err
@@ -305,7 +314,7 @@ class Intake:
             await slices.pause()
         return judged
 
-    def _judge_one(self, decoded: Decoded, rule: _Rule) -> None:
+    def _judge_one(self, decoded: Decoded, rule: _Rule, stream: str) -> None:
         draft = decoded.draft
         size = len(draft.sent) + len(draft.metadata) + len(draft.topics)
         if size > rule.packet_bytes:
@@ -319,6 +328,8 @@ class Intake:
             draft.key, draft.is_key_derived = "", False
         if rule.key is not None and not draft.key:
             self._derive_key(decoded, rule.key)
+        if decoded.claim is not None:
+            judge_claim(draft, decoded.claim, stream, rule.confirm, has_chain=self._confirmations is not None)
 
     def _derive_key(self, decoded: Decoded, path: KeyPath) -> None:
         key = path.find(decoded.data())
@@ -339,7 +350,7 @@ class Intake:
         stream_hash, version, definition = self._defined(stream)
         assert definition.schema is not None
         return self._rule_with(
-            version, definition, await self._schemas.compiled(stream_hash, version, definition.schema)
+            stream_hash, version, definition, await self._schemas.compiled(stream_hash, version, definition.schema)
         )
 
     def _rule_at_hand(self, stream: Stream | None) -> _Rule | None:
@@ -350,26 +361,30 @@ class Intake:
             if rule is None:
                 if len(self._rules) >= RULES_KEPT:
                     self._rules.clear()
-                rule = self._rules[stream_hash, version] = self._rule_with(version, definition, None)
+                rule = self._rules[stream_hash, version] = self._rule_with(stream_hash, version, definition, None)
             return rule
         schema = self._schemas.find(stream_hash, version)
-        return None if schema is None else self._rule_with(version, definition, schema)
+        return None if schema is None else self._rule_with(stream_hash, version, definition, schema)
 
     def _defined(self, stream: Stream | None) -> tuple[bytes, int, Definition]:
         if stream is None:
             return _NO_STREAM, 0, self._defaults
         return stream.stream_hash, stream.definition_version, stream.definition
 
-    def _rule_with(self, version: int, definition: Definition, schema: CompiledSchema | None) -> _Rule:
+    def _rule_with(
+        self, stream_hash: bytes, version: int, definition: Definition, schema: CompiledSchema | None
+    ) -> _Rule:
         return _Rule(
             version, schema, KeyPath(definition.key) if definition.key else None,
             min(int(definition.limits.packet_bytes), int(self._limits.packet_bytes)), definition.dedup.required_id,
+            stream_hash, definition.confirm,
         )  # fmt: skip
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, limiter=self._threads)
 
-    def _answer(self, judged: _Judged, result: AppendResult, started: float) -> PublishAnswer:
+    async def _answer(self, judged: _Judged, result: AppendResult, started: float) -> PublishAnswer:
+        """What became of it, told and counted. A checkpoint where repeats have to be looked up."""
         receipts: list[Receipt] = []
         rejections = judged.rejections
         for outcome in result.outcomes:
@@ -378,6 +393,9 @@ class Intake:
             else:
                 rejections[outcome.index] = outcome.error
         duplicates = sum(receipt.duplicate for receipt in receipts)
+        if judged.rule.confirm.commit != "none" and self._confirmations is not None:
+            drafts = [one.draft for one in judged.passed]
+            await note_confirmation(receipts, drafts, judged.rule.stream_hash, judged.rule.confirm, self._confirmations)
         self._published.inc(len(receipts) - duplicates)
         self._repeated.inc(duplicates)
         self.count_rejections(rejections.values())

@@ -9,6 +9,7 @@ from overlayd.model.errors import (
     LimitReached,
     OwnedByConfig,
     UnknownStream,
+    Violation,
 )
 from overlayd.model.names import is_node_name, parse_stream_name
 from overlayd.storage.group import Group
@@ -20,9 +21,10 @@ def check_definition(name: str, definition: Definition, *, has_chain: bool) -> N
     parse_stream_name(name)
     check_is_changeable(name)
     if definition.confirm.commit != "none" and not has_chain:
+        detail = f"confirm.commit is {definition.confirm.commit!r}, but no chain is configured"
         raise InvalidDefinition(
-            f"confirm.commit is {definition.confirm.commit!r}, but no chain is configured", subject="/confirm/commit",
-            hint='use "none"',
+            detail, subject="/confirm/commit", hint='use "none", or have the node follow one: [chain] network',
+            violations=[Violation("/confirm/commit", "definition.unsupported", detail)],
         )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ def fingerprint_of(draft: Draft, salt: bytes) -> bytes:
         draft.topics, draft.metadata, draft.sent, draft.csalt,
     )  # fmt: skip
     lengths = _pack_lengths(*map(len, members), draft.is_octets)
-    return blake3(b"".join((salt, lengths, *members))).digest(FINGERPRINT_BYTES)
+    return blake3(b"".join((salt, lengths, *members, *_chain_members(draft)))).digest(FINGERPRINT_BYTES)
 
 
 def is_same_as_sent(left: Draft, right: Draft) -> bool:
@@ -31,5 +31,14 @@ def is_same_as_sent(left: Draft, right: Draft) -> bool:
         left.sent == right.sent and left.type == right.type and left.time == right.time
         and left.source == right.source and left.key_sent == right.key_sent and left.topics == right.topics
         and left.metadata == right.metadata and left.is_octets == right.is_octets and left.csalt == right.csalt
-        and left.id == right.id
+        and left.id == right.id and _chain_members(left) == _chain_members(right)
     )  # fmt: skip
+
+
+def _chain_members(draft: Draft) -> tuple[bytes, ...]:
+    """What was sent about the chain: the transaction, however it was given, and the signature. They stand behind the
+    data, whose length is told; packets with neither keep the fingerprint that they have."""
+    if draft.brought is None and not draft.signature:
+        return ()
+    txid = b"" if draft.brought is None else draft.brought.txid
+    return bytes((len(txid),)), txid, draft.signature

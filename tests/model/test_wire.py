@@ -12,6 +12,7 @@ from overlayd.model.definition import Definition, encode_definition
 from overlayd.model.draft import Receipt
 from overlayd.model.limits import Limits
 from overlayd.model.names import StreamName
+from overlayd.model.wire_publish import PacketIn
 from overlayd.model.wire_schema import schema_components
 
 EPOCH = make_epoch(1, b"\0\0\0\0\5")
@@ -97,7 +98,7 @@ def test_stream_body_shows_the_definition_on_one_level() -> None:
 def test_schemas_describe_units_as_text_with_their_defaults() -> None:
     """Durations and sizes appear as text with the default as people write it, and what is encoded fits the schema."""
     (ref, *_), components = schema_components(
-        [Definition, wire.StreamList, wire.ServerMessage, wire.ClientMessage, wire.PacketIn, Limits], "#/$defs/{name}"
+        [Definition, wire.StreamList, wire.ServerMessage, wire.ClientMessage, PacketIn, Limits], "#/$defs/{name}"
     )
     assert components["RetentionRule"]["properties"]["max_age"]["default"] == "30d"
     assert components["Definition"]["properties"]["limits"]["default"]["packet_bytes"] == "1MiB"

@@ -44,7 +44,8 @@ async def test_an_ordinary_definition_passes() -> None:
         (Definition(tags=("t",) * 65), ["/tags"]),
         (Definition(schema={"items": {"type": "no"}}), ["/schema/items/type"]),
         (Definition(schema={"$ref": "http://localhost/x"}), ["/schema/$ref"]),
-        (Definition(confirm=ConfirmRule(commit="packet")), ["/confirm/commit"]),
+        (Definition(confirm=ConfirmRule(commit="packet", depths=())), ["/confirm/depths"]),
+        (Definition(confirm=ConfirmRule(depths=tuple(range(1, 12)))), ["/confirm/depths"]),
         (Definition(price=Price(satoshis_per_packet=1)), ["/price/satoshis_per_packet"]),
     ],
 )
