@@ -23,6 +23,7 @@ from overlayd.access.node_schemes import NodeSchemes, named_policies
 from overlayd.access.streaming_sessions import StreamingSessions
 from overlayd.config import Settings
 from overlayd.config.dialects import agentpipe_features, load_agentpipe
+from overlayd.delivery.agents.replies import Replies
 from overlayd.delivery.delivery import Delivery
 from overlayd.delivery.frames import packet_body
 from overlayd.delivery.lane import LiveLane
@@ -151,10 +152,14 @@ class Parts:
             log=log, limits=limits, settings=settings.delivery, clock=clock, metrics=metrics,
             lease_filter=self.filters.lease, streams=self.access.streams,
         )  # fmt: skip
+        owners = Owners(self.access.streams, self.access.keys.get, self.schemes.find_grants)
         self.durable = DurableSubscriptions(
             self.delivery, entropy=entropy, lease_filter=self.filters.lease, check_webhook=self.webhooks.judge.check,
             outlets={"webhook": self.webhooks.outlet}, secrets={"webhook": self.webhooks.secrets},
-            owners=Owners(self.access.streams, self.access.keys.get, self.schemes.find_grants),
+            owners=owners,
+            replies=Replies(
+                log, self.intake.publish_made, may_reply=owners.may_reply, limits=limits, metrics=metrics
+            ),
             announce=OwnStream(EVENTS, log.append_own).append,
             chance=random.Random(entropy.draw(8)),  # noqa: S311 - spreads retries, keeps no secret
             usage=self.metering.sink,

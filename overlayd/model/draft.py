@@ -1,6 +1,6 @@
 """Drafts on their way to the log, and what became of them."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -55,6 +55,7 @@ class AppendRequest(msgspec.Struct, gc=False):
     `may_create`: the stream may come into being with the node's defaults. `definition_version`: the
     version whose schema judged the drafts; the writer refuses with DefinitionConflict when the stream
     has another by then, and the caller judges again. 0 = judged without a definition (unknown stream).
+    `along`: SQL and values that run in the same transaction if the request isn't refused; they mustn't fail.
     """
 
     stream: StreamName
@@ -63,6 +64,7 @@ class AppendRequest(msgspec.Struct, gc=False):
     expected_sequence: int | None = None
     may_create: bool = False
     definition_version: int = 0
+    along: tuple[tuple[str, tuple[Any, ...]], ...] = ()
 
 
 class Receipt(msgspec.Struct, gc=False):

@@ -233,6 +233,12 @@ class IdReused(InvalidPacket):
     code, title, status = "packet.id_reused", "The id was used with another content", 422
 
 
+class HopsExceeded(OverlaydError):
+    """What is made from packets is bounded, so that nothing answers itself for ever."""
+
+    code, title, status = "hops.exceeded", "Made from other packets too often", 422
+
+
 class InvalidDefinition(OverlaydError):
     code, title, status = "definition.invalid", "The definition can't be used", 422
 
@@ -245,6 +251,12 @@ class InvalidSubscription(OverlaydError):
     """`violations` say where in the definition and why."""
 
     code, title, status = "subscription.invalid", "The subscription can't be used", 422
+
+
+class InvalidReply(OverlaydError):
+    """What an agent replied can't be taken."""
+
+    code, title, status = "reply.invalid", "The reply can't be used", 422
 
 
 class Rate(msgspec.Struct, frozen=True):

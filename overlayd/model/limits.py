@@ -11,6 +11,10 @@ from msgspec import Meta
 from overlayd.model.units import Duration, Size
 
 
+HOPS_MAX = 8
+"""How often in a row a packet may be made from another one: agents' replies and all else. The log's word, no setting."""
+
+
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Named bounds on every queue, body, count, time and rate."""
 
@@ -203,3 +207,17 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 10_000
     fetch_max: Annotated[int, Meta(ge=1, description="Messages that one fetch leases")] = 1000
     leases_per_request: Annotated[int, Meta(ge=1, description="Leases named in one ack, nack or extend")] = 10_000
+
+    # Agents
+    agent_reply_bytes: Annotated[Size, Meta(description="What an agent replies to one delivery")] = Size(1 << 20)
+    agent_reply_packets: Annotated[int, Meta(ge=1, description="Packets in one reply of an agent")] = 100
+    agent_runs_per_hour: Annotated[
+        int, Meta(ge=1, description="Deliveries to one agent in an hour, whatever its definition allows")
+    ] = 100_000
+    agent_runs_per_day: Annotated[
+        int, Meta(ge=1, description="Deliveries to one agent in a day, whatever its definition allows")
+    ] = 1_000_000
+    agent_bytes_per_day: Annotated[
+        Size,
+        Meta(description="Payload that one agent is given and replies with in a day, whatever its definition allows"),
+    ] = Size(10 << 30)

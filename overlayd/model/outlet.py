@@ -45,6 +45,7 @@ class AttemptResult(msgspec.Struct, frozen=True):
     and the delivery stays outstanding.
     `reason`: plain words for people, "" when delivered. `retry_after_s`: nothing is sent to this subscription before
     it has passed. `response_excerpt`: the start of what the consumer answered, cut by the outlet.
+    `reply`: JSON that an agent with an output answered, whole; judged by whoever appends it.
     """
 
     outcome: Outcome
@@ -53,6 +54,7 @@ class AttemptResult(msgspec.Struct, frozen=True):
     retry_after_s: float | None = None
     response_excerpt: bytes = b""
     duration_us: int = 0
+    reply: bytes = b""
 
 
 class Outlet(Protocol[M]):

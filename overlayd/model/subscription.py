@@ -13,7 +13,9 @@ from overlayd.model.units import Duration, Size
 
 SubscriptionKind = Literal["webhook", "agent", "pull", "live", "forward"]
 Ordering = Literal["none", "stream"]
-OutletFormat = Literal["packet", "cloudevents", "template"]
+OutletFormat = Literal["packet", "cloudevents", "template", "agent"]
+AgentMode = Literal["realtime", "batch"]
+AgentAttachment = Literal["webhook", "pull", "live"]
 
 
 class RetryRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,6 +92,29 @@ class PullRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
+class AgentRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What wakes an agent, how it is reached, and what it may answer."""
+
+    trigger: (
+        Annotated[
+            str | dict[str, Any],
+            Meta(description="A CEL expression, or a predicate of and, or, not, gt, gte, lt, lte, eq, includes"),
+        ]
+        | UnsetType
+    ) = UNSET
+    mode: Annotated[AgentMode, Meta(description="realtime: a packet a run; batch: several of one stream")] = "realtime"
+    attach: Annotated[AgentAttachment, Meta(description="How it is reached")] = "webhook"
+    output: Annotated[str, Meta(max_length=128, description="The stream that its replies go to")] | UnsetType = UNSET
+    runs_per_hour: Annotated[int, Meta(ge=1, description="Deliveries to it in an hour, at most")] | UnsetType = UNSET
+    runs_per_day: Annotated[int, Meta(ge=1, description="Deliveries to it in a day, at most")] | UnsetType = UNSET
+    bytes_per_day: (
+        Annotated[Size, Meta(description="Payload that it is given and replies with in a day, at most")] | UnsetType
+    ) = UNSET
+    coalesce: Annotated[
+        Literal["none", "key"], Meta(description="key: of packets that wait, the newest of each key counts")
+    ] = "none"
+
+
 class SubscriptionDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that says what a durable subscription is. Where it stands isn't part of it."""
 
@@ -104,6 +129,12 @@ class SubscriptionDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=
     min_confirmations: Annotated[int, Meta(ge=1, le=9999)] | UnsetType = UNSET
     webhook: WebhookRule | UnsetType = UNSET
     pull: PullRule | UnsetType = UNSET
+    agent: AgentRule | UnsetType = UNSET
+
+    @property
+    def reached_by(self) -> str:
+        """Which way its packets take: its kind, or an agent's attachment."""
+        return self.agent.attach if isinstance(self.agent, AgentRule) else self.kind
 
 
 def encode_subscription(definition: SubscriptionDefinition) -> bytes:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from overlayd.model.subscription import PullRule, SubscriptionDefinition, WebhookRule
+from overlayd.model.subscription import AgentRule, PullRule, SubscriptionDefinition, WebhookRule
 from overlayd.model.wire import ConfirmationStatus, CursorText, Packet, Time
 
 StartText = Annotated[str, Meta(description="now, beginning, an RFC 3339 time or a cursor; default now")]
@@ -36,6 +36,7 @@ class SubscriptionPatch(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     min_confirmations: int | UnsetType | None = UNSET
     webhook: WebhookRule | UnsetType = UNSET
     pull: PullRule | UnsetType | None = UNSET
+    agent: AgentRule | UnsetType = UNSET
 
 
 class SubscriptionState(msgspec.Struct, kw_only=True):
@@ -62,6 +63,23 @@ class SubscriptionState(msgspec.Struct, kw_only=True):
     last_error: Annotated[str, Meta(description="What the last failure said")] | UnsetType = UNSET
 
 
+class AgentRuns(msgspec.Struct, kw_only=True):
+    """What an agent has used of what it may."""
+
+    this_hour: Annotated[int, Meta(ge=0, description="Deliveries to it in this hour, UTC")]
+    today: Annotated[int, Meta(ge=0, description="The same of today")]
+    bytes_today: Annotated[int, Meta(ge=0, description="Payload that it was given and replied with today")]
+    coalesced: Annotated[int, Meta(ge=0, description="Packets settled because a newer one of their key waited")]
+    replies: Annotated[int, Meta(ge=0, description="Deliveries that it replied to with packets")]
+    held_by: (
+        Annotated[
+            Literal["runs_per_hour", "runs_per_day", "bytes_per_day"], Meta(description="What is used up, if anything")
+        ]
+        | UnsetType
+    ) = UNSET
+    held_until: Time | UnsetType = UNSET
+
+
 class SubscriptionBody(SubscriptionState, kw_only=True):
     """A durable subscription: its definition's members without secrets, and where it stands."""
 
@@ -80,6 +98,8 @@ class SubscriptionBody(SubscriptionState, kw_only=True):
     min_confirmations: int | UnsetType = UNSET
     webhook: WebhookRule | UnsetType = UNSET
     pull: PullRule | UnsetType = UNSET
+    agent: AgentRule | UnsetType = UNSET
+    runs: Annotated[AgentRuns, Meta(description="Of an agent")] | UnsetType = UNSET
     secret: Annotated[str, Meta(description="Shown this once: what deliveries are signed with")] | UnsetType = UNSET
     never: (
         Annotated[list[str], Meta(description="Streams under its patterns that will never confirm a packet as asked")]
@@ -114,12 +134,13 @@ class SecretBody(msgspec.Struct, kw_only=True):
 
 
 class AttemptBody(msgspec.Struct, kw_only=True):
-    """One attempt to deliver. `gap`: nothing was sent; the subscription doesn't ask for gaps and couldn't have these."""
+    """One attempt to deliver. `gap`: nothing was sent; the subscription doesn't ask for gaps and couldn't have these.
+    `hops`: nothing was sent; the packet was made from others too often in a row to be replied to."""
 
     at: Time
     delivery_id: str
     attempt: Annotated[int, Meta(ge=0, description="Counted from 1; 0 for a gap")]
-    outcome: Literal["delivered", "retry", "disable", "gap"]
+    outcome: Literal["delivered", "retry", "disable", "gap", "hops"]
     reason: Annotated[str, Meta(description="Why it failed")] | UnsetType = UNSET
     status: Annotated[int, Meta(description="HTTP status of the answer")] | UnsetType = UNSET
     duration_ms: Annotated[float, Meta(ge=0)]

@@ -95,9 +95,9 @@ class _PullRoutes:
 
     def _desk(self, text: str) -> Desk:
         found = self._find(text)
-        if found.definition.kind != "pull":
+        if found.definition.reached_by != "pull":
             raise SubscriptionConflict(
-                f"{found.name} is of kind {found.definition.kind}; only kind pull is fetched from", subject=found.id
+                f"{found.name} is of kind {found.definition.reached_by}; only kind pull is fetched from", subject=found.id
             )
         return self._durable.engine.desk(found)
 

@@ -14,7 +14,8 @@ from overlayd.delivery.subscriptions.parts import DurableSubscriptions
 from overlayd.delivery.subscriptions.showing import subscription_body
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.model.audit import AuditRecord, AuditSink
-from overlayd.model.errors import SubscriptionConflict
+from overlayd.model.errors import SubscriptionConflict, UnknownStream
+from overlayd.model.subscription import AgentRule, SubscriptionDefinition
 from overlayd.model.wire import encode_wire
 from overlayd.model.wire_subscriptions import (
     SecretBody,
@@ -126,6 +127,7 @@ class _SubscriptionRoutes:
         book = self._book
         asked = parse_new(raw, book.parse_query, book.check_webhook)
         reading = self._owners.require_create(principal, asked.definition.streams)
+        self._require_agent(asked.definition)
         async with self._lane.step_out():
             created = await book.create(asked, reading)
         self._note("subscription.create", created.subscription, principal)
@@ -145,6 +147,7 @@ class _SubscriptionRoutes:
         asked = parse_patch(raw, found.definition, self._book.parse_query, self._book.check_webhook)
         if asked.definition.streams != found.definition.streams:
             self._owners.require_create(principal, asked.definition.streams)
+        self._require_agent(asked.definition)
         async with self._lane.step_out():
             await self._book.patch(found, asked)
         self._note("subscription.change", found, principal)
@@ -211,6 +214,15 @@ class _SubscriptionRoutes:
         )
         return answer(encode_wire(body))
 
+    def _require_agent(self, definition: SubscriptionDefinition) -> None:
+        """Raises Forbidden, and UnknownStream for an output that isn't there."""
+        if not isinstance(definition.agent, AgentRule):
+            return
+        output = definition.agent.output or ""
+        self._owners.require_agent(principal_of(request), output)
+        if output and self._durable.engine.delivery.log.find_stream(output) is None:
+            raise UnknownStream(f"there is no stream {output} to reply to", subject=output, hint="create it first")
+
     async def _set_state(self, subscription: str, state: str) -> Response:
         found = self._find(subscription)
         Parameters(request, ())
@@ -226,7 +238,12 @@ class _SubscriptionRoutes:
     def _body(self, found: Subscription, *, secret: str = "", never: list[str] | None = None) -> SubscriptionBody:
         engine = self._durable.engine
         return subscription_body(
-            found, engine.dispatcher.position, engine.delivery.log.head, secret=secret, never=never
+            found,
+            engine.dispatcher.position,
+            engine.delivery.log.head,
+            now_us=engine.delivery.clock.now_us(),
+            secret=secret,
+            never=never,
         )
 
     def _answer(self, found: Subscription) -> Response:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import trio
@@ -14,13 +14,14 @@ from overlayd.model.draft import AppendRequest, AppendResult, Receipt
 from overlayd.model.errors import (
     BadParameter,
     DefinitionConflict,
+    HopsExceeded,
     InvalidPacket,
     OverlaydError,
     PacketTooLarge,
     UnknownStream,
     Violation,
 )
-from overlayd.model.limits import Limits
+from overlayd.model.limits import HOPS_MAX, Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.names import StreamName, parse_stream_name
 from overlayd.pipeline.chain_members import judge_claim, note_confirmation
@@ -101,6 +102,18 @@ class _Judged(msgspec.Struct):
     rejections: dict[int, OverlaydError]
 
 
+class Made(msgspec.Struct, frozen=True):
+    """How packets came to be that the node made from others. `hops`: one more than theirs had. `derived_from`: their
+    offsets, ascending. `along`: statements of the same transaction (`AppendRequest`)."""
+
+    hops: int = 0
+    derived_from: tuple[int, ...] = ()
+    along: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+
+
+NOT_MADE = Made()
+
+
 class Terms(msgspec.Struct, frozen=True):
     """What goes with a request's packets. `idempotency_key` stands for the id of a single packet."""
 
@@ -110,6 +123,7 @@ class Terms(msgspec.Struct, frozen=True):
     expected_sequence: int | None = None
     traceparent: str = ""
     idempotency_key: str = ""
+    made: Made = NOT_MADE
 
 
 class _Slices:
@@ -187,6 +201,26 @@ class Intake:
         name = self._known(stream, may_create)
         terms = Terms(principal, may_create, atomic, expected_sequence, traceparent)
         return await self._submit(name, list(decoded), {}, terms, started)
+
+    async def publish_made(
+        self, stream: str, objects: Sequence[bytes], *, principal: str, made: Made, traceparent: str = ""
+    ) -> PublishAnswer:
+        """The same for packet objects that the node makes from other packets, all or none, into a stream that exists.
+
+        What goes along is done though every packet is a duplicate. Checkpoint. Raises HopsExceeded.
+        """
+        started = trio.current_time()
+        if made.hops > HOPS_MAX:
+            self._metrics.count_limit_hit("hops_max")
+            await trio.lowlevel.checkpoint()
+            raise HopsExceeded(
+                f"the packet would be made from another one for the {made.hops}th time in a row; {HOPS_MAX} are taken",
+                subject=stream, hint="two agents may be answering each other: narrow what triggers them",
+            )  # fmt: skip
+        name = self._known(stream, may_create=False)
+        decoded, rejections = await self._decode(objects, 0)
+        terms = Terms(principal, may_create=False, atomic=True, traceparent=traceparent, made=made)
+        return await self._submit(name, decoded, rejections, terms, started)
 
     def judge_now(self, stream: StreamName, raw: bytes, terms: Terms) -> AppendRequest | None:
         """What to append for a single packet object. None where that takes a wait, or the packet will be refused:
@@ -267,6 +301,7 @@ class Intake:
         for one in decoded:
             one.draft.principal = terms.principal
             one.draft.traceparent = one.draft.traceparent or terms.traceparent
+            one.draft.hops, one.draft.derived_from = terms.made.hops, terms.made.derived_from
         for attempt in range(REJUDGED_MAX + 1):
             judged = await self._judge(name, decoded, refused)
             if judged.rejections and terms.atomic:
@@ -277,7 +312,7 @@ class Intake:
                 break
             request = AppendRequest(
                 name, [one.draft for one in judged.passed], atomic=terms.atomic, may_create=terms.may_create,
-                expected_sequence=terms.expected_sequence, definition_version=judged.rule.version,
+                expected_sequence=terms.expected_sequence, definition_version=judged.rule.version, along=terms.made.along,
             )  # fmt: skip
             try:
                 result = await self._log.append(request)

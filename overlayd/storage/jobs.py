@@ -40,9 +40,12 @@ class AppendJob:
         if self.packets == 1:
             plain = judge_plain(group, self.request, self.prepared, lookups)
             if plain is not None:
+                group.statements += self.request.along
                 await pace.spend(1)
                 return plain
-        return await judge_append(group, self.request, self.prepared, lookups, pace)
+        result = await judge_append(group, self.request, self.prepared, lookups, pace)
+        group.statements += self.request.along
+        return result
 
 
 class ChangeJob:

@@ -52,7 +52,6 @@ def hook(**members: Any) -> dict[str, Any]:
         ({"name": "x" * 65, "kind": "pull"}, ["/name"]),
         ({"name": "abcdefghijklmnop", "kind": "pull"}, ["/name"]),
         ({"name": "x", "kind": "nonsense"}, ["/kind"]),
-        ({"name": "x", "kind": "agent"}, ["/kind"]),
         ({"name": "x", "kind": "forward"}, ["/kind"]),
         ({"name": "x", "kind": "webhook"}, ["/webhook"]),
         ({"name": "x", "kind": "pull", "webhook": {"url": "https://x/"}}, ["/webhook"]),

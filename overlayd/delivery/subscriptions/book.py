@@ -11,6 +11,7 @@ import trio
 from blake3 import blake3
 from msgspec import UNSET
 
+from overlayd.delivery.agents.definition import effective_filter
 from overlayd.delivery.delivery import FilterLease, LeaseFilter
 from overlayd.delivery.matching import check_confirmations
 from overlayd.delivery.query import At, Beginning, Now, Selection
@@ -191,7 +192,7 @@ class SubscriptionBook:
                 await self._redefine(present, asked)
             else:
                 await self._write_definition(present, None)
-            keeper = self._secrets.get(present.definition.kind)
+            keeper = self._secrets.get(present.definition.reached_by)
             if keeper is not None and digest not in ("", present.rest.declared):
                 _, statements = keeper.rotate(present.id, asked.secret)
                 await self._log.write(statements)
@@ -214,7 +215,7 @@ class SubscriptionBook:
                 subscription.ring()
                 while ids := await self._log.write(lambda c: tables.delete_dead(c, subscription.number)):
                     subscription.dead_letters -= len(ids)
-                keeper = self._secrets.get(subscription.definition.kind)
+                keeper = self._secrets.get(subscription.definition.reached_by)
                 forget = None if keeper is None else keeper.forget(subscription.id)
                 await self._write_whole(lambda connection: _delete(connection, subscription.number, forget))
             except BaseException:
@@ -251,9 +252,11 @@ class SubscriptionBook:
     async def rotate_secret(self, subscription: Subscription, given: str | None) -> str:
         """Another secret, shown this once; the one before stays valid for a while. Checkpoint. Raises
         SubscriptionConflict where there is none, InvalidSubscription."""
-        keeper = self._secrets.get(subscription.definition.kind)
+        keeper = self._secrets.get(subscription.definition.reached_by)
         if keeper is None:
-            raise SubscriptionConflict(f"a {subscription.definition.kind} subscription has no secret", subject="secret")
+            raise SubscriptionConflict(
+                f"a {subscription.definition.reached_by} subscription has no secret", subject="secret"
+            )
         secret, statements = keeper.rotate(subscription.id, given)
         await self._log.write(statements)
         return secret
@@ -339,7 +342,7 @@ class SubscriptionBook:
         if is_shared and position is not None and position.epoch == floor.epoch:
             floor = max(floor, position, key=lambda cursor: (cursor.offset, cursor.index is None))
         rows = [
-            (row, self._due_of(row, rules, is_pull=definition.kind == "pull"))
+            (row, self._due_of(row, rules, is_pull=definition.reached_by == "pull"))
             for row in stored.rows
             if row.keys[-1][0] <= common
         ]
@@ -352,7 +355,7 @@ class SubscriptionBook:
         subscription.ledger.discard(row.key for row in stored.rows if row.keys[-1][0] > common)
         subscription.is_tracked = (
             is_shared and position is not None and position.epoch == self._log.epoch == floor.epoch
-            and definition.kind != "live"
+            and definition.reached_by != "live"
         )  # fmt: skip
         try:
             self._keep_lease(subscription, self._lease(selection, reading))
@@ -379,7 +382,7 @@ class SubscriptionBook:
             streams=tuple(sorted(set(definition.streams))), topics=tuple(sorted(set(definition.topics))),
             types=frozenset(definition.types), keys=frozenset(definition.keys), deliver=definition.deliver,
             min_confirmations=None if definition.min_confirmations is UNSET else definition.min_confirmations,
-            filter=None if definition.filter is UNSET else definition.filter,
+            filter=effective_filter(definition),
         )  # fmt: skip
 
     def _due_of(self, row: UnitRow, rules: Rules, *, is_pull: bool) -> float:
@@ -394,13 +397,14 @@ class SubscriptionBook:
     ) -> Subscription:  # fmt: skip
         return Subscription(
             number=number, id=id, owner=owner, reading=reading, created_us=created_us, definition=definition,
-            selection=selection, matcher=self.engine.delivery.matcher(selection), rest=rest, ledger=ledger,
+            selection=selection, matcher=self.engine.delivery.matcher(selection), rest=rest, ledger=ledger, limits=self._limits,
         )  # fmt: skip
 
     def _enter(self, subscription: Subscription) -> None:
         self._by_id[subscription.id] = self._by_name[subscription.name] = subscription
+        subscription.is_held = self.engine.are_agents_paused and subscription.definition.kind == "agent"
         self.engine.subscriptions[subscription.number] = subscription
-        if subscription.definition.kind != "live":
+        if subscription.definition.reached_by != "live":
             self.engine.dispatcher.add(subscription)
 
     def _leave(self, subscription: Subscription) -> None:
@@ -442,13 +446,14 @@ class SubscriptionBook:
                 return id
 
     def _make_secret(self, definition: SubscriptionDefinition, id: str, given: str) -> tuple[str, Statements | None]:
-        keeper = self._secrets.get(definition.kind)
+        keeper = self._secrets.get(definition.reached_by)
         return ("", None) if keeper is None else keeper.create(id, given or None)
 
 
 def _ledger_rules(rules: Rules) -> dict[str, Any]:
     return {
-        "is_ordered": rules.ordering == "stream", "batch_size": rules.batch_size, "batch_wait_s": rules.batch_wait_s
+        "is_ordered": rules.ordering == "stream", "batch_size": rules.batch_size, "batch_wait_s": rules.batch_wait_s,
+        "is_coalescing": rules.is_coalescing,
     }  # fmt: skip
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from overlayd.delivery.agents.definition import check_agent, complete_agent, effective_filter
+from overlayd.delivery.agents.predicate import PredicateError
 from overlayd.delivery.query import At, Beginning, LiveQuery, Now, Selection
 from overlayd.model.clock import parse_time_us
 from overlayd.model.cursor import Cursor
@@ -20,7 +22,7 @@ from overlayd.model.subscription import (
     encode_subscription,
 )
 
-KINDS = ("webhook", "pull", "live")
+KINDS = ("webhook", "agent", "pull", "live")
 """Those that this version can do."""
 
 BATCH_WAIT_MAX_S = 300.0
@@ -92,6 +94,8 @@ def judge(
 ) -> Asked:
     """The definition, if nothing is wrong with it. Raises InvalidSubscription with everything that is."""
     violations = list(_name_and_kind(definition))
+    definition = complete_agent(definition)
+    violations += check_agent(definition)
     selection = Selection()
     try:
         selection = parse_query(_query_members(definition)).selection
@@ -107,7 +111,7 @@ def judge(
         definition = msgspec.structs.replace(definition, webhook=bare)
     if definition.pull is not UNSET:
         violations += _pull(definition.pull)
-    elif definition.kind == "pull":
+    elif definition.reached_by == "pull":
         definition = msgspec.structs.replace(definition, pull=PullRule())
     if violations:
         raise _refusal(violations)
@@ -163,11 +167,19 @@ def _query_members(definition: SubscriptionDefinition) -> dict[str, Any]:
         "streams": list(definition.streams), "topics": list(definition.topics), "types": list(definition.types),
         "keys": list(definition.keys), "deliver": definition.deliver,
     }  # fmt: skip
-    if definition.filter is not UNSET:
-        members["filter"] = definition.filter
+    if (expression := _filter_of(definition)) is not None:
+        members["filter"] = expression
     if definition.min_confirmations is not UNSET:
         members["min_confirmations"] = definition.min_confirmations
     return members
+
+
+def _filter_of(definition: SubscriptionDefinition) -> str | None:
+    """None for a trigger that can't be put into CEL, which is told elsewhere."""
+    try:
+        return effective_filter(definition)
+    except PredicateError:
+        return None
 
 
 def _name_and_kind(definition: SubscriptionDefinition) -> Iterator[Violation]:
@@ -179,11 +191,17 @@ def _name_and_kind(definition: SubscriptionDefinition) -> Iterator[Violation]:
         yield _wrong(
             "/kind", f"this version can't do {definition.kind} subscriptions yet; it can do {', '.join(KINDS)}"
         )
-    if definition.kind == "webhook" and definition.webhook is UNSET:
+    if definition.kind == "agent" and definition.agent is UNSET:
+        yield _wrong("/agent", "an agent's subscription says what it is: agent, {} at least")
+        return
+    way = definition.reached_by
+    if way == "webhook" and definition.webhook is UNSET:
         yield _wrong("/webhook", "a webhook subscription says where to post: webhook.url")
-    for table, kind in (("webhook", "webhook"), ("pull", "pull")):
-        if definition.kind != kind and getattr(definition, table) is not UNSET:
-            yield _wrong(f"/{table}", f"goes with kind {kind}, not with {definition.kind}")
+    for table in ("webhook", "pull"):
+        if way != table and getattr(definition, table) is not UNSET:
+            yield _wrong(f"/{table}", f"goes with kind {table}, not with {way}")
+    if definition.kind != "agent" and definition.agent is not UNSET:
+        yield _wrong("/agent", f"goes with kind agent, not with {definition.kind}")
 
 
 def _webhook(rule: WebhookRule) -> Iterator[Violation]:

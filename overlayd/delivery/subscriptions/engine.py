@@ -18,7 +18,7 @@ from overlayd.delivery.subscriptions.pull import Desk
 from overlayd.delivery.subscriptions.rounds import Rounds
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.delivery.subscriptions.tables import expire_dead, oldest_dead
-from overlayd.delivery.subscriptions.worker import Announce, Worker, Workshop
+from overlayd.delivery.subscriptions.worker import Announce, Replier, Worker, Workshop
 from overlayd.model.errors import OverlaydError
 from overlayd.model.outlet import Outlet
 from overlayd.model.supervise import supervise
@@ -44,7 +44,7 @@ class Engine:
 
     def __init__(
         self, delivery: Delivery, *, outlets: Mapping[str, Outlet[Message]], may_read: MayRead, announce: Announce,
-        chance: random.Random, usage: Callable[[], UsageSink | None],
+        chance: random.Random, usage: Callable[[], UsageSink | None], replies: Replier | None = None,
     ) -> None:  # fmt: skip
         """`outlets`: by the kind of subscription. `usage`: who counts what was delivered, if anybody does."""
         self.delivery = delivery
@@ -60,7 +60,7 @@ class Engine:
             places=NodePlaces(delivery.limits.deliveries_in_flight), limits=delivery.limits, settings=self.settings,
             clock=delivery.clock, chance=chance, announce=announce, frontier=lambda: self.dispatcher.frontier,
             wait_reached=self.dispatcher.wait_reached,
-            next_dead_id=self._next_dead_id, stir=lambda: self._stirred.set(), usage=usage,
+            next_dead_id=self._next_dead_id, stir=lambda: self._stirred.set(), usage=usage, replies=replies,
         )  # fmt: skip
         self._chance = chance
         self._running: dict[int, _Running] = {}
@@ -68,6 +68,7 @@ class Engine:
         self._call = trio.Event()
         self._stirred = trio.Event()
         self._is_draining = False
+        self.are_agents_paused = False
         self.desks: dict[int, Desk] = {}
         self.subscriptions: dict[int, Subscription] = {}
         self._watch()
@@ -102,9 +103,17 @@ class Engine:
         if not subscription.is_tracked:
             self.rounds.busy[subscription.number] = subscription
         subscription.ring()
-        if subscription.definition.kind in self.outlets and subscription.has_work:
+        if subscription.definition.reached_by in self.outlets and subscription.has_work:
             self._wanted[subscription.number] = subscription
             self._call.set()
+
+    def hold_agents(self, is_paused: bool) -> None:
+        """From now on nothing is begun for any agent, or is again. What is in flight ends as it ends."""
+        self.are_agents_paused = is_paused
+        for subscription in self.subscriptions.values():
+            if subscription.definition.kind == "agent":
+                subscription.is_held = is_paused
+                self.wake(subscription)
 
     def desk(self, subscription: Subscription) -> Desk:
         """Where the workers of a pull subscription meet."""
@@ -160,7 +169,7 @@ class Engine:
     async def _work(self, subscription: Subscription) -> None:
         number = subscription.number
         running = self._running[number]
-        outlet = self.outlets[subscription.definition.kind]
+        outlet = self.outlets[subscription.definition.reached_by]
         try:
             with running.scope:
                 await supervise(

@@ -8,6 +8,7 @@ import heapq
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 
+from overlayd.delivery.matching import PacketView
 from overlayd.delivery.subscriptions.units import Changes, Item, Key, Unit, UnitRow, row_of
 from overlayd.model.cursor import Cursor
 
@@ -32,15 +33,17 @@ class Ledger:
 
     def __init__(
         self, floor: Cursor, rows: Sequence[tuple[UnitRow, float]] = (), *, is_ordered: bool = False,
-        batch_size: int = 1, batch_wait_s: float = 0.0,
+        batch_size: int = 1, batch_wait_s: float = 0.0, is_coalescing: bool = False,
     ) -> None:  # fmt: skip
         """`rows`: what was written down before, each with when it is due; the scan from the floor finds their items
-        again."""
+        again. `is_coalescing`: a packet settles one of the same stream and key that wasn't taken yet."""
         self.floor = floor
         self.position = floor
         self._is_ordered = is_ordered
         self._batch_size = batch_size
         self._batch_wait_s = batch_wait_s
+        self._newest: dict[tuple[str, str], Item] | None = {} if is_coalescing else None
+        self.coalesced = 0
         self._items: deque[Item] = deque()
         self._streams: dict[str, _Stream] = {}
         self._ready: OrderedDict[str, None] = OrderedDict()
@@ -138,7 +141,27 @@ class Ledger:
                 self._set_timer(unit.due, unit)
         self._advance()
 
+    def _coalesce(self, item: Item, stream: _Stream, newest: dict[tuple[str, str], Item]) -> None:
+        """Settles the packet of the same key that waits, if there is one."""
+        view = None if item.message is None else item.message.subject
+        if not isinstance(view, PacketView) or not view.meta.key:
+            return
+        before = newest.get((item.stream, view.meta.key))
+        newest[item.stream, view.meta.key] = item
+        if before is None or before.unit is not None or before not in stream.loose:
+            return
+        stream.loose.remove(before)
+        self._loose -= 1
+        self._held_loose -= stream.busy is not None
+        unit = before.unit = Unit(before.key, [before], before.stream, left=1)
+        unit.state = "done"
+        self._settle_item(before)
+        self._change(unit)
+        self.coalesced += 1
+
     def _add_loose(self, item: Item, stream: _Stream) -> None:
+        if self._newest is not None:
+            self._coalesce(item, stream, self._newest)
         stream.loose.append(item)
         self._loose += 1
         if stream.busy is None:
@@ -335,6 +358,8 @@ class Ledger:
         unit = Unit(items[0].key, items, name, left=count)
         for item in items:
             item.unit = unit
+        if self._newest is not None and not self._loose:
+            self._newest.clear()
         return unit
 
     def _stream(self, name: str) -> _Stream:

@@ -70,9 +70,9 @@ class NamedLive:
         await trio.lowlevel.checkpoint()
         subscription = self._book.find(name)
         self._owners.require_use(principal, subscription)
-        if subscription.definition.kind != "live":
+        if subscription.definition.reached_by != "live":
             raise SubscriptionConflict(
-                f"{subscription.name} is of kind {subscription.definition.kind}; only kind live can be attached to",
+                f"{subscription.name} is of kind {subscription.definition.reached_by}; only kind live can be attached to",
                 subject=subscription.id,
             )
         if not subscription.is_served:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from overlayd.access.keys import Key
-from overlayd.access.principal import Principal, check_standing
+from overlayd.access.principal import Principal, check_standing, may_some, require_some
 from overlayd.access.scopes import RIGHTS, Grants, grants_of, parse_scope
 from overlayd.access.stream_guard import StreamGuard
 from overlayd.delivery.subscriptions.subscription import Reading, Subscription
@@ -50,6 +50,19 @@ class Owners:
             )  # fmt: skip
         self._streams.sight(principal, "subscribe", streams)
         return Reading(principal.name, tuple(sorted(principal.rights)), tuple(principal.grants.scopes), principal.owner)
+
+    def require_agent(self, principal: Principal, output: str) -> None:
+        """For whoever makes an agent. Raises Forbidden without the right `agent`, or to publish to its output."""
+        require_some(principal, "agent")
+        if output:
+            self._streams.require(principal, "publish", output)
+
+    def may_reply(self, reading: Reading, output: str) -> bool:
+        """Whether the owner may run agents and publish to the stream, now."""
+        who = self._principal_of(reading)
+        if who is None or not may_some(who, "agent"):
+            return False
+        return self._streams.may(who, "publish", output)
 
     def require_use(self, principal: Principal, subscription: Subscription) -> None:
         """For whoever made it, and for those who manage. Raises UnknownSubscription: others needn't learn of it."""

@@ -16,7 +16,7 @@ from overlayd.delivery.subscriptions.letter_box import LetterBox
 from overlayd.delivery.subscriptions.named_live import NamedLive
 from overlayd.delivery.subscriptions.owners import Owners
 from overlayd.delivery.subscriptions.subscription import Subscription
-from overlayd.delivery.subscriptions.worker import Announce
+from overlayd.delivery.subscriptions.worker import Announce, Replier
 from overlayd.model.clock import Entropy
 from overlayd.model.errors import SubscriptionConflict
 from overlayd.model.outlet import AttemptResult, Outlet, SecretKeeper
@@ -31,10 +31,18 @@ class DurableSubscriptions:
         self, delivery: Delivery, *, entropy: Entropy, lease_filter: LeaseFilter, outlets: Mapping[str, Outlet[Message]],
         secrets: Mapping[str, SecretKeeper], check_webhook: CheckWebhook, owners: Owners, announce: Announce,
         chance: random.Random, usage: Callable[[], UsageSink | None] = lambda: None,
+        replies: Replier | None = None,
     ) -> None:  # fmt: skip
-        """`outlets` and `secrets`: by the kind of subscription. `lease_filter`: the filters' book."""
+        """`outlets` and `secrets`: by the kind of subscription. `lease_filter`: the filters' book. `replies`: appends what
+        agents reply."""
         self.engine = Engine(
-            delivery, outlets=outlets, may_read=owners.may_read, announce=announce, chance=chance, usage=usage
+            delivery,
+            outlets=outlets,
+            may_read=owners.may_read,
+            announce=announce,
+            chance=chance,
+            usage=usage,
+            replies=replies,
         )
         self.book = SubscriptionBook(
             self.engine, entropy=entropy, lease_filter=lease_filter, check_webhook=check_webhook, secrets=secrets
@@ -72,10 +80,10 @@ class DurableSubscriptions:
     async def test(self, subscription: Subscription) -> tuple[str, AttemptResult]:
         """Makes one attempt with nothing in it, whatever the subscription's state; it counts nowhere. Gives its id and
         what came of it. Checkpoint. Raises SubscriptionConflict for a kind that nothing is sent to."""
-        outlet = self.engine.outlets.get(subscription.definition.kind)
+        outlet = self.engine.outlets.get(subscription.definition.reached_by)
         if outlet is None:
             raise SubscriptionConflict(
-                f"nothing is sent to a {subscription.definition.kind} subscription", subject=subscription.id
+                f"nothing is sent to a {subscription.definition.reached_by} subscription", subject=subscription.id
             )
         word = base64.b32encode(self._entropy.draw(5)).decode().lower()
         delivery: OutletDelivery[Message] = OutletDelivery(

@@ -70,6 +70,9 @@ class Rounds:
         self.stored_position: Cursor | None = None
         self.busy: dict[int, Subscription] = {}
         """Those that may hold an older floor than the stored position, though what is written says they share it."""
+        self._coalesced = metrics.counter(
+            "overlayd_agent_packets_coalesced", "Packets settled because a newer one of their key waited for the agent"
+        )
         self._sizes = metrics.histogram(
             "overlayd_subscription_round_subscriptions", "Subscriptions written down in one transaction", buckets=COUNTS
         )
@@ -143,5 +146,6 @@ class Rounds:
         dirty, self._dirty = self._dirty, {}
         for subscription in dirty.values():
             if not subscription.is_gone:
+                self._coalesced.inc(subscription.ledger.coalesced)
                 subscription.drain(round, position)
         return round

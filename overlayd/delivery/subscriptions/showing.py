@@ -1,6 +1,6 @@
 """Subscriptions, attempts and dead letters as the API shows them."""
 
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -16,14 +16,15 @@ from overlayd.model.clock import format_time_us
 from overlayd.model.cursor import Cursor
 from overlayd.model.subscription import WebhookRule
 from overlayd.model.wire import Packet
-from overlayd.model.wire_subscriptions import AttemptBody, DeadLetterBody, SubscriptionBody
+from overlayd.model.wire_subscriptions import AgentRuns, AttemptBody, DeadLetterBody, SubscriptionBody
 
 HIDDEN = "(hidden)"
 
 
 def subscription_body(
-    subscription: Subscription, position: Cursor, head: int, *, secret: str = "", never: list[str] | None = None
-) -> SubscriptionBody:
+    subscription: Subscription, position: Cursor, head: int, *, now_us: int, secret: str = "",
+    never: list[str] | None = None,
+) -> SubscriptionBody:  # fmt: skip
     """The subscription as it is shown. `position`: the dispatcher's; `head`: the log's. Values of headers may be
     secrets, so only their names are told."""
     definition, rest, ledger = subscription.definition, subscription.rest, subscription.ledger
@@ -48,14 +49,16 @@ def subscription_body(
         min_confirmations=definition.min_confirmations,
         webhook=webhook,
         pull=definition.pull,
+        agent=definition.agent,
+        runs=_runs_of(subscription, now_us),
         state=rest.state,
         reason=rest.reason or UNSET,
         cursor=str(floor),
         outstanding=ledger.unsettled,
         lag_entries=max(0, head - floor.offset),
         oldest_undelivered_at=_time(oldest.trigger_us if oldest else 0),
-        delivered=UNSET if definition.kind == "live" else rest.delivered,
-        failed=UNSET if definition.kind == "live" else rest.failed,
+        delivered=UNSET if definition.reached_by == "live" else rest.delivered,
+        failed=UNSET if definition.reached_by == "live" else rest.failed,
         dead_letters=subscription.dead_letters,
         last_success_at=_time(rest.last_success_us),
         last_failure_at=_time(rest.last_failure_us),
@@ -65,13 +68,24 @@ def subscription_body(
     )
 
 
+def _runs_of(subscription: Subscription, now_us: int) -> AgentRuns | UnsetType:
+    if subscription.brakes is None:
+        return UNSET
+    runs, hold = subscription.rest.runs.at(now_us), subscription.brakes.hold(subscription.rest.runs, now_us)
+    return AgentRuns(
+        this_hour=runs.hour_runs, today=runs.day_runs, bytes_today=runs.day_bytes, coalesced=runs.coalesced,
+        replies=runs.replies, held_by=UNSET if hold is None else cast(Any, hold.brake),
+        held_until=UNSET if hold is None else format_time_us(now_us + round(hold.wait_s * 1e6)),
+    )  # fmt: skip
+
+
 def attempt_body(stored: StoredAttempt) -> AttemptBody:
     """An attempt as it is shown."""
     return AttemptBody(
         at=format_time_us(stored.at_us),
         delivery_id=stored.delivery_id,
         attempt=stored.attempt,
-        outcome=cast(Literal["delivered", "retry", "disable", "gap"], stored.outcome),
+        outcome=cast(Literal["delivered", "retry", "disable", "gap", "hops"], stored.outcome),
         reason=stored.reason or UNSET,
         status=UNSET if stored.status is None else stored.status,
         duration_ms=stored.duration_us / 1000,

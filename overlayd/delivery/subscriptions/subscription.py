@@ -6,6 +6,7 @@ from collections import deque
 import msgspec
 import trio
 
+from overlayd.delivery.agents.brakes import Brakes
 from overlayd.delivery.matching import Matcher
 from overlayd.delivery.query import Selection
 from overlayd.delivery.scanning import Judge
@@ -14,7 +15,8 @@ from overlayd.delivery.subscriptions.pacing import Pace, Service, Window
 from overlayd.delivery.subscriptions.retry import RETRY_AFTER_MAX_S, RetryPolicy, policy_of
 from overlayd.delivery.subscriptions.tables import AttemptBody, DeadRow, Rest, Round, Runs, State, StateRow
 from overlayd.model.cursor import Cursor
-from overlayd.model.subscription import Ordering, PullRule, SubscriptionDefinition, WebhookRule
+from overlayd.model.limits import Limits
+from overlayd.model.subscription import AgentRule, Ordering, PullRule, SubscriptionDefinition, WebhookRule
 
 ATTEMPTS_KEPT = 100
 """Attempts of each subscription that can be looked at."""
@@ -43,11 +45,13 @@ class Rules(msgspec.Struct, frozen=True):
     rate_per_second: float | None
     gaps: bool
     retry: RetryPolicy
+    is_coalescing: bool = False
 
 
 def rules_of(definition: SubscriptionDefinition) -> Rules:
     """The rules of a definition that was judged."""
-    webhook = definition.webhook
+    webhook, agent = definition.webhook, definition.agent
+    is_coalescing = isinstance(agent, AgentRule) and agent.coalesce == "key"
     if isinstance(webhook, WebhookRule):
         return Rules(
             ordering=webhook.ordering,
@@ -57,9 +61,14 @@ def rules_of(definition: SubscriptionDefinition) -> Rules:
             rate_per_second=webhook.rate_per_second or None,
             gaps=bool(webhook.gaps),
             retry=policy_of(webhook.retry, webhook.ordering),
+            is_coalescing=is_coalescing,
         )
     pull = definition.pull if isinstance(definition.pull, PullRule) else PullRule()
-    return Rules(pull.ordering, 1, 0.0, 1, None, True, RetryPolicy(pull.max_deliveries))
+    return Rules(pull.ordering, 1, 0.0, 1, None, True, RetryPolicy(pull.max_deliveries), is_coalescing)
+
+
+def _brakes_of(definition: SubscriptionDefinition, limits: Limits) -> Brakes | None:
+    return Brakes(definition.agent, limits) if isinstance(definition.agent, AgentRule) else None
 
 
 class Subscription:
@@ -67,12 +76,13 @@ class Subscription:
 
     `is_tracked`: the dispatcher follows the head for it; everything up to the dispatcher's position that it wants is
     in the ledger. `shared_row`: what is written down says that it shares the stored position. `bell`: rung when its
-    worker should look again.
+    worker should look again. `brakes`: of an agent; `is_held`: all agents are paused.
     """
 
     def __init__(
         self, *, number: int, id: str, owner: str, reading: Reading, created_us: int,
         definition: SubscriptionDefinition, selection: Selection, matcher: Matcher, rest: Rest, ledger: Ledger,
+        limits: Limits,
     ) -> None:  # fmt: skip
         self.number = number
         self.id = id
@@ -83,6 +93,7 @@ class Subscription:
         self.selection = selection
         self.matcher = matcher
         self.rules = rules_of(definition)
+        self.brakes = _brakes_of(definition, limits)
         self.rest = rest
         self.ledger = ledger
         self.judge: Judge | None = None
@@ -96,6 +107,8 @@ class Subscription:
         self.dead_new: list[DeadRow] = []
         self.dead_gone: list[int] = []
         self.dead_queued: dict[int, DeadRow] = {}
+        self.is_held = False
+        self._limits = limits
         self._service: Service | None = None
 
     def __repr__(self) -> str:
@@ -118,7 +131,7 @@ class Subscription:
     @property
     def is_served(self) -> bool:
         """Whether anything may be begun for it."""
-        return self.rest.state == "active" and not self.is_gone and not self.is_draining
+        return self.rest.state == "active" and not (self.is_gone or self.is_draining or self.is_held)
 
     def serve(self, now_us: int) -> Service:
         """How it is served at the moment; lasts until it is defined anew. What it asked for before a restart holds on,
@@ -134,6 +147,7 @@ class Subscription:
         """From now on it is this; the ledger is the caller's business."""
         self.definition, self.matcher, self.selection = definition, matcher, matcher.selection
         self.rules = rules_of(definition)
+        self.brakes = _brakes_of(definition, self._limits)
         self._service = None
 
     def ring(self) -> None:
@@ -161,6 +175,26 @@ class Subscription:
             self._service.failed_at, self._service.failures = None, 0
         self.ring()
 
+    def room_for_runs(self, now_us: int) -> int | None:
+        """Deliveries that an agent's brakes allow now; None where there are no brakes."""
+        return None if self.brakes is None else self.brakes.room(self.rest.runs, now_us)
+
+    def note_run(self, now_us: int) -> None:
+        """An agent is given something."""
+        if self.brakes is not None:
+            self.change(runs=self.rest.runs.with_run(now_us))
+
+    def note_run_bytes(self, now_us: int, size: int) -> None:
+        """It was so many bytes of payload, given or replied."""
+        if self.brakes is not None and size:
+            self.change(runs=self.rest.runs.with_bytes(now_us, size))
+
+    def note_reply(self, now_us: int, size: int) -> None:
+        """An agent replied with so many bytes."""
+        self.note_run_bytes(now_us, size)
+        if size:
+            self.change(runs=msgspec.structs.replace(self.rest.runs, replies=self.rest.runs.replies + 1))
+
     def note_attempt(self, body: AttemptBody) -> None:
         """Keeps an attempt for those who ask."""
         self.attempts_new.append((self.rest.attempts % ATTEMPTS_KEPT, body))
@@ -177,6 +211,10 @@ class Subscription:
     def drain(self, round: Round, position: Cursor) -> None:
         """Adds everything that changed to the next transaction. `position`: the dispatcher's."""
         changes = self.ledger.drain()
+        if self.ledger.coalesced:
+            runs = self.rest.runs
+            self.change(runs=msgspec.structs.replace(runs, coalesced=runs.coalesced + self.ledger.coalesced))
+            self.ledger.coalesced = 0
         for key in changes.gone:
             round.add_gone(self.number, key)
         for row in changes.rows:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from overlayd.delivery.subscriptions.units import Key, UnitRow
+from overlayd.delivery.agents.brakes import RunCount
+from overlayd.delivery.subscriptions.units import Key, Unit, UnitRow, row_of
 from overlayd.model.cursor import Cursor, Epoch
 from overlayd.storage.migrations import Feature
 
@@ -80,6 +81,7 @@ class Rest(msgspec.Struct, array_like=True):
     `start`: nothing up to this offset was given. `told`: runs of offsets that it knows it won't get. `failing_us`:
     for how long nothing but failures, as far as the node was there to see it. `hold_us`: nothing is sent before then.
     `generation`: leases of earlier ones don't count. `declared`: hash of the secret that the configuration gives.
+    `runs`: of an agent.
     """
 
     state: State = "active"
@@ -97,6 +99,7 @@ class Rest(msgspec.Struct, array_like=True):
     hold_us: int = 0
     disabled_us: int = 0
     declared: str = ""
+    runs: RunCount = RunCount()
 
 
 class StateRow(msgspec.Struct, frozen=True):
@@ -231,6 +234,23 @@ _DELETE_UNITS = f"""DELETE FROM subscription_unit WHERE (number, offset, idx, pa
 _PUT_ATTEMPTS = f"INSERT OR REPLACE INTO subscription_attempt SELECT {_columns(3)} FROM json_each(?)"  # noqa: S608 - constants
 _PUT_DEAD = f"INSERT OR REPLACE INTO subscription_dead SELECT {_columns(7)} FROM json_each(?)"  # noqa: S608 - constants
 _DELETE_DEAD = "DELETE FROM subscription_dead WHERE id IN (SELECT value FROM json_each(?))"
+
+
+def settling_statement(number: int, unit: Unit) -> tuple[str, tuple[Any, ...]]:
+    """What makes it durable that nothing more is to be done for a unit, with something else in the same transaction.
+
+    Nothing happens for a subscription that is gone. A dead letter is taken away.
+    """
+    if unit.dead_id:
+        return "DELETE FROM subscription_dead WHERE id = ?", (unit.dead_id,)
+    row = msgspec.structs.replace(row_of(unit), state="done")
+    members = _text(row.members) if row.members else ""
+    values = (number, *row.key, row.state, row.attempts, row.first_us, row.next_us, members)
+    return (
+        "INSERT OR REPLACE INTO subscription_unit SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? "
+        "WHERE EXISTS (SELECT 1 FROM subscription WHERE number = ?)",
+        (*values, number),
+    )
 
 
 def insert_subscription(

@@ -2,8 +2,8 @@
 
 import math
 import random
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -24,7 +24,7 @@ from overlayd.delivery.subscriptions.units import Unit
 from overlayd.model.clock import Clock
 from overlayd.model.cursor import Cursor
 from overlayd.model.errors import OverlaydError
-from overlayd.model.limits import Limits
+from overlayd.model.limits import HOPS_MAX, Limits
 from overlayd.model.outlet import AttemptResult, Delivery, DeliveryKind, Outlet
 from overlayd.model.usage import UsageSink
 
@@ -38,6 +38,18 @@ READY_MIN = 32
 YIELD_S = 0.2
 """What came for everybody at once is delivered to the others before endpoints that keep failing are tried again."""
 _log = structlog.get_logger("delivery.subscriptions")
+
+
+class Replier(Protocol):
+    """Appends what agents reply, and with it the row that settles what was replied to."""
+
+    def too_deep(self, subscription: Subscription, messages: Sequence[Message]) -> bool:
+        """Whether a reply to them would be made from others too often in a row."""
+        ...
+
+    async def take(self, subscription: Subscription, unit: Unit, messages: Sequence[Message], body: bytes) -> int:
+        """Bytes of the packets appended; the caller settles the unit in memory. Checkpoint. Raises OverlaydErrors."""
+        ...
 
 
 class Workshop(msgspec.Struct):
@@ -60,6 +72,7 @@ class Workshop(msgspec.Struct):
     next_dead_id: Callable[[], int]
     stir: Callable[[], None]
     usage: Callable[[], UsageSink | None]
+    replies: Replier | None = None
 
 
 class Worker:
@@ -125,7 +138,7 @@ class Worker:
         self._is_starved = False
         now = trio.current_time()
         while subscription.is_served and self._active < self._service.window.size:
-            if now < self._service.held_until or self._service.pace.ready_at(now) > now:
+            if now < self._service.held_until or self._service.pace.ready_at(now) > now or self._is_braked(now):
                 return
             is_extra = self._active > 0
             if is_extra and not places.take_extra():
@@ -138,8 +151,19 @@ class Worker:
                 self._is_starved = True
                 return
             self._service.pace.take()
+            subscription.note_run(self._shop.clock.now_us())
             self._active += 1
             nursery.start_soon(self._attempt, unit, is_extra)
+
+    def _is_braked(self, now: float) -> bool:
+        """Whether an agent has used up what it may, and waits."""
+        subscription, now_us = self._subscription, self._shop.clock.now_us()
+        hold = None if subscription.brakes is None else subscription.brakes.hold(subscription.rest.runs, now_us)
+        if hold is None:
+            return False
+        self._shop.meters.metrics.count_limit_hit(f"agent_{hold.brake}")
+        self._service.held_until = now + hold.wait_s
+        return True
 
     def _deadline(self) -> float:
         """When there may be something to begin, unless the bell rings before."""
@@ -179,6 +203,7 @@ class Worker:
     async def _deliver(self, unit: Unit) -> None:
         subscription, shop = self._subscription, self._shop
         parcel = await shop.contents.read(subscription, unit)
+        self._drop_deep(parcel)
         if not parcel.messages and (not parcel.gaps or not subscription.rules.gaps):
             for gap in parcel.gaps:
                 note_gap(subscription, gap, shop.clock.now_us())
@@ -195,6 +220,20 @@ class Worker:
         await shop.rounds.mark(subscription).wait()
         if event is not None:
             await self._tell(event)
+
+    def _drop_deep(self, parcel: Parcel) -> None:
+        """Packets that nothing may be made from any more aren't given to an agent that replies: it would be run for
+        nothing. It stands among its attempts."""
+        replies, subscription = self._shop.replies, self._subscription
+        if replies is None or subscription.brakes is None or parcel.kind != "packets":
+            return
+        for message in parcel.messages[:]:
+            if replies.too_deep(subscription, [message]):
+                parcel.messages.remove(message)
+                name = f"msg_{subscription.id}_{str(message.cursor)[1:].replace('-', '_').replace('.', '_')}"
+                reason = f"not given: made from another packet {HOPS_MAX} times in a row, which is the limit"
+                now_us = self._shop.clock.now_us()
+                subscription.note_attempt(AttemptBody(now_us, name, 0, "hops", reason, None, 0, ""))
 
     async def _push(self, unit: Unit, parcel: Parcel) -> AttemptResult:
         """What can't be given any more first, then what can."""
@@ -219,7 +258,10 @@ class Worker:
             stream=stream, messages=tuple(messages), attempt=unit.attempts + 1, first_attempt_us=unit.first_us,
         )  # fmt: skip
         started = trio.current_time()
+        subscription.note_run_bytes(self._shop.clock.now_us(), body_bytes(messages))
         result = await self._outlet.attempt(delivery)
+        if result.outcome == "delivered" and kind == "packets" and result.reply:
+            result = await self._reply(unit, messages, result)
         took_s = trio.current_time() - started
         self._shop.meters.attempt_seconds.observe(took_s)
         self._shop.meters.attempts[result.outcome].inc()
@@ -231,6 +273,19 @@ class Worker:
                 duration_us, excerpt,
             )
         )  # fmt: skip
+        return result
+
+    async def _reply(self, unit: Unit, messages: list[Message], result: AttemptResult) -> AttemptResult:
+        """Appends what an agent replied; a reply that can't be taken is a failed attempt."""
+        subscription = self._subscription
+        if self._shop.replies is None:
+            return result
+        try:
+            size = await self._shop.replies.take(subscription, unit, messages, result.reply)
+        except OverlaydError as err:
+            reason = f"the reply wasn't taken: {err.code}: {err.detail}"
+            return msgspec.structs.replace(result, outcome="retry", reason=reason, retry_after_s=err.retry_after_s)
+        subscription.note_reply(self._shop.clock.now_us(), size)
         return result
 
     def _count_usage(self, parcel: Parcel, result: AttemptResult) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 
+from overlayd.delivery.agents.bodies import agent_notification, agent_packet
 from overlayd.delivery.frames import Message, encode_message, other_message, packet_body, wrap_event
 from overlayd.delivery.matching import PacketView
 from overlayd.delivery.webhooks.template import TemplateTooLong, fill_template, judged_template
 from overlayd.model.clock import format_time_us
 from overlayd.model.outlet import Delivery
-from overlayd.model.subscription import WebhookRule
+from overlayd.model.subscription import AgentRule, WebhookRule
 from overlayd.model.wire import Packet, encode_wire
 
 JSON_TYPE = "application/json"
@@ -46,7 +47,9 @@ class Body(msgspec.Struct, frozen=True):
 
 def build_body(delivery: Delivery[Message], rule: WebhookRule, *, now_us: int, bytes_max: int) -> Body:
     """The body of one attempt, without the signature inside. Raises BodyTooLong."""
-    if rule.format == "cloudevents":
+    if rule.format == "agent" and delivery.kind == "packets":
+        body = Body(agent_notification(delivery, now_us), JSON_TYPE, is_signable=True)
+    elif rule.format == "cloudevents":
         body = _events(delivery, rule, now_us)
     elif rule.format == "template" and delivery.kind == "packets":
         body = _from_template(delivery, rule, now_us, bytes_max)
@@ -66,7 +69,7 @@ def traceparent_of(messages: Sequence[Message]) -> str:
 def _own_text(delivery: Delivery[Message], rule: WebhookRule, now_us: int) -> bytes:
     stamp = b',"delivery_timestamp":"%s"}' % format_time_us(now_us).encode()
     if delivery.kind == "packets":
-        texts = [encode_wire(_packet(message)) for message in delivery.messages]
+        texts = [encode_wire(_packet(delivery, message)) for message in delivery.messages]
         content = b'"packet":%s' % texts[0] if rule.batch_size == 1 else b'"packets":[%s]' % b",".join(texts)
         return b'{"stream_id":%s,%s%s' % (msgspec.json.encode(delivery.stream), content, stamp)
     return encode_wire(_notice(delivery))[:-1] + stamp
@@ -85,7 +88,7 @@ def _events(delivery: Delivery[Message], rule: WebhookRule, now_us: int) -> Body
 
 def _from_template(delivery: Delivery[Message], rule: WebhookRule, now_us: int, bytes_max: int) -> Body:
     assert isinstance(rule.template, str)
-    packets = [msgspec.json.decode(encode_wire(_packet(message))) for message in delivery.messages]
+    packets = [msgspec.json.decode(encode_wire(_packet(delivery, message))) for message in delivery.messages]
     values: dict[str, Any] = {
         "stream_id": delivery.stream, "subscription_id": delivery.subscription_id, "webhook_id": delivery.delivery_id,
         "delivery_timestamp": format_time_us(now_us),
@@ -101,8 +104,10 @@ def _from_template(delivery: Delivery[Message], rule: WebhookRule, now_us: int, 
     return Body(text, JSON_TYPE, is_signable=False)
 
 
-def _packet(message: Message) -> Packet:
+def _packet(delivery: Delivery[Message], message: Message) -> Packet:
     assert isinstance(message.subject, PacketView)
+    if isinstance(delivery.definition.agent, AgentRule):
+        return agent_packet(message.subject, message.state)
     return packet_body(message.subject, message.state)
 
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+import msgspec
 import trio
 
 from overlayd import __version__
@@ -17,7 +18,7 @@ from overlayd.model.errors import OutboundFailure, OverlaydError
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.outlet import AttemptResult, Delivery
-from overlayd.model.subscription import WebhookRule
+from overlayd.model.subscription import AgentRule, WebhookRule
 from overlayd.outbound import Outbound, OutboundRequest
 
 LARGE_BYTES = 64 << 10
@@ -98,6 +99,8 @@ class WebhookOutlet:
                 answer = await self._outbound.send_placed(request, place)
                 self._bytes.inc(len(request.body))
         except OutboundFailure as failure:
+            if failure.reason == "body.too_large":
+                self._metrics.count_limit_hit("agent_reply_bytes")
             return _failed(f"{failure.reason}: {failure.detail}", started)
         except BodyTooLong as err:
             self._metrics.count_limit_hit("webhook_body_bytes")
@@ -109,6 +112,10 @@ class WebhookOutlet:
         )  # fmt: skip
         if len(answer.body) >= self._limits.webhook_response_bytes:
             self._metrics.count_limit_hit("webhook_response_bytes")
+            excerpt = answer.body[: int(self._limits.webhook_response_bytes)]
+            result = msgspec.structs.replace(result, response_excerpt=excerpt)
+        if _may_reply(delivery) and "json" in (answer.header("content-type") or "").lower():
+            result = msgspec.structs.replace(result, reply=answer.body)
         if result.retry_after_s == self._limits.webhook_retry_after:
             self._metrics.count_limit_hit("webhook_retry_after")
         return result
@@ -123,10 +130,18 @@ class WebhookOutlet:
             body, headers = await trio.to_thread.run_sync(build, limiter=self._threads)
         else:
             body, headers = build()
+        may_reply = _may_reply(delivery)
+        body_max = self._limits.agent_reply_bytes if may_reply else self._limits.webhook_response_bytes
         return OutboundRequest(
             method="POST", url=rule.url, headers=headers, body=body, timeout_s=float(rule.timeout),
-            body_max=int(self._limits.webhook_response_bytes), is_body_evidence=True, is_repeatable=True,
+            body_max=int(body_max), is_body_evidence=not may_reply, is_repeatable=True,
         )  # fmt: skip
+
+
+def _may_reply(delivery: Delivery[Message]) -> bool:
+    """Whether what is answered counts, beside its status: an agent's reply."""
+    agent = delivery.definition.agent
+    return isinstance(agent, AgentRule) and isinstance(agent.output, str) and delivery.kind == "packets"
 
 
 def _build_signed(

@@ -1,0 +1,247 @@
+"""Agents by webhook over a real log: what wakes them, what they are told, and that a reply is there once."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import chaos_sink as chaos
+import msgspec
+import pytest
+import trio
+from test_webhook_dispatch import until
+from trio.testing import MockClock
+from webhook_node import WebhookNode, open_node
+
+from overlayd.delivery.agents.replies import Replies
+from overlayd.delivery.subscriptions.definition import parse_new
+from overlayd.delivery.subscriptions.subscription import Reading, Subscription
+from overlayd.delivery.subscriptions.tables import read_attempts
+from overlayd.model.definition import Definition
+from overlayd.model.limits import HOPS_MAX, Limits
+from overlayd.model.meta import Meta, decode_meta
+from overlayd.pipeline.intake import Intake
+from overlayd.pipeline.schema import SchemaCache
+
+REPLY = {"packets": [{"data": {"mood": "fine"}, "type": "mood"}, {"data": 2, "metadata": {"own": 1}}]}
+
+
+@pytest.fixture
+def mock_clock() -> MockClock:
+    """Time jumps when everybody waits; disk, threads and sockets get their moment."""
+    return MockClock(autojump_threshold=0.02)
+
+
+def reply_with(value: Any, status: int = 200) -> chaos.Step:
+    """A JSON answer."""
+    return chaos.answer(status, msgspec.json.encode(value), **{"content-type": "application/json"})
+
+
+class AgentNode:
+    """A node with the pipeline behind the replies."""
+
+    def __init__(self, node: WebhookNode, limits: Limits) -> None:
+        self.node = node
+        self.allowed = True
+        intake = Intake(log=node.log, limits=limits, schemas=SchemaCache(limits, node.metrics), metrics=node.metrics)
+        node.parts.engine.shop.replies = Replies(
+            node.log, intake.publish_made, may_reply=lambda reading, output: self.allowed, limits=limits,
+            metrics=node.metrics,
+        )  # fmt: skip
+        self.intake = intake
+
+    async def agent(
+        self, url: str, name: str = "mood", stream: str = "a", output: str = "out", **rest: Any
+    ) -> Subscription:
+        """An agent that is called at the URL."""
+        await self.node.log.define_stream(output, Definition())
+        webhook = {"url": url, "ordering": "stream", "retry": {"schedule": ["1s", "1s"]}} | rest.pop("webhook", {})
+        body = {
+            "name": name, "kind": "agent", "streams": [stream], "webhook": webhook, "agent": {"output": output} | rest,
+        }  # fmt: skip
+        book = self.node.parts.book
+        asked = parse_new(msgspec.json.encode(body), book.parse_query, self.node.webhooks.judge.check)
+        return (await book.create(asked, Reading("tester"))).subscription
+
+    def count(self, name: str, **labels: str) -> float | None:
+        """A metric's value."""
+        return self.node.metrics.registry.get_sample_value(name, labels)
+
+    async def packets(self, stream: str = "out") -> list[tuple[Meta, Any]]:
+        """What a stream holds."""
+        found = self.node.log.find_stream(stream)
+        entries = [] if found is None else await self.node.log.read_packets(found, 0, 100)
+        return [(decode_meta(entry.meta), json.loads(entry.body)) for entry in entries]
+
+    async def settled(self, subscription: Subscription) -> None:
+        """Until nothing is left to do for it."""
+        head = self.node.log.head
+        position = self.node.parts.engine.dispatcher
+        await until(lambda: subscription.floor(position.position).offset >= head)
+
+
+@asynccontextmanager
+async def open_agents(directory: Path, limits: Limits | None = None) -> AsyncIterator[AgentNode]:
+    """Runs for the length of the block."""
+    async with open_node(directory) as node:
+        yield AgentNode(node, limits or Limits())
+
+
+async def test_a_reply_is_linked_to_what_it_answers(tmp_path: Path, mock_clock: MockClock) -> None:
+    """Ids, correlation, causation, hops and the offset it was made from; and the delivery is settled."""
+    async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
+        subscription = await agents.agent(sink.url)
+        sink.play(reply_with(REPLY))
+        await agents.node.publish("hello")
+        asked = agents.node.log.head
+        await agents.settled(subscription)
+        (first, mood), (second, two) = await agents.packets()
+        epoch = str(subscription.ledger.floor).split("-")[0].removeprefix("e")
+        cause = f"{epoch}-{asked}"
+        assert (mood, two) == ({"mood": "fine"}, 2)
+        assert [first.id, second.id] == [f"reply:{subscription.id}:e{epoch}-{asked}:{n}" for n in (1, 2)]
+        assert first.hops == second.hops == 1
+        assert first.derived_from == second.derived_from == (asked,)
+        assert (first.type, first.principal) == ("mood", "tester")
+        assert json.loads(first.metadata) == {"correlation_id": cause, "causation_id": cause}
+        assert json.loads(second.metadata) == {"own": 1, "correlation_id": cause, "causation_id": cause}
+        assert subscription.rest.delivered == 1
+        assert subscription.rest.runs.replies == 1
+
+
+async def test_an_agent_is_told_who_a_packet_is_from(tmp_path: Path, mock_clock: MockClock) -> None:
+    """In the packet format and in the agents' own, with the state of the producer's signature."""
+    async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
+        plain = await agents.agent(sink.url)
+        await agents.intake.publish("a", [b'{"data": 7}'], principal="key:k1", may_create=True, atomic=True)
+        await agents.settled(plain)
+        packet = json.loads(await sink.turns[0].body())["packet"]
+        assert packet["producer"] == {"principal": "key:k1", "signature": "none"}
+        own = await agents.agent(sink.url, "own", mode="batch", webhook={"format": "agent", "batch_wait": "1s"})
+        for value in (b"1", b"2"):
+            await agents.intake.publish("a", [b'{"data": %s}' % value], principal="me", may_create=True, atomic=True)
+        await until(lambda: len(sink.turns) == 4)
+        told = [json.loads(await turn.body()) for turn in sink.turns]
+        body = next(one for one in told if one.get("type") == "realtime_packet_notification")
+        assert (body["agent_id"], body["stream_id"], body["processing_mode"]) == (own.id, "a", "batch")
+        assert [one["data"] for one in body["packets"]] == [1, 2]
+        assert body["packets"][0]["producer"] == {"principal": "me", "signature": "none"}
+        assert body["packets"][0]["size_bytes"] == 1
+        assert body["packets"][0]["version_id"] == "1"
+
+
+async def test_a_trigger_wakes_for_what_it_names(tmp_path: Path, mock_clock: MockClock) -> None:
+    """A predicate and the filter hold together."""
+    async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
+        subscription = await agents.agent(
+            sink.url, trigger={"and": [{"gt": ["n", 1]}, {"not": {"includes": ["tags", "SKIP"]}}]}
+        )
+        await agents.node.publish({"n": 1}, {"n": 2}, {"n": 3, "tags": ["skip"]}, {"n": 4, "tags": ["x"]}, "text")
+        await agents.settled(subscription)
+        values = [json.loads(await turn.body())["packet"]["data_payload"]["n"] for turn in sink.turns]
+        assert values == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"{", "json.malformed"),
+        (b"[]", "reply.invalid"),
+        (b'{"packets": 5}', "reply.invalid"),
+        (b'{"packets": [{"data": 1, "id": "mine"}]}', "reply.invalid"),
+        (b'{"packets": [{"data": 1, "metadata": 5}]}', "reply.invalid"),
+        (b'{"packets": [{"type": "nothing"}]}', "packet.invalid"),
+        (msgspec.json.encode({"packets": [{"data": 1}] * 3}), "reply.invalid"),
+        (b'{"packets": [{"data": "' + b"x" * 600 + b'"}]}', "body.too_large"),
+    ],
+)
+async def test_a_reply_that_cant_be_taken_fails_the_attempt(
+    tmp_path: Path, mock_clock: MockClock, body: bytes, reason: str
+) -> None:
+    """With a plain reason, and nothing is appended; the next try may do better."""
+    limits = Limits(agent_reply_packets=2)
+    async with open_agents(tmp_path, limits) as agents, chaos.open_sink() as sink:
+        agents.node.webhooks.outlet._limits = Limits(agent_reply_bytes=type(limits.agent_reply_bytes)(500))
+        subscription = await agents.agent(sink.url)
+        sink.play(chaos.answer(200, body, **{"content-type": "application/json"}), reply_with({"ok": True}))
+        await agents.node.publish("x")
+        await agents.settled(subscription)
+        assert reason in subscription.rest.last_error, subscription.rest.last_error
+        assert subscription.rest.failed == 1
+        assert await agents.packets() == []
+
+
+async def test_a_reply_needs_the_grant_and_the_stream_at_that_time(tmp_path: Path, mock_clock: MockClock) -> None:
+    """Revoked meanwhile: refused until it is given again. A paused stream: the same."""
+    async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
+        subscription = await agents.agent(sink.url)
+        agents.allowed = False
+        sink.play(*[reply_with(REPLY)] * 3)
+        await agents.node.publish("x")
+        await until(lambda: subscription.rest.failed == 1)
+        assert "forbidden" in subscription.rest.last_error
+        agents.allowed = True
+        await agents.node.log.set_stream_state("out", "paused")
+        await until(lambda: subscription.rest.failed == 2)
+        assert "paused" in subscription.rest.last_error
+        await agents.node.log.set_stream_state("out", "active")
+        await agents.settled(subscription)
+        assert len(await agents.packets()) == 2
+
+
+async def test_a_repeated_delivery_replies_once(tmp_path: Path, mock_clock: MockClock) -> None:
+    """After a seek back the agent is run again, and says something else: the first reply stands."""
+    async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
+        subscription = await agents.agent(sink.url)
+        sink.play(reply_with(REPLY), reply_with({"packets": [{"data": n} for n in range(9)]}))
+        start = subscription.ledger.floor
+        await agents.node.publish("x")
+        await agents.settled(subscription)
+        await agents.node.parts.book.seek(subscription, start)
+        await until(lambda: len(sink.turns) == 2)
+        await agents.settled(subscription)
+        assert [value for _, value in await agents.packets()] == [{"mood": "fine"}, 2]
+        assert agents.count("overlayd_agent_replies_repeated_total") == 1
+
+
+async def test_a_crash_behind_the_reply_finds_the_delivery_settled(tmp_path: Path, mock_clock: MockClock) -> None:
+    """The row that settles is as durable as the reply, though nothing else was written: no second run."""
+    async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
+        subscription = await agents.agent(sink.url)
+        sink.play(reply_with(REPLY))
+        rounds = agents.node.parts.engine.rounds
+        await agents.settled(subscription)
+        drained = subscription.drain
+        subscription.drain = lambda *args: None  # type: ignore[method-assign] # nothing more is written down
+        await agents.node.publish("x")
+        await until(lambda: len(subscription.attempts_new) == 1)
+        await rounds.mark(subscription).wait()
+        rows = await agents.node.log.read(
+            lambda c: c.execute("SELECT state FROM subscription_unit WHERE number = 1").fetchall()
+        )
+        assert rows == [("done",)]
+        subscription.drain = drained  # type: ignore[method-assign]
+    async with open_agents(tmp_path) as again:
+        assert len(await again.packets()) == 2
+
+
+async def test_two_agents_that_answer_each_other_stop(tmp_path: Path, mock_clock: MockClock) -> None:
+    """At the eighth hop nothing more is made, and the attempts say why in plain words."""
+    async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
+        await agents.node.publish("x", stream="ping")
+        ping = await agents.agent(sink.url, "ping", stream="ping", output="pong")
+        pong = await agents.agent(sink.url, "pong", stream="pong", output="ping")
+        sink.play(*[reply_with({"packets": [{"data": n}]}) for n in range(20)])
+        await agents.node.publish("go", stream="ping")
+        await trio.sleep(30)
+        hops = [meta.hops for name in ("ping", "pong") for meta, _ in await agents.packets(name)]
+        assert sorted(hops) == [0, *range(HOPS_MAX + 1)]
+        await agents.settled(ping)
+        await agents.settled(pong)
+        attempts = await agents.node.log.read(
+            lambda c: [*read_attempts(c, ping.number), *read_attempts(c, pong.number)]
+        )
+        (stopped,) = [one for one in attempts if one.outcome == "hops"]
+        assert "made from another packet 8 times in a row" in stopped.reason
+        assert agents.count("overlayd_limit_hits_total", limit="hops_max") == 1
