@@ -9,6 +9,7 @@ from agentpipe_node import CONFIG, DATA, KEY, Api, replay
 from node_process import Node
 
 from overlayd.client import SyncClient, access_calls
+from overlayd.model.wire import Packet
 from overlayd.model.wire_access import KeyIn
 
 RECORDED = "e0aa6d27-08a6-41a2-8e54-8cced6c084b3"
@@ -60,7 +61,7 @@ def test_a_conversation_is_a_stream_with_each_event_once(api: Api, node: Node) -
     replay(api, "full")
     replay(api, "full")
     with SyncClient(f"unix:{node.directory}/overlayd.sock") as client:
-        packets = list(client.packets(f"sessions.{RECORDED}"))
+        packets = [one for one in client.packets(f"sessions.{RECORDED}") if isinstance(one, Packet)]
     assert [packet.type for packet in packets] == [
         "conversation.started", "message.created", "message.created", "message.created", "conversation.error",
         "conversation.completed",

@@ -249,7 +249,8 @@ def test_a_search_is_filtered(api: Api) -> None:
     assert found(api, "quagga", minTokens=11) == []
     assert found(api, "quagga", agentTypes=["gpt"]) == []
     assert found(api, "quagga", startDate="2100-01-01") == []
-    for body in ([], {"query": 7}, {"filters": []}, {"query": "x", "limit": True}, {"query": "x" * 1001}):
+    bodies: list[Any] = [[], {"query": 7}, {"filters": []}, {"query": "x", "limit": True}, {"query": "x" * 1001}]
+    for body in bodies:
         status = api.ask("POST", "/api/search", body).status
         assert status == (200 if body == {"filters": []} else 400), body
 

@@ -8,13 +8,20 @@ import trio
 from quart import Blueprint, Request, Response, request
 
 from overlayd.access import Principal
-from overlayd.dialects.agentpipe.answers import error_body, issues_body, json_answer, status_of, unknown_conversation
+from overlayd.dialects.agentpipe.answers import (
+    error_body,
+    error_headers,
+    issues_body,
+    json_answer,
+    status_of,
+    unknown_conversation,
+)
 from overlayd.dialects.agentpipe.events import PATTERN, Event, Refused, read_event
 from overlayd.dialects.agentpipe.facts import Message
 from overlayd.dialects.agentpipe.surface import Surface
 from overlayd.dialects.agentpipe.throttle import CONVERSATION, INGEST
 from overlayd.dialects.agentpipe.times import iso_ms
-from overlayd.model.errors import BatchTooLarge, Forbidden, MalformedJson, OverlaydError
+from overlayd.model.errors import BatchTooLarge, MalformedJson, OverlaydError
 from overlayd.net.app import principal_of
 from overlayd.net.publish import NDJSON_TYPES, Ask
 from overlayd.pipeline.decode import is_array, split_array
@@ -118,13 +125,13 @@ class IngestRoute:
             surface.refuse_size(len(raw), int(surface.settings.event_bytes), "agentpipe.event_bytes")
             value = await surface.parse(raw)
         except OverlaydError as error:
-            return Result("unknown", status_of(error), error_body(error))
+            return self._refused("unknown", error)
         read = read_event(value, raw, draw_id=surface.draw_id, now=surface.now())
         if isinstance(read, Refused):
             try:
                 surface.throttle.take(INGEST[read.dialect], principal)
             except OverlaydError as error:
-                return _refused(read.type, error)
+                return self._refused(read.type, error)
             return Result(read.type, 400, issues_body(read.dialect, read.issues))
         return read
 
@@ -134,9 +141,10 @@ class IngestRoute:
         try:
             surface.streams.require(principal, "publish", event.stream)
             surface.throttle.take(INGEST[event.dialect], principal)
-            surface.throttle.take(CONVERSATION, principal, event.stream)
+            if event.conversation:
+                surface.throttle.take(CONVERSATION, principal, event.stream)
         except OverlaydError as error:
-            return _refused(event.type, error, self._rate_headers(event, principal))
+            return self._refused(event.type, error)
         is_open = event.is_new or not event.conversation or event.dialect == "wire"
         if not is_open and surface.log.find_stream(event.stream) is None:
             return Result(event.type, 404, unknown_conversation(event.conversation))
@@ -150,14 +158,17 @@ class IngestRoute:
             await surface.ensure_stream(first.stream, first.conversation, principal)
             given = await surface.publisher.submit(ask, [_packet_of(event) for event in events], atomic=False)
         except OverlaydError as error:
-            return [_refused(event.type, error) for event in events]
+            return [self._refused(event.type, error) for event in events]
         refused = dict(given.rejections)
         return [
-            _refused(event.type, refused[at])
+            self._refused(event.type, refused[at])
             if at in refused
             else Result(event.type, *self._answer(event), self._rate_headers(event, principal))
             for at, event in enumerate(events)
         ]
+
+    def _refused(self, kind: str, error: OverlaydError) -> Result:
+        return Result(kind, status_of(error), error_body(error), error_headers(error, self._surface.clock))
 
     def _rate_headers(self, event: Event, principal: Principal) -> dict[str, str]:
         return self._surface.throttle.headers(INGEST[event.dialect], principal)
@@ -183,16 +194,6 @@ class IngestRoute:
 def _packet_of(event: Event) -> bytes:
     """The packet object."""
     return b'{"id":%b,"type":%b,"data":%b}' % (_object(event.id), _object(event.type), event.body)
-
-
-def _refused(kind: str, error: OverlaydError, rate: dict[str, str] | None = None) -> Result:
-    headers = dict(rate or {})
-    body = error_body(error)
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(body.get("retryAfter", max(1, round(error.retry_after_s))))
-    if isinstance(error, Forbidden):
-        headers = {}
-    return Result(kind, status_of(error), body, headers)
 
 
 def _word_of(status: int) -> str:

@@ -242,6 +242,7 @@ class AgentPipeLive:
         if not count:
             return Now()
         if stream == PATTERN:
+            await surface.catch_up()
             return surface.follower.replay_start(count)
         found = log.find_stream(stream)
         if found is None or found.head_sequence == 0:
