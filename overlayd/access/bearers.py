@@ -9,6 +9,7 @@ from overlayd.access.keys import KeyBook
 from overlayd.access.origin import Origin, Peer
 from overlayd.access.secret_text import is_ticket
 from overlayd.access.tickets import TicketBook
+from overlayd.model.callback import is_callback_token
 from overlayd.model.clock import Clock
 from overlayd.model.errors import Unauthorized
 
@@ -47,7 +48,7 @@ class KeyScheme:
     def is_brought(self, head: RequestHead, peer: Peer) -> bool:
         token = bearer_of(head)
         # A token with dots is a JWT, whether or not somebody here knows what to do with it.
-        return token is not None and token.count(".") != 2
+        return token is not None and token.count(".") != 2 and not is_callback_token(token)
 
     async def claim(self, head: RequestHead, peer: Peer, origin: Origin) -> Claim:
         """All that is wrong with a key is told in the same words, so that nobody learns which keys there are."""

@@ -158,6 +158,8 @@ class Gate:
         self.generation = 0
         self.next_end_us = 0
         """When the first of those expires who were let in since it was set to 0."""
+        self.on_expiring: Callable[[], None] = _tell_nobody
+        """Called when that is known, after nobody was let in who expires; whoever looks after it sets it."""
         claims = metrics.counter("overlayd_access_claims", "Requests by how they came in", "scheme", "outcome")
         self._claims = {
             (scheme, outcome): claims.labels(scheme, outcome)
@@ -229,7 +231,10 @@ class Gate:
         else:
             claim = await self._with_credential(scheme, head, peer, origin)
         if end_us := claim.principal.expires_us:
+            is_first = not self.next_end_us
             self.next_end_us = min(self.next_end_us or end_us, end_us)
+            if is_first:
+                self.on_expiring()
         if claim.is_lasting and claim.prove is None and not is_websocket:
             memory.generation = self.generation
             memory.is_change = head.method not in SAFE_METHODS
@@ -329,6 +334,10 @@ class Gate:
             hint="send Authorization: Bearer and an API key, or use overlayd.sock in the data directory as the "
             "service's user or as root",
         )  # fmt: skip
+
+
+def _tell_nobody() -> None:
+    """Nobody looks after it."""
 
 
 def _check_url(head: RequestHead) -> None:

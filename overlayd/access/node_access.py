@@ -28,7 +28,7 @@ from overlayd.storage import Log
 EXPIRY_S = 1.0
 """A credential that expires is ended at most so much later on what it let in; requests are refused at once."""
 IDLE_S = 15.0
-"""With nothing that could expire; what is let in meanwhile and can expire is seen after it."""
+"""With nothing that could expire."""
 USES_S = 60.0
 KEYS_AT_ONCE = 1000
 _log = structlog.get_logger("access")
@@ -75,7 +75,9 @@ class NodeAccess:
             metrics=metrics, unix_users=UnixUsers(settings.unix_users, roles), is_loopback_free=settings.loopback_free,
             open_paths=open_paths,
         )  # fmt: skip
-        self._changed = trio.Event()
+        self.gate.on_expiring = self._wake
+        self._is_changed = False
+        self._woken = trio.Event()
         known = metrics.gauge("overlayd_access_keys", "API keys on the node")
         known.set_function(lambda: len(self.keys))
 
@@ -117,21 +119,26 @@ class NodeAccess:
         """Keys, rights or streams have changed: whoever is in is looked at again, soon; requests that come are judged
         anew at once."""
         self.gate.refresh()
-        self._changed.set()
+        self._is_changed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._woken.set()
 
     async def _review(self) -> None:
         """Ends what has expired, and who was let in by what counts no more. Sleeps while nothing can expire."""
         while True:
-            self._changed = trio.Event()
+            self._is_changed = False
             self.gate.next_end_us = 0
             key_us = self.keys.end_expired(self._clock.now_us())
             session_us = await self.on_review()
-            while not self._changed.is_set():
+            while not self._is_changed:
                 ends = [end_us for end_us in (key_us, session_us, self.gate.next_end_us) if end_us]
                 if ends and min(ends) <= self._clock.now_us():
                     break
+                self._woken = trio.Event()
                 with trio.move_on_after(EXPIRY_S if ends else IDLE_S):
-                    await self._changed.wait()
+                    await self._woken.wait()
 
     async def _note_uses(self) -> None:
         try:

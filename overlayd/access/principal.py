@@ -8,7 +8,7 @@ from overlayd.access.scopes import RIGHTS, Grants, Right, Scope, grants_of
 from overlayd.model.errors import Forbidden, Unauthorized
 from overlayd.model.names import NODE_PREFIX, is_node_name
 
-PrincipalKind = Literal["unix", "loopback", "open", "key", "jwt", "identity", "certificate", "ticket"]
+PrincipalKind = Literal["unix", "loopback", "open", "key", "jwt", "identity", "certificate", "ticket", "source"]
 Visibility = Literal["private", "public"]
 
 EVERYDAY: frozenset[Right] = frozenset(("publish", "read", "subscribe"))

@@ -33,7 +33,7 @@ from overlayd.net.problem import Words, complete_headers, plain_answer, problem_
 from overlayd.net.proving import prove_body
 from overlayd.net.publish_lane import PublishLane, Visit, find_target
 from overlayd.net.quick_publish import QuickPublish
-from overlayd.net.sealed_answer import SealedApp, refuse_endless, without_conditions
+from overlayd.net.sealed_answer import SealedApp, asking_plainly, refuse_endless
 from overlayd.net.settings import ListenSettings
 from overlayd.net.turnstile import Turnstile
 
@@ -210,7 +210,7 @@ class Door:
             head = await prove_body(connection, head, claim.prove, bodies=self._bodies, bytes_max=self._signed_body_max)
         if claim.seal is not None:
             connection.seal = claim.seal
-            head = without_conditions(head)
+            head = asking_plainly(head)
         return head, claim.principal
 
     def _recall(self, connection: Connection, head: Head) -> Principal | None:

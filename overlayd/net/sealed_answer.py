@@ -21,16 +21,19 @@ _JSON = (b"content-type", b"application/json")
 _CONDITIONS = frozenset(
     (b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since", b"if-range", b"range")
 )
+_ENCODING = b"accept-encoding"
 _EMPTY_STATUS = frozenset((204, 205, 304))
 _BODY_HEADERS = frozenset((b"content-length", b"transfer-encoding", b"content-type"))
 _Pairs = list[tuple[bytes, bytes]]
 
 
-def without_conditions(head: Head) -> Head:
-    """The head without what a GET could be answered to by nothing (304)."""
-    if head.method != "GET" or not any(name in _CONDITIONS for name, _ in head.headers):
+def asking_plainly(head: Head) -> Head:
+    """The head without what could make the answer another one than the client verifies: compressed, which its HTTP
+    library undoes before it looks, and for a GET without a body (304) or with a part of it."""
+    refused = _CONDITIONS | {_ENCODING} if head.method == "GET" else {_ENCODING}
+    if not any(name in refused for name, _ in head.headers):
         return head
-    return msgspec.structs.replace(head, headers=tuple(pair for pair in head.headers if pair[0] not in _CONDITIONS))
+    return msgspec.structs.replace(head, headers=tuple(pair for pair in head.headers if pair[0] not in refused))
 
 
 def refuse_endless(path: str) -> Forbidden:

@@ -7,15 +7,18 @@ import { AuthFetch, PrivateKey, ProtoWallet } from '@bsv/sdk'
 const [url, secret] = process.argv.slice(2)
 const client = new AuthFetch(new ProtoWallet(PrivateKey.fromHex(secret)))
 
+// The library writes every object as JSON, octets too, although it knows better further down.
+const normalize = client.normalizeBodyToNumberArray.bind(client)
+client.normalizeBodyToNumberArray = async body => body instanceof Uint8Array ? Array.from(body) : await normalize(body)
+
 for await (const line of readline.createInterface({ input: process.stdin })) {
   if (!line) continue
   const { method, path, headers, text, base64 } = JSON.parse(line)
   const body = base64 === undefined ? text : new Uint8Array(Buffer.from(base64, 'base64'))
-  // AuthFetch takes octets as an array of numbers; other objects it would write as JSON.
-  const given = body instanceof Uint8Array ? Array.from(body) : body
   try {
-    const answer = await client.fetch(url + path, { method, headers, body: given, retryCounter: 2 })
-    console.log(JSON.stringify({ status: answer.status, key: answer.headers.get('x-bsv-auth-identity-key'), text: await answer.text() }))
+    const answer = await client.fetch(url + path, { method, headers, body, retryCounter: 2 })
+    const key = answer.headers.get('x-bsv-auth-identity-key')
+    console.log(JSON.stringify({ status: answer.status, key, text: await answer.text() }))
   } catch (error) {
     console.log(JSON.stringify({ error: String(error.message) }))
   }
