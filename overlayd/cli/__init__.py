@@ -9,6 +9,7 @@ _COMMANDS = {
     "init": ("overlayd.cli.init", "Write a commented configuration and the node's keys into a directory"),
     "check-config": ("overlayd.cli.check_config", "Show the settings in effect and where each comes from"),
     "publish": ("overlayd.cli.publish", "Publish packets from standard input or a file"),
+    "import": ("overlayd.cli.import_events", "Bring in what other programs have stored"),
     "tail": ("overlayd.cli.tail", "Print packets as they arrive"),
     "streams": ("overlayd.cli.streams", "List, define, pause, resume, stop and delete streams"),
     "subscriptions": ("overlayd.cli.subscriptions", "Create, list, move, fetch from and delete durable subscriptions"),
@@ -18,6 +19,7 @@ _COMMANDS = {
     "quotas": ("overlayd.cli.quotas", "Show quotas and change their policies"),
     "node": ("overlayd.cli.node", "Show who the node is and where its log stands"),
     "verify": ("overlayd.cli.verify", "Check a whole log, or one proof file"),
+    "rebuild": ("overlayd.cli.rebuild", "Make anew what a node derives from its log"),
     "smoke": ("overlayd.cli.smoke", "Publish, read live and verify on a running node, then clean up"),
     "completion": ("overlayd.cli.completion", "Print the completion script of a shell"),
 }
