@@ -21,6 +21,7 @@ from overlayd.access.metering import METERING_FEATURES, Metering
 from overlayd.access.node_access import NodeAccess
 from overlayd.access.node_schemes import NodeSchemes, named_policies
 from overlayd.access.streaming_sessions import StreamingSessions
+from overlayd.chain.engine import CHAIN_FEATURES, ChainEngine, open_engine
 from overlayd.config import Settings
 from overlayd.config.dialects import agentpipe_features, load_agentpipe
 from overlayd.delivery.agents.replies import Replies
@@ -48,6 +49,7 @@ from overlayd.model.process_metrics import register_process_metrics
 from overlayd.model.systemd import Notifier, watchdog_interval_s
 from overlayd.net.access_log import RequestLog
 from overlayd.net.app import create_app
+from overlayd.net.chain_routes import add_chain_routes
 from overlayd.net.content import Bodies
 from overlayd.net.cors import OriginHeaders, methods_of
 from overlayd.net.docs_routes import add_docs_routes
@@ -74,6 +76,7 @@ from overlayd.net.server import Admission, RequestIds, serve_connections
 from overlayd.net.stream_routes import add_stream_routes
 from overlayd.net.subscription_routes import add_subscription_routes
 from overlayd.net.ticket_routes import add_ticket_routes
+from overlayd.net.wallet_routes import add_wallet_routes
 from overlayd.outbound import Outbound
 from overlayd.outbound.documents import fetch_document
 from overlayd.pipeline.definitions import check_definition
@@ -93,14 +96,24 @@ GARBAGE_THRESHOLD = 10_000
 left behind, a packet of a million bytes that holds nothing but empty lists took 187 ms to decode; now 18 (measured)."""
 
 GOING_AWAY = 1001
-FEATURES = (*METERING_FEATURES, ACCESS_FEATURE, IDENTITY_FEATURE, WEBHOOKS_FEATURE, SUBSCRIPTIONS_FEATURE)
+FEATURES = (
+    *METERING_FEATURES,
+    *CHAIN_FEATURES,
+    ACCESS_FEATURE,
+    IDENTITY_FEATURE,
+    WEBHOOKS_FEATURE,
+    SUBSCRIPTIONS_FEATURE,
+)
 _log = structlog.get_logger("daemon")
 
 
 class Parts:
     """What is made of a log and the settings before anything listens. Built once, read by `serve` and by tests."""
 
-    def __init__(self, log: Log, settings: Settings, metrics: Metrics, clock: Clock, entropy: Entropy) -> None:
+    def __init__(
+        self, log: Log, settings: Settings, metrics: Metrics, clock: Clock, entropy: Entropy, *,
+        outbound: Outbound | None = None, chain: ChainEngine | None = None,
+    ) -> None:  # fmt: skip
         limits, agentpipe = settings.limits, load_agentpipe(settings.agentpipe)
         self.log = log
         self.settings = settings
@@ -109,7 +122,8 @@ class Parts:
         self.entropy = entropy
         self.stop = trio.Event()
         self.ports = Ports(settings.listen, limits=limits, clock=clock, metrics=metrics)
-        self.outbound = Outbound(limits, settings.webhooks.outbound, metrics)
+        self.outbound = outbound or Outbound(limits, settings.webhooks.outbound, metrics)
+        self.chain = chain
         self.schemes = NodeSchemes(
             settings=settings.access, directory=Path(settings.storage.dir), environ=os.environ, store=log, clock=clock,
             fetch=self._fetch_keys(), entropy=entropy, metrics=metrics, may_create=settings.defaults.auto_create,
@@ -211,6 +225,8 @@ class Parts:
             app, durable=self.durable, bodies=json_bodies, lane=self.lane,
             audit=self.access.trail.note,
         )  # fmt: skip
+        add_chain_routes(app, chain=self.chain, lane=self.lane, bodies=json_bodies, trail=self.access.trail)
+        add_wallet_routes(app, chain=self.chain, lane=self.lane, bodies=json_bodies, trail=self.access.trail)
         add_ticket_routes(app, tickets=self.access.tickets, clock=self.clock, bodies=json_bodies)
         add_mutual_routes(
             app, peer=self.schemes.mutual, gate=self.access.gate, bodies=self.bodies,
@@ -223,7 +239,8 @@ class Parts:
         )  # fmt: skip
         add_node_routes(
             app, log=log, node_name=node, metrics=self.metrics, ready_checks=self._ready_checks(),
-            ready_notes={"access": self.ports.exposure},
+            ready_notes={"access": self.ports.exposure, **({"chain": self.chain.describe} if self.chain else {})},
+            network=self.settings.chain.network,
             is_metrics_served=self.settings.metrics.enabled,
         )  # fmt: skip
         add_docs_routes(app)
@@ -294,15 +311,20 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
     configure_logs(settings.log, clock=clock, environ=os.environ, stream=sys.stderr)
     register_process_metrics(metrics)
     directory = Path(settings.storage.dir)
-    notifier = Notifier(os.environ)
+    notifier, outbound = Notifier(os.environ), Outbound(settings.limits, settings.webhooks.outbound, metrics)
     async with (
         open_log(
             directory, settings=settings.storage, limits=settings.limits, defaults=settings.defaults.definition,
             clock=clock, entropy=entropy, metrics=metrics, features=(*FEATURES, *agentpipe_features(settings.agentpipe)),
         ) as log,
         _stopping_on_signals() as stop_asked,
+        open_engine(
+            settings.chain, log, directory, outbound=outbound, secret=read_sealing_key(directory, entropy),
+            environ=os.environ, clock=clock, entropy=entropy, metrics=metrics,
+            chance=random.Random(entropy.draw(8)),  # noqa: S311 - spreads retries, keeps no secret
+        ) as chain,
     ):  # fmt: skip
-        parts = Parts(log, settings, metrics, clock, entropy)
+        parts = Parts(log, settings, metrics, clock, entropy, outbound=outbound, chain=chain)
         await declare_streams(log, settings, parts.schemas)
         await parts.schemes.start()
         await parts.access.load()
@@ -316,6 +338,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
             parts.metering.require_policies(named_policies(settings.access, settings.keys))
             nursery.start_soon(parts.metering.run)
             nursery.start_soon(parts.outbound.keep_house)
+            if chain is not None:
+                await nursery.start(chain.run)
             await nursery.start(parts.durable.run)
             if parts.agentpipe:
                 await nursery.start(parts.agentpipe.run)

@@ -14,7 +14,9 @@ import structlog
 import trio
 
 from overlayd.bsv.curve_key import MemoryCurveKey
+from overlayd.bsv.keys import PrivateKey
 from overlayd.bsv.network import NETWORKS, Network
+from overlayd.bsv.tx import Transaction
 from overlayd.chain.anchorer import Anchorer, AnchorLog
 from overlayd.chain.header_tables import HEADERS_FEATURE
 from overlayd.chain.headers import HeaderBook, open_headers
@@ -52,6 +54,9 @@ KEY_BYTES = 32
 REGTEST_COINS = 20
 REGTEST_COIN_SAT = 10_000_000
 """What the regtest chain's miner pays the node's wallet when that is empty."""
+STALE_INTERVALS = 10
+STALE_MIN_S = 60.0
+"""An embedded chain without a new block for so many intervals, and so long, is called stale."""
 _log = structlog.get_logger("chain")
 
 
@@ -78,6 +83,7 @@ class ChainEngine:
         self.source = source
         self.regtest = regtest
         self.remote: RemoteChain | None = None
+        self._key = key
         self._clock = clock
         self._chance = chance
         self._restarts = metrics.counter("overlayd_chain_restarts", "Tasks of the chain that crashed", "task")
@@ -112,11 +118,42 @@ class ChainEngine:
         self.payer.wake()
         self.anchorer.wake()
 
+    @property
+    def regtest_keys(self) -> tuple[PrivateKey, ...]:
+        """The keys whose coins a regtest chain may spend twice for a test; none where the wallet's lies in a device."""
+        key = self._key
+        return (key.child(bytes(KEY_BYTES)),) if self.regtest is not None and isinstance(key, MemoryCurveKey) else ()
+
+    async def fan_out(self, count: int | None = None) -> Transaction | None:
+        """As `Wallet.fan_out`, and broadcast. A checkpoint."""
+        made = await self.wallet.fan_out(count)
+        self.watcher.wake()
+        return made
+
+    async def receive(self, text: str) -> Transaction:
+        """As `Wallet.receive`, and watched from now on. A checkpoint."""
+        tx = await self.wallet.receive(text)
+        self.watcher.hint_all()
+        return tx
+
     def describe_staleness(self) -> str:
         """Why confirmations may not come in time; "" when all is well. For readiness."""
         if self.remote is not None:
             return self.remote.sync.describe_staleness()
+        interval_s = float(self.settings.regtest.block_interval)
+        if (
+            interval_s
+            and self._clock.now_us() / 1e6 - self.book.tip.time_s > STALE_INTERVALS * interval_s + STALE_MIN_S
+        ):
+            return "the embedded chain doesn't go on"
         return ""
+
+    def describe(self) -> str:
+        """Where the chain stands, in words, for readiness."""
+        tip, age_s = self.book.tip, self._clock.now_us() / 1e6 - self.book.tip.time_s
+        words = f"{self.network.name} at block {tip.height}, {max(age_s, 0) / 60:.0f} minutes old"
+        stale, waits = self.describe_staleness(), self.wallet.why_not
+        return "; ".join(filter(None, (words, stale, waits)))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Works until cancelled. Raises when the watcher, payer or anchorer can't go on."""
@@ -135,8 +172,7 @@ class ChainEngine:
 
     async def _begin_regtest(self, chain: RegtestChain) -> None:
         await self.book.follow(chain)
-        balance = await self.wallet.read_balance()
-        if balance.confirmed + balance.unconfirmed < REGTEST_COIN_SAT:
+        if await self.wallet.read_sum() < REGTEST_COIN_SAT:
             paid = await chain.pay(self.wallet.script, REGTEST_COIN_SAT, REGTEST_COINS)
             await self.wallet.receive(paid.raw, is_own=True)
 

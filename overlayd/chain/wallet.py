@@ -266,6 +266,11 @@ class Wallet:
         self._is_alarmed = is_low
         return self._balance
 
+    async def read_sum(self) -> int:
+        """All that it can count on, in satoshis. A checkpoint."""
+        found = await self._log.read(lambda c: coins.read_balance(c, 0))
+        return found.confirmed + found.unconfirmed
+
     @property
     def is_low(self) -> bool:
         """Whether the balance was below the alarm when it was read last."""

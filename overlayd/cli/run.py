@@ -12,6 +12,14 @@ from overlayd.config import Flag, Settings
 from overlayd.daemon import serve
 from overlayd.model.errors import OverlaydError
 
+_DEMO_FLAGS = {
+    # One line a request would bury what the demo shows.
+    "log.level": Flag("--demo", "warning"),
+    "chain.network": Flag("--demo", "regtest"),
+    "chain.anchor_interval": Flag("--demo", "20s"),
+}
+"""What the demo wants otherwise than a node's defaults, where nobody says."""
+
 
 @click.command("run")
 @settings_options
@@ -45,9 +53,9 @@ def command(config: Path | None, data: str | None, listen: tuple[str, ...], demo
 
 def _load(config: Path | None, data: str | None, listen: tuple[str, ...], demo: bool) -> Settings:
     loaded = load(config, data, listen)
-    if demo and "log.level" not in loaded.origins:
-        # One line a request would bury what the demo shows.
-        loaded = load(config, data, listen, {"log.level": Flag("--demo", "warning")})
+    if demo:
+        flags = {key: flag for key, flag in _DEMO_FLAGS.items() if key not in loaded.origins}
+        loaded = load(config, data, listen, flags)
     return loaded.settings
 
 

@@ -415,6 +415,10 @@ class SourceUnavailable(OverlaydError):
     code, title, status, retryable = "source.unavailable", "A chain source gave no usable answer", 503, True
 
 
+class NoChain(NotFound):
+    code, title = "chain.none", "This node follows no chain"
+
+
 class WalletRefused(OverlaydError):
     code, title, status = "wallet.refused", "The node's wallet can't do this now", 409
 

@@ -22,6 +22,7 @@ from overlayd.model.hash_text import parse_sha256 as parse_sha256
 from overlayd.model.txid import format_hash
 from overlayd.model.units import Duration, Size
 
+NetworkName = Literal["none", "regtest", "mainnet", "testnet"]
 ConfirmationStatus = Literal["none", "pending", "seen", "mined", "confirmed", "failed", "dropped"]
 GapReason = Literal["retention", "erased", "damaged", "restored", "deleted", "filter_disabled"]
 Time = Annotated[str, Meta(description="RFC 3339, UTC with Z", examples=["2024-01-15T10:30:00.000000Z"])]
@@ -193,7 +194,7 @@ class NodeBody(msgspec.Struct, kw_only=True):
     log: Annotated[str, Meta(description="Log id, from its first public key")]
     origin: Annotated[str, Meta(description="First line of its checkpoints")]
     keys: Annotated[list[str], Meta(description="Verifier keys of its checkpoints (C2SP vkey)")]
-    network: Annotated[Literal["none"], Meta(description="none: this node confirms nothing on a chain")] = "none"
+    network: Annotated[NetworkName, Meta(description="Its chain; none: this node confirms nothing on a chain")] = "none"
     epoch: str
     ancestry: list[EpochBody] = []
     head: Offset

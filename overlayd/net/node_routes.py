@@ -16,7 +16,7 @@ from overlayd.model.clock import format_time_us
 from overlayd.model.cursor import Cursor, format_epoch
 from overlayd.model.errors import NotFound
 from overlayd.model.metrics import Metrics
-from overlayd.model.wire import CheckBody, EpochBody, NodeBody, ReadyBody, encode_wire
+from overlayd.model.wire import CheckBody, EpochBody, NetworkName, NodeBody, ReadyBody, encode_wire
 from overlayd.net.app import answer, principal_of
 from overlayd.storage import Log
 
@@ -34,9 +34,10 @@ def add_node_routes(
     ready_checks: ReadyChecks,
     ready_notes: ReadyChecks | None = None,
     is_metrics_served: bool = True,
+    network: NetworkName = "none",
 ) -> None:
     """Adds the routes about the node itself. `ready_notes`: what is told beside the checks and never wrong.
-    `is_metrics_served`: `[metrics] enabled`."""
+    `is_metrics_served`: `[metrics] enabled`. `network`: of `[chain]`."""
     versions = {"overlayd": __version__, "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
     versions.update((part, version(part)) for part in _PARTS)
 
@@ -73,15 +74,16 @@ def add_node_routes(
     async def node() -> Response:
         """Who this node is and where its log stands."""
         check_standing(principal_of(request))
-        return answer(encode_wire(_node_body(log, node_name, versions)))
+        return answer(encode_wire(_node_body(log, node_name, versions, network)))
 
 
-def _node_body(log: Log, node_name: str, versions: dict[str, str]) -> NodeBody:
+def _node_body(log: Log, node_name: str, versions: dict[str, str], network: NetworkName) -> NodeBody:
     return NodeBody(
         node=node_name,
         log=log.log_id,
         origin=log.origin,
         keys=[log.vkey],
+        network=network,
         epoch=format_epoch(log.epoch),
         ancestry=[EpochBody(epoch=format_epoch(epoch), last_offset=offset) for epoch, offset in log.ancestry],
         head=log.head,

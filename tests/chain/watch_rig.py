@@ -143,7 +143,9 @@ class Node:
         """What was told, in short: `confirmed1`, `pending`; of one packet, or with its offset before it."""
         lines = []
         for entry, body in await self.entries():
-            words = f"{body.state}{body.depth or ''}" + ("!" if body.reason == "confirmed again" else "")
+            words = f"{body.state}{body.depth if body.state == 'confirmed' else ''}" + (
+                "!" if body.reason == "confirmed again" else ""
+            )
             if offset is None:
                 lines.append(f"{entry.target_from} {words}")
             elif entry.target_from == offset:
