@@ -25,6 +25,8 @@ from overlayd.chain.engine import CHAIN_FEATURES, ChainEngine, open_engine
 from overlayd.config import Settings
 from overlayd.config.dialects import agentpipe_features, load_agentpipe
 from overlayd.delivery.agents.replies import Replies
+from overlayd.delivery.agents.switch import FEATURE as AGENTS_FEATURE
+from overlayd.delivery.agents.switch import AgentSwitch
 from overlayd.delivery.delivery import Delivery
 from overlayd.delivery.frames import packet_body
 from overlayd.delivery.lane import LiveLane
@@ -48,6 +50,7 @@ from overlayd.model.names import is_node_name
 from overlayd.model.process_metrics import register_process_metrics
 from overlayd.model.systemd import Notifier, watchdog_interval_s
 from overlayd.net.access_log import RequestLog
+from overlayd.net.agent_routes import add_agent_routes
 from overlayd.net.app import create_app
 from overlayd.net.chain_routes import add_chain_routes
 from overlayd.net.content import Bodies
@@ -103,6 +106,7 @@ FEATURES = (
     IDENTITY_FEATURE,
     WEBHOOKS_FEATURE,
     SUBSCRIPTIONS_FEATURE,
+    AGENTS_FEATURE,
 )
 _log = structlog.get_logger("daemon")
 
@@ -178,6 +182,7 @@ class Parts:
             chance=random.Random(entropy.draw(8)),  # noqa: S311 - spreads retries, keeps no secret
             usage=self.metering.sink,
         )  # fmt: skip
+        self.agents = AgentSwitch(log, self.durable, clock)
         live_usage = SessionUsage(
             registry=self.registry, usage=self.metering.sink, clock=clock, read_head=lambda: log.head,
             check_open=self.metering.check_open, exceeded=self.metering.exceeded,
@@ -227,6 +232,7 @@ class Parts:
         )  # fmt: skip
         add_chain_routes(app, chain=self.chain, lane=self.lane, bodies=json_bodies, trail=self.access.trail)
         add_wallet_routes(app, chain=self.chain, lane=self.lane, bodies=json_bodies, trail=self.access.trail)
+        add_agent_routes(app, switch=self.agents, lane=self.lane, audit=self.access.trail.note)
         add_ticket_routes(app, tickets=self.access.tickets, clock=self.clock, bodies=json_bodies)
         add_mutual_routes(
             app, peer=self.schemes.mutual, gate=self.access.gate, bodies=self.bodies,
@@ -340,6 +346,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
             nursery.start_soon(parts.outbound.keep_house)
             if chain is not None:
                 await nursery.start(chain.run)
+            await parts.agents.load()
             await nursery.start(parts.durable.run)
             if parts.agentpipe:
                 await nursery.start(parts.agentpipe.run)

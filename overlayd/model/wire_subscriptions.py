@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from overlayd.model.subscription import AgentRule, PullRule, SubscriptionDefinition, WebhookRule
 from overlayd.model.wire import ConfirmationStatus, CursorText, Packet, Time
+from overlayd.model.wire_agents import Reply
 
 StartText = Annotated[str, Meta(description="now, beginning, an RFC 3339 time or a cursor; default now")]
 Count = Annotated[int, Meta(ge=0)]
@@ -250,6 +251,7 @@ class LeasesIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         Annotated[str, Meta(description="nack: given out again after it, default 0s; extend: the lease from now on")]
         | UnsetType
     ) = UNSET
+    reply: Annotated[Reply, Meta(description="ack of an agent's only lease: what it replies")] | UnsetType = UNSET
 
 
 class LeasesBody(msgspec.Struct, kw_only=True):

@@ -19,34 +19,35 @@ _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 
 
 class JsonBodies:
-    """Reads bodies of at most `definition_bytes`."""
+    """Reads bodies of at most `definition_bytes`, or another limit."""
 
     def __init__(self, bodies: Bodies, limits: Limits) -> None:
         self._bodies = bodies
         self._limits = limits
 
-    async def read(self, asked: Request, kind: type[T], what: str) -> T:
-        """The body. `what` begins the words of a refusal: "the policy can't be used". Checkpoint.
+    async def read(self, asked: Request, kind: type[T], what: str, *, limit: str = "definition_bytes") -> T:
+        """The body. `what` begins the words of a refusal: "the policy can't be used". `limit`: a larger one of the
+        settings. Checkpoint.
 
         Raises WrongContentType, BodyTooLarge, MalformedJson, UnusableJson, InvalidDefinition, RequestTimeout, IntakeBusy.
         """
-        return _decode(await self._read_raw(asked), kind, what, self._limits.json_depth_max)
+        return _decode(await self._read_raw(asked, limit), kind, what, self._limits.json_depth_max)
 
     async def read_or(self, asked: Request, kind: type[T], what: str, default: T) -> T:
         """As `read`; the default for a request without a body. Checkpoint."""
         raw = await self._read_raw(asked)
         return _decode(raw, kind, what, self._limits.json_depth_max) if raw else default
 
-    async def _read_raw(self, asked: Request) -> bytes:
+    async def _read_raw(self, asked: Request, setting: str = "definition_bytes") -> bytes:
         content_type = asked.mimetype
         if content_type and content_type != "application/json" and not content_type.endswith("+json"):
             raise WrongContentType(
                 f"the body must be JSON, not {content_type[:80]}", subject="Content-Type",
                 hint="Content-Type: application/json",
             )  # fmt: skip
-        limit = int(self._limits.definition_bytes)
+        limit = int(getattr(self._limits, setting))
         with self._bodies.hold() as hold:
-            return await body_reader(asked, self._bodies, limit, "definition_bytes").read_all(hold)
+            return await body_reader(asked, self._bodies, limit, setting).read_all(hold)
 
 
 def _decode(raw: bytes, kind: type[T], what: str, depth_max: int) -> T:

@@ -7,6 +7,7 @@ from msgspec import UNSET
 from quart import Response, request
 from quart_trio import QuartTrio
 
+from overlayd.delivery.agents.bodies import agent_message
 from overlayd.delivery.subscriptions.definition import LEASE_MAX_S
 from overlayd.delivery.subscriptions.parts import DurableSubscriptions
 from overlayd.delivery.subscriptions.pull import Desk, Fetched, Leased
@@ -15,6 +16,7 @@ from overlayd.model.clock import format_time_us
 from overlayd.model.errors import BadParameter, LimitReached, SubscriptionConflict
 from overlayd.model.units import Duration
 from overlayd.model.wire import encode_wire
+from overlayd.model.wire_agents import Reply
 from overlayd.model.wire_subscriptions import FetchIn, LeasesBody, LeasesIn
 from overlayd.net.app import answer
 from overlayd.net.json_body import JsonBodies
@@ -63,7 +65,8 @@ class _PullRoutes:
             raise BadParameter(f"max is {self._limits.fetch_max} at most, not {body.max}", subject="fetch_max")
         async with self._lane.step_out():
             fetched = await desk.fetch(body.max, wait_s)
-        return answer(self._encode(fetched), cache_control="no-store")
+        is_agent = desk.is_agent
+        return answer(self._encode(fetched, is_agent=is_agent), cache_control="no-store")
 
     async def ack(self, subscription: str) -> Response:
         """Settles what the leases stand for."""
@@ -71,14 +74,23 @@ class _PullRoutes:
         body = await self._leases()
         if body.delay is not UNSET:
             raise BadParameter("ack takes no delay", subject="delay")
+        if body.reply is not UNSET:
+            return await self._reply(desk, body, body.reply)
         async with self._lane.step_out():
             results = await desk.ack(body.leases)
         return answer(encode_wire(LeasesBody(results=results)))
 
+    async def _reply(self, desk: Desk, body: LeasesIn, reply: Reply) -> Response:
+        if len(body.leases) != 1:
+            raise BadParameter("a reply goes with one lease", subject="leases")
+        async with self._lane.step_out():
+            verdict = await desk.reply(body.leases[0], encode_wire(reply))
+        return answer(encode_wire(LeasesBody(results=[verdict])))
+
     async def nack(self, subscription: str) -> Response:
         """Gives back what the leases stand for."""
         desk = self._desk(subscription)
-        body = await self._leases()
+        body = await self._leases(may_reply=False)
         delay_s = 0.0 if body.delay is UNSET else _duration(body.delay, "delay")
         async with self._lane.step_out():
             results = await desk.nack(body.leases, delay_s)
@@ -87,7 +99,7 @@ class _PullRoutes:
     async def extend(self, subscription: str) -> Response:
         """Makes leases last longer, from now on."""
         desk = self._desk(subscription)
-        body = await self._leases()
+        body = await self._leases(may_reply=False)
         duration_s = None if body.delay is UNSET else _duration(body.delay, "delay")
         async with self._lane.step_out():
             results, until_us = await desk.extend(body.leases, duration_s)
@@ -97,13 +109,16 @@ class _PullRoutes:
         found = self._find(text)
         if found.definition.reached_by != "pull":
             raise SubscriptionConflict(
-                f"{found.name} is of kind {found.definition.reached_by}; only kind pull is fetched from", subject=found.id
+                f"{found.name} is of kind {found.definition.reached_by}; only kind pull is fetched from",
+                subject=found.id,
             )
         return self._durable.engine.desk(found)
 
-    async def _leases(self) -> LeasesIn:
+    async def _leases(self, *, may_reply: bool = True) -> LeasesIn:
         Parameters(request, ())
-        body = await self._bodies.read(request, LeasesIn, "the leases can't be used")
+        body = await self._bodies.read(request, LeasesIn, "the leases can't be used", limit="agent_reply_bytes")
+        if body.reply is not UNSET and not may_reply:
+            raise BadParameter("a reply goes with ack", subject="reply")
         if len(body.leases) > self._limits.leases_per_request:
             self._durable.engine.delivery.metrics.count_limit_hit("leases_per_request")
             raise LimitReached(
@@ -111,15 +126,18 @@ class _PullRoutes:
             )
         return body
 
-    def _encode(self, fetched: Fetched) -> bytes:
-        texts = b",".join(self._message(leased) for leased in fetched.messages)
+    def _encode(self, fetched: Fetched, *, is_agent: bool) -> bytes:
+        texts = b",".join(self._message(leased, is_agent=is_agent) for leased in fetched.messages)
         until = b""
         if fetched.messages:
             until = b',"lease_until":' + msgspec.json.encode(format_time_us(fetched.lease_until_us))
         return b'{"messages":[%s]%s,"cursor":%s}' % (texts, until, msgspec.json.encode(str(fetched.cursor)))
 
-    def _message(self, leased: Leased) -> bytes:
-        text = self._durable.engine.delivery.frames.text(leased.message, "packet")
+    def _message(self, leased: Leased, *, is_agent: bool) -> bytes:
+        if is_agent and leased.message.kind == "packet":
+            text = agent_message(leased.message)
+        else:
+            text = self._durable.engine.delivery.frames.text(leased.message, "packet")
         return b'{"lease":%s,"deliveries":%d,' % (msgspec.json.encode(leased.lease), leased.deliveries) + text[1:]
 
 

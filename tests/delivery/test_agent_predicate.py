@@ -74,16 +74,19 @@ def find(payload: Any, path: str) -> Any:
 
 
 def kind(value: Any) -> str:
+    """What may be compared with each other."""
     if isinstance(value, bool) or value is None:
         return str(value)
     return "number" if isinstance(value, (int, float)) else type(value).__name__
 
 
 def same(one: Any, other: Any) -> bool:
+    """Strictly equal."""
     return kind(one) == kind(other) and one == other
 
 
 def fold(value: Any) -> Any:
+    """Without the difference of upper and lower case."""
     return value.lower() if isinstance(value, str) else value
 
 

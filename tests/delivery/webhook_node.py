@@ -26,6 +26,7 @@ from overlayd.model.names import StreamName
 from overlayd.model.units import Size
 from overlayd.outbound import Outbound
 from overlayd.storage import Log, StorageSettings, open_log
+from overlayd.storage.migrations import Feature
 from overlayd.storage.sealing import read_sealing_key
 
 
@@ -73,13 +74,15 @@ class WebhookNode:
 
 
 @asynccontextmanager
-async def open_node(directory: Path, *, clock: StillClock | None = None) -> AsyncIterator[WebhookNode]:
+async def open_node(
+    directory: Path, *, clock: StillClock | None = None, features: tuple[Feature, ...] = ()
+) -> AsyncIterator[WebhookNode]:
     """Runs for the length of the block, then drains."""
     clock = clock or StillClock()
     settings = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
     async with open_log(
         directory, settings=settings, limits=Limits(), defaults=Definition(), clock=clock, entropy=Entropy(),
-        metrics=Metrics(), features=(FEATURE, WEBHOOKS_FEATURE),
+        metrics=Metrics(), features=(FEATURE, WEBHOOKS_FEATURE, *features),
     ) as log:  # fmt: skip
         node = WebhookNode(directory, log, clock)
         async with trio.open_nursery() as nursery:

@@ -8,7 +8,7 @@ from overlayd.delivery.matching import PacketView
 from overlayd.model.clock import format_time_us
 from overlayd.model.outlet import Delivery
 from overlayd.model.subscription import AgentRule
-from overlayd.model.wire import encode_wire
+from overlayd.model.wire import PacketMessage, encode_wire
 from overlayd.model.wire_agents import AgentNotification, AgentPacket, NotifiedPacket, Producer
 
 
@@ -19,6 +19,14 @@ def agent_packet(view: PacketView, state: PacketState) -> AgentPacket:
         producer=_producer_of(view),
         made_from=list(view.meta.derived_from) or UNSET,
     )
+
+
+def agent_message(message: Message) -> bytes:
+    """The message of a packet as an agent gets it, in the packet format."""
+    view = message.subject
+    assert isinstance(view, PacketView)
+    body = PacketMessage(stream_id=view.stream, cursor=str(message.cursor), packet=agent_packet(view, message.state))
+    return encode_wire(body)
 
 
 def agent_notification(delivery: Delivery[Message], now_us: int) -> bytes:

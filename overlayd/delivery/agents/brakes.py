@@ -69,13 +69,6 @@ class Brakes:
             return Hold(to_hour, "runs_per_hour")
         return None
 
-    def room(self, runs: RunCount, now_us: int) -> int:
-        """Deliveries that may be begun now."""
-        if self.hold(runs, now_us) is not None:
-            return 0
-        now = runs.at(now_us)
-        return min(self.runs_per_hour - now.hour_runs, self.runs_per_day - now.day_runs)
-
 
 def _smaller(asked: int | msgspec.UnsetType, most: int) -> int:
     return int(most) if asked is UNSET else min(int(asked), int(most))

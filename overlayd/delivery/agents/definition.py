@@ -47,26 +47,33 @@ def check_agent(definition: SubscriptionDefinition) -> Iterator[Violation]:
         if isinstance(webhook, WebhookRule) and webhook.format == "agent":
             yield _wrong("/webhook/format", "format agent goes with kind agent")
         return
-    if agent.trigger is not UNSET:
-        try:
-            effective_filter(definition)
-        except PredicateError as err:
-            yield _wrong(f"/agent/trigger{err.pointer}", err.detail)
+    try:
+        effective_filter(definition)
+    except PredicateError as err:
+        yield _wrong(f"/agent/trigger{err.pointer}", err.detail)
     if agent.output is not UNSET:
         yield from _output(agent.output)
     if isinstance(webhook, WebhookRule):
-        if agent.mode == "realtime" and webhook.batch_size != 1:
-            yield _wrong("/webhook/batch_size", "an agent of mode realtime gets one packet a run; mode batch gets more")
-        if webhook.format == "cloudevents":
-            yield _wrong("/webhook/format", "events don't say who a packet is from, which agents are told; use packet")
+        yield from _webhook(agent, webhook)
     if agent.attach == "live":
-        for name in ("runs_per_hour", "runs_per_day", "bytes_per_day"):
-            if getattr(agent, name) is not UNSET:
-                yield _wrong(f"/agent/{name}", "counts deliveries, which a live connection doesn't have")
-        if agent.coalesce != "none":
-            yield _wrong("/agent/coalesce", "goes with webhook and pull")
-        if agent.mode == "batch":
-            yield _wrong("/agent/mode", "a live connection is given packet after packet")
+        yield from _live(agent)
+
+
+def _webhook(agent: AgentRule, webhook: WebhookRule) -> Iterator[Violation]:
+    if agent.mode == "realtime" and webhook.batch_size != 1:
+        yield _wrong("/webhook/batch_size", "an agent of mode realtime gets one packet a run; mode batch gets more")
+    if webhook.format == "cloudevents":
+        yield _wrong("/webhook/format", "events don't say who a packet is from, which agents are told; use packet")
+
+
+def _live(agent: AgentRule) -> Iterator[Violation]:
+    for name in ("runs_per_hour", "runs_per_day", "bytes_per_day"):
+        if getattr(agent, name) is not UNSET:
+            yield _wrong(f"/agent/{name}", "counts deliveries, which a live connection doesn't have")
+    if agent.coalesce != "none":
+        yield _wrong("/agent/coalesce", "goes with webhook and pull")
+    if agent.mode == "batch":
+        yield _wrong("/agent/mode", "a live connection is given packet after packet")
 
 
 def _output(name: str) -> Iterator[Violation]:

@@ -221,6 +221,19 @@ class Ledger:
         self._set_timer(due, unit)
         self._change(unit)
 
+    def hold(self, unit: Unit) -> None:
+        """A leased unit is being settled: its lease doesn't end meanwhile."""
+        assert unit.state == "leased"
+        unit.state = "flying"
+        self.flying += 1
+
+    def unhold(self, unit: Unit) -> None:
+        """It wasn't settled; the lease goes on as it was."""
+        assert unit.state == "flying"
+        unit.state = "leased"
+        self.flying -= 1
+        self._set_timer(unit.due, unit)
+
     def fix(self, unit: Unit) -> None:
         """The unit's bounds are written down, so that they are the same at every attempt."""
         unit.is_fixed = True

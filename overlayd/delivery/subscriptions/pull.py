@@ -14,7 +14,7 @@ from overlayd.delivery.subscriptions.letters import letter_of, queue_letter
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.delivery.subscriptions.tables import AttemptBody
 from overlayd.delivery.subscriptions.units import Unit
-from overlayd.delivery.subscriptions.worker import Workshop
+from overlayd.delivery.subscriptions.worker import Workshop, drop_deep
 from overlayd.model.cursor import Cursor
 from overlayd.model.errors import SubscriptionConflict
 from overlayd.model.subscription import PullRule
@@ -57,6 +57,10 @@ class Desk:
     def _rule(self) -> PullRule:
         rule = self._subscription.definition.pull
         return rule if isinstance(rule, PullRule) else PullRule()
+
+    @property
+    def is_agent(self) -> bool:
+        return self._subscription.brakes is not None
 
     @property
     def leased(self) -> int:
@@ -106,6 +110,36 @@ class Desk:
                 settled.append(unit)
         await self._write(settled)
         return verdicts
+
+    async def reply(self, token: str, body: bytes) -> Verdict:
+        """Settles a message with what an agent replied to it; both are durable when it returns. Checkpoint.
+
+        Raises what keeps the reply from being taken; the lease then goes on. Raises SubscriptionConflict for no agent.
+        """
+        await self._recall()
+        subscription, replies = self._subscription, self._shop.replies
+        if replies is None or subscription.brakes is None:
+            raise SubscriptionConflict(f"{subscription.name} is no agent, so it can't reply", subject=subscription.id)
+        (unit,) = self._find([token])
+        if unit is None:
+            return "expired"
+        ledger, lease = subscription.ledger, self._lease_of(unit)
+        self._drop(unit)
+        ledger.hold(unit)
+        try:
+            parcel = await self._shop.contents.read(subscription, unit)
+            if parcel.kind == "packets" and parcel.messages:
+                size = await replies.take(subscription, unit, parcel.messages, body)
+                subscription.note_reply(self._shop.clock.now_us(), size)
+        except BaseException:
+            if subscription.ledger is ledger:
+                ledger.unhold(unit)
+                self._leased[lease] = unit
+            raise
+        if subscription.ledger is ledger:  # else it was sought elsewhere meanwhile, with this settled
+            self._settle(unit)
+            await self._write([unit])
+        return "ok"
 
     async def nack(self, tokens: list[str], delay_s: float) -> list[Verdict]:
         """Gives messages back, to be fetched again after a while, or dead letters if that was their last delivery."""
@@ -204,12 +238,20 @@ class Desk:
     def _take(self, count: int) -> list[Unit]:
         units: list[Unit] = []
         now = trio.current_time()
-        while len(units) < count:
+        while len(units) < count and not self._is_braked():
             unit = self._subscription.ledger.take(now)
             if unit is None:
                 break
+            self._subscription.note_run(self._shop.clock.now_us())
             units.append(unit)
         return units
+
+    def _is_braked(self) -> bool:
+        """Whether an agent has used up what it may."""
+        hold = self._subscription.hold(self._shop.clock.now_us())
+        if hold is not None:
+            self._shop.meters.metrics.count_limit_hit(f"agent_{hold.brake}")
+        return hold is not None
 
     async def _give_out(self, units: list[Unit]) -> Fetched:
         subscription, ledger = self._subscription, self._subscription.ledger
@@ -261,7 +303,9 @@ class Desk:
         """What is given out for it; None when there is nothing, and it is settled."""
         subscription = self._subscription
         parcel = await self._shop.contents.read(subscription, unit)
+        drop_deep(self._shop, subscription, parcel)
         if parcel.messages:
+            subscription.note_run_bytes(self._shop.clock.now_us(), body_bytes(parcel.messages[:1]))
             return parcel.messages[0]
         if parcel.gaps:
             gap = parcel.gaps[0]
@@ -361,6 +405,10 @@ class Desk:
 
     def _check_active(self, *, may_be_paused: bool = False) -> None:
         rest = self._subscription.rest
+        if self._subscription.is_held and not may_be_paused and not self._subscription.is_gone:
+            raise SubscriptionConflict(
+                "all agents are paused", subject=self._subscription.id, hint="they are resumed with /v1/agents/resume"
+            )
         if self._subscription.is_gone or (rest.state != "active" and not may_be_paused):
             state = "deleted" if self._subscription.is_gone else rest.state
             raise SubscriptionConflict(

@@ -6,7 +6,7 @@ from collections import deque
 import msgspec
 import trio
 
-from overlayd.delivery.agents.brakes import Brakes
+from overlayd.delivery.agents.brakes import Brakes, Hold
 from overlayd.delivery.matching import Matcher
 from overlayd.delivery.query import Selection
 from overlayd.delivery.scanning import Judge
@@ -175,9 +175,9 @@ class Subscription:
             self._service.failed_at, self._service.failures = None, 0
         self.ring()
 
-    def room_for_runs(self, now_us: int) -> int | None:
-        """Deliveries that an agent's brakes allow now; None where there are no brakes."""
-        return None if self.brakes is None else self.brakes.room(self.rest.runs, now_us)
+    def hold(self, now_us: int) -> Hold | None:
+        """Why an agent may be given nothing now; None when it may, and for all others."""
+        return None if self.brakes is None else self.brakes.hold(self.rest.runs, now_us)
 
     def note_run(self, now_us: int) -> None:
         """An agent is given something."""

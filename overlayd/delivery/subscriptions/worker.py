@@ -157,8 +157,7 @@ class Worker:
 
     def _is_braked(self, now: float) -> bool:
         """Whether an agent has used up what it may, and waits."""
-        subscription, now_us = self._subscription, self._shop.clock.now_us()
-        hold = None if subscription.brakes is None else subscription.brakes.hold(subscription.rest.runs, now_us)
+        hold = self._subscription.hold(self._shop.clock.now_us())
         if hold is None:
             return False
         self._shop.meters.metrics.count_limit_hit(f"agent_{hold.brake}")
@@ -203,7 +202,7 @@ class Worker:
     async def _deliver(self, unit: Unit) -> None:
         subscription, shop = self._subscription, self._shop
         parcel = await shop.contents.read(subscription, unit)
-        self._drop_deep(parcel)
+        drop_deep(shop, subscription, parcel)
         if not parcel.messages and (not parcel.gaps or not subscription.rules.gaps):
             for gap in parcel.gaps:
                 note_gap(subscription, gap, shop.clock.now_us())
@@ -220,20 +219,6 @@ class Worker:
         await shop.rounds.mark(subscription).wait()
         if event is not None:
             await self._tell(event)
-
-    def _drop_deep(self, parcel: Parcel) -> None:
-        """Packets that nothing may be made from any more aren't given to an agent that replies: it would be run for
-        nothing. It stands among its attempts."""
-        replies, subscription = self._shop.replies, self._subscription
-        if replies is None or subscription.brakes is None or parcel.kind != "packets":
-            return
-        for message in parcel.messages[:]:
-            if replies.too_deep(subscription, [message]):
-                parcel.messages.remove(message)
-                name = f"msg_{subscription.id}_{str(message.cursor)[1:].replace('-', '_').replace('.', '_')}"
-                reason = f"not given: made from another packet {HOPS_MAX} times in a row, which is the limit"
-                now_us = self._shop.clock.now_us()
-                subscription.note_attempt(AttemptBody(now_us, name, 0, "hops", reason, None, 0, ""))
 
     async def _push(self, unit: Unit, parcel: Parcel) -> AttemptResult:
         """What can't be given any more first, then what can."""
@@ -389,3 +374,17 @@ class Worker:
             await self._shop.announce("subscription.disabled", event)
         except OverlaydError as err:
             _log.error("an event couldn't be appended", event_type="subscription.disabled", error=err.detail)
+
+
+def drop_deep(shop: Workshop, subscription: Subscription, parcel: Parcel) -> None:
+    """Packets that nothing may be made from any more aren't given to an agent that replies: it would be run for
+    nothing. It stands among its attempts."""
+    replies = shop.replies
+    if replies is None or subscription.brakes is None or parcel.kind != "packets":
+        return
+    for message in parcel.messages[:]:
+        if replies.too_deep(subscription, [message]):
+            parcel.messages.remove(message)
+            name = f"msg_{subscription.id}_{str(message.cursor)[1:].replace('-', '_').replace('.', '_')}"
+            reason = f"not given: made from another packet {HOPS_MAX} times in a row, which is the limit"
+            subscription.note_attempt(AttemptBody(shop.clock.now_us(), name, 0, "hops", reason, None, 0, ""))
