@@ -66,6 +66,7 @@ from overlayd.net.live_lane import LiveDoor
 from overlayd.net.live_publish import live_publisher
 from overlayd.net.live_routes import add_live_routes
 from overlayd.net.live_socket import LiveSockets
+from overlayd.net.log_key_routes import add_log_key_routes
 from overlayd.net.log_routes import add_log_routes
 from overlayd.net.metering_routes import add_metering_routes
 from overlayd.net.mutual_routes import add_mutual_routes
@@ -221,6 +222,7 @@ class Parts:
             app, delivery=self.delivery, registry=self.registry, node=node, trail=self.access.trail, lane=self.lane
         )
         add_log_routes(app, log=log, lane=self.lane, streams=self.access.streams, trail=self.access.trail)
+        add_log_key_routes(app, log=log, lane=self.lane, trail=self.access.trail)
         json_bodies = JsonBodies(self.bodies, limits)
         add_key_routes(
             app, keys=self.access.keys, changes=self.access.changes, trail=self.access.trail, clock=self.clock,
@@ -255,6 +257,7 @@ class Parts:
     def _ready_checks(self) -> ReadyChecks:
         return {
             "storage": lambda: "the disk is nearly full; publishing is refused" if self.log.stats().is_full else "",
+            "checkpoint_key": lambda: self.log.keys.trouble,
             "stopping": lambda: "the node is shutting down" if self.stop.is_set() else "",
         }
 

@@ -1,4 +1,4 @@
-"""`overlayd keys`: API keys of a running node, and drawing one for the configuration."""
+"""`overlayd keys`: API keys of a running node, drawing one for the configuration, and the keys of the log."""
 
 from collections.abc import Iterator
 
@@ -8,9 +8,10 @@ from msgspec import UNSET, UnsetType
 from overlayd.access.secret_text import draw_key, format_digest
 from overlayd.cli.output import json_option, print_facts, print_json, print_table, printable
 from overlayd.cli.target import Target, target_options
-from overlayd.client import SyncClient, access_calls
+from overlayd.client import SyncClient, access_calls, calls
 from overlayd.client.retry import ONCE
 from overlayd.model.clock import Entropy
+from overlayd.model.key_chain import LogKeysBody
 from overlayd.model.wire_access import KeyBody, KeyIn, KeyMade
 
 _WARNING = "Keep it now: it isn't shown again."
@@ -105,6 +106,49 @@ def generate(agentpipe: bool, as_json: bool) -> None:
         return
     print_facts((("key", secret.text), ("hash", format_digest(secret.digest))))
     click.echo(_WARNING, err=True)
+
+
+@command.command("rotate-node")
+@target_options
+@json_option
+def rotate_node(target: Target, as_json: bool) -> None:
+    """Change the key that signs the log's checkpoints.
+
+    The next key is the one that [node] checkpoint_key_next names, else a new file in the data directory. Old proofs
+    verify as before; clients learn the new key from the log. Keep a copy of the new file with your backups.
+    """
+    with _open(target) as client:
+        listed = client.send(calls.rotate_log_key())
+    _print_log_keys(listed, as_json)
+
+
+@command.command("node")
+@target_options
+@json_option
+def show_node_keys(target: Target, as_json: bool) -> None:
+    """List the keys that signed the log's checkpoints, with the sizes for which each counts.
+
+    With --json it is the list that `overlayd verify --key-list` takes.
+    """
+    with _open(target) as client:
+        listed = client.send(calls.log_keys())
+    _print_log_keys(listed, as_json)
+
+
+def _print_log_keys(listed: LogKeysBody, as_json: bool) -> None:
+    if as_json:
+        print_json(listed)
+        return
+    rows = [
+        (
+            key.state,
+            "-" if key.from_size is None else key.from_size,
+            "-" if key.to_size is None else key.to_size,
+            key.key,
+        )
+        for key in listed.keys
+    ]
+    print_table(("STATE", "FROM SIZE", "TO SIZE", "KEY"), rows)
 
 
 def _open(target: Target) -> SyncClient:

@@ -16,7 +16,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from overlayd.model.bodies import Genesis, decode_node_body
+from overlayd.cli.own_keys import OwnKeys, read_own_keys
+from overlayd.model.bodies import Genesis, KeyChange, decode_node_body
 from overlayd.model.cursor import Epoch, epoch_counter, format_epoch
 from overlayd.model.entry import Kind, StoredEntry
 from overlayd.model.errors import DirectoryInUse, VerificationFailed
@@ -26,6 +27,7 @@ from overlayd.model.note import VerifierKey, parse_origin
 from overlayd.model.proof import TrustedKeys, verify_checkpoint
 from overlayd.storage import queries
 from overlayd.storage.files import DATABASE_NAME, DirectoryLock, read_high_water
+from overlayd.storage.log_keys import read_key_rows
 from overlayd.storage.tail import Page
 
 PAGE_ROWS = 500
@@ -94,14 +96,22 @@ class LogReport(msgspec.Struct):
 
 
 def check_log(directory: Path, trusted: TrustedKeys) -> LogReport:
-    """Checks everything there is. Raises VerificationFailed where there is no log to check."""
-    with _opened(directory) as (connection, read_as):
-        check = _Check(connection, trusted, LogReport(str(directory), read_as))
+    """Checks everything there is. Without keys in `trusted`, those of the directory are.
+
+    Raises VerificationFailed where there is no log to check.
+    """
+    with opened_log(directory) as (connection, read_as):
+        own = read_own_keys(connection, directory)
+        if not trusted.log_keys:
+            trusted = msgspec.structs.replace(
+                trusted, log_keys=own.trusted.log_keys, log_id=own.trusted.log_id, spans=own.trusted.spans
+            )
+        check = _Check(connection, trusted, own, LogReport(str(directory), read_as))
         return check.run(directory)
 
 
 @contextmanager
-def _opened(directory: Path) -> Iterator[tuple[sqlite3.Connection, str]]:
+def opened_log(directory: Path) -> Iterator[tuple[sqlite3.Connection, str]]:
     """The database to read from, without changing a byte of it.
 
     A running node's is read beside it, in short transactions. At rest nobody may start a node meanwhile, and what an
@@ -182,9 +192,11 @@ class _Tree:
 class _Check:
     """One pass over the log."""
 
-    def __init__(self, connection: sqlite3.Connection, trusted: TrustedKeys, report: LogReport) -> None:
+    def __init__(self, connection: sqlite3.Connection, trusted: TrustedKeys, own: OwnKeys, report: LogReport) -> None:
         self._connection = connection
         self._trusted = trusted
+        self._key_rows = {row.offset: row for row in own.rows if row.note}
+        self._takeovers = {tree.checkpoint.size: tree for tree in own.takeovers}
         self._report = report
         self._tree: _Tree | None = _Tree()
         self._streams: dict[bytes, tuple[int, bytes]] = {}
@@ -227,6 +239,7 @@ class _Check:
         ((now,),) = connection.execute("SELECT max(offset) FROM entry").fetchall()
         if (signed or 0) > now:
             report.note(f"a checkpoint was signed over {signed} entries, the log has {now}")
+        self._note_missing_keys(head)
         report.entries, report.streams = head, len(self._streams)
         report.root = "" if self._tree is None else self._tree.root().hex()
         return report
@@ -272,12 +285,19 @@ class _Check:
             self._take_genesis(entry)
         if entry.kind == Kind.PACKET:
             self._take_packet(entry)
+        if entry.kind == Kind.NODE:
+            self._take_node(entry)
         if entry.is_reduced and not self._is_removed(entry):
             self._report.note(f"entry {entry.offset}: its content is gone and no removal says so")
         if self._tree is not None:
             for level, index, hashes in self._tree.append(entry.leaf):
                 self._compare_tile(level, index, hashes)
             self._take_checkpoints()
+            takeover = self._takeovers.get(entry.offset)
+            if takeover is not None:
+                self._compare(
+                    f"the checkpoint over {entry.offset} entries that two keys signed", takeover.checkpoint.root
+                )
 
     def _take_genesis(self, entry: StoredEntry) -> None:
         try:
@@ -288,6 +308,24 @@ class _Check:
             self._report.note(f"entry 1: {error.detail}")
         if self._report.log_id == "":
             self._report.note("entry 1: not a genesis entry that names the log's key")
+
+    def _take_node(self, entry: StoredEntry) -> None:
+        """A `key` entry is one of the keys that the log lists, word for word."""
+        row = self._key_rows.pop(entry.offset, None)
+        if row is None and b'"type":"key"' not in entry.body:
+            return
+        if row is None:  # a running node may have added it just now
+            row = next((row for row in read_key_rows(self._connection) if row.offset == entry.offset), None)
+        body = decode_node_body(entry.body)
+        if isinstance(body, KeyChange) and (row is None or row.note != body.note):
+            self._report.note(f"entry {entry.offset}: a change of the log's key that the list of keys doesn't have")
+        elif row is not None and not isinstance(body, KeyChange):
+            self._report.note(f"entry {entry.offset}: the list of keys names it, but it isn't a change of the key")
+
+    def _note_missing_keys(self, head: int) -> None:
+        for offset in self._key_rows:
+            if offset <= head:
+                self._report.note(f"entry {offset}: the list of keys names it, but it isn't there")
 
     def _take_packet(self, entry: StoredEntry) -> None:
         self._report.packets += 1

@@ -12,7 +12,8 @@ from overlayd.cli.output import json_option, print_facts, print_json
 from overlayd.cli.target import data_directory
 from overlayd.model.clock import format_time_us
 from overlayd.model.errors import VerificationFailed
-from overlayd.model.note import Ed25519Signer, VerifierKey, log_id_of
+from overlayd.model.key_chain import decode_key_list, follow_keys
+from overlayd.model.note import VerifierKey
 from overlayd.model.proof import Proof, TrustedKeys, decode_proof, verify_proof
 from overlayd.model.tlog_proof import decode_tlog_proof, proof_of_tlog
 from overlayd.model.verdict import SignerReport, Verdict
@@ -43,26 +44,38 @@ are kept for versions that check anchors; this one checks none.
     "--data", metavar="DIR", help="Data directory: its key is trusted, and without FILE its whole log checked"
 )
 @click.option("--log-key", "log_keys", metavar="VKEY", multiple=True, help="A log key as its owner published it")
+@click.option(
+    "--key-list", type=click.File("rb"), help="The log's list of keys (`overlayd keys node --json`), for rotated keys"
+)
 @click.option("--witness-key", "witness_keys", metavar="VKEY", multiple=True, help="A witness's key")
 @click.option("--witnesses", type=click.IntRange(0), default=0, help="So many of them must have signed")
 @click.option("--accept", type=click.Choice(_LEVELS), help="Exit 0 for a proof that is at least so strong")
 @json_option
 def command(
-    file: Any, data: str | None, log_keys: tuple[str, ...], witness_keys: tuple[str, ...], witnesses: int,
+    file: Any, data: str | None, log_keys: tuple[str, ...], key_list: Any, witness_keys: tuple[str, ...], witnesses: int,
     accept: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Check one packet's proof file, or without FILE the whole log of a data directory. Nothing is sent anywhere.
 
     A proof is only worth what the key is worth: give --log-key as the log's owner published it (`overlayd node`
-    shows it there). On the node's own machine --data takes it from the directory.
+    shows it there). On the node's own machine --data takes it from the directory. Where the log's key was rotated since,
+    or before, --key-list leads from that key to the one that signed; nobody has to be believed for it.
 
     Says who signed, what was checked, and what is not proven.
     """
     directory = data_directory(data, os.environ)
     try:
-        trusted = _trusted_keys(directory, file is None or data is not None, log_keys, witness_keys, witnesses)
+        trusted = _trusted_keys(log_keys, witness_keys, witnesses)
+        if key_list is not None:
+            trusted = follow_keys(decode_key_list(_read_bounded(key_list, "a list of keys")), trusted)
+        if not trusted.log_keys and (file is None or data is not None):
+            _expect_log(directory)
         if file is None:
             raise SystemExit(_check_log(directory, trusted, as_json))
+        if not trusted.log_keys and data is not None:
+            trusted = _own_keys(directory, trusted)
+        if not trusted.log_keys:
+            raise click.UsageError("whose log is it? Give --log-key, or --data for a log of this machine")
         verdict = verify_proof(_read_proof(file), trusted)
     except VerificationFailed as error:
         if as_json:
@@ -77,44 +90,46 @@ def command(
     raise SystemExit(OK if is_accepted else _CODES[verdict.level])
 
 
-def _trusted_keys(
-    directory: Path, is_own: bool, log_keys: tuple[str, ...], witness_keys: tuple[str, ...], witnesses: int
-) -> TrustedKeys:
+def _trusted_keys(log_keys: tuple[str, ...], witness_keys: tuple[str, ...], witnesses: int) -> TrustedKeys:
     try:
         keys = [VerifierKey.parse(text) for text in log_keys]
         witness = [VerifierKey.parse(text) for text in witness_keys]
     except VerificationFailed as error:
         raise click.BadParameter(error.detail, param_hint="--log-key / --witness-key") from error
-    if is_own and not keys:
-        keys = [own_key(directory)]
-    if not keys:
-        raise click.UsageError("whose log is it? Give --log-key, or --data for a log of this machine")
     return TrustedKeys(tuple(keys), tuple(witness), witnesses)
 
 
-def own_key(directory: Path) -> VerifierKey:
-    """The public key of the log in a directory."""
-    file = directory / "keys" / "log.ed25519"
-    try:
-        seed = file.read_bytes()
-    except OSError as error:
-        click.echo(f"overlayd: {file}: {error.strerror}", err=True)
-        raise SystemExit(FAILED) from error
-    public_key = Ed25519Signer("overlayd", seed).key.public_key
-    # Any epoch will do: verifiers know the key by its log.
-    return VerifierKey(f"overlayd/{log_id_of(public_key)}/1aaaaaaaa", public_key)
+def _expect_log(directory: Path) -> None:
+    if not (directory / "log.sqlite3").exists():
+        click.echo(f"overlayd: {directory}: there is no log", err=True)
+        raise SystemExit(FAILED)
+
+
+def _own_keys(directory: Path, trusted: TrustedKeys) -> TrustedKeys:
+    """With the keys of the log in a directory."""
+    from overlayd.cli.log_check import opened_log  # brings the storage, which a proof file doesn't need
+    from overlayd.cli.own_keys import read_own_keys
+
+    with opened_log(directory) as (connection, _):
+        own = read_own_keys(connection, directory).trusted
+    return msgspec.structs.replace(trusted, log_keys=own.log_keys, log_id=own.log_id, spans=own.spans)
 
 
 def _read_proof(file: Any) -> Proof:
-    raw: bytes = file.read(PROOF_BYTES_MAX + 1)
-    if len(raw) > PROOF_BYTES_MAX:
-        raise click.UsageError(f"a proof file has at most {PROOF_BYTES_MAX} bytes")
+    raw = _read_bounded(file, "a proof file")
     if raw.startswith(b"c2sp.org/tlog-proof@"):
         try:
             return proof_of_tlog(decode_tlog_proof(raw.decode()))
         except UnicodeDecodeError as error:
             raise VerificationFailed("not a C2SP tlog-proof: it isn't UTF-8", subject="proof") from error
     return decode_proof(raw)
+
+
+def _read_bounded(file: Any, what: str) -> bytes:
+    raw: bytes = file.read(PROOF_BYTES_MAX + 1)
+    if len(raw) > PROOF_BYTES_MAX:
+        raise click.UsageError(f"{what} has at most {PROOF_BYTES_MAX} bytes")
+    return raw
 
 
 def _print_verdict(verdict: Verdict) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from overlayd.client.problems import error_of_answer
 from overlayd.model.definition import Definition, decode_unit, encode_definition
 from overlayd.model.errors import UnexpectedAnswer
+from overlayd.model.key_chain import LogKeysBody
 from overlayd.model.units import Duration
 from overlayd.model.wire import (
     ConsistencyBody,
@@ -94,6 +95,7 @@ _PACKETS = decoder_of(PacketsBody)
 _PACKET_LIST = decoder_of(PacketList)
 _READ = decoder_of(ReadBody)
 _SESSIONS = decoder_of(SessionList)
+_LOG_KEYS = decoder_of(LogKeysBody)
 _CONSISTENCY = decoder_of(ConsistencyBody)
 
 
@@ -232,6 +234,16 @@ def proof(name: str, sequence: int) -> Call[bytes]:
 def checkpoint() -> Call[str]:
     """The newest signed checkpoint, as a note."""
     return Call("GET", "/v1/log/checkpoint", lambda answer: answer.body.decode("utf-8", "replace"))
+
+
+def log_keys() -> Call[LogKeysBody]:
+    """The keys that signed the log's checkpoints, each with what introduced it. Check them with `follow_keys`."""
+    return Call("GET", "/v1/log/keys", _LOG_KEYS)
+
+
+def rotate_log_key() -> Call[LogKeysBody]:
+    """Changes the key that signs the log; gives all keys then."""
+    return Call("POST", "/v1/log/keys/rotate", _LOG_KEYS, is_repeatable=False, hold_s=60.0)
 
 
 def consistency(old_size: int, new_size: int) -> Call[ConsistencyBody]:

@@ -1,29 +1,35 @@
 """What a client knows of a log from before, so that the node can't show it another history. No I/O but its file."""
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from overlayd.client import calls
 from overlayd.client.calls import Call
-from overlayd.model.errors import ForkDetected, VerificationFailed
+from overlayd.model.errors import ForkDetected, UnknownSigner, VerificationFailed
+from overlayd.model.key_chain import follow_keys
 from overlayd.model.merkle import verify_consistency
 from overlayd.model.note import VerifierKey, parse_origin
-from overlayd.model.proof import SignedTree, TrustedKeys, decode_proof, verify_checkpoint, verify_proof
+from overlayd.model.proof import KeySpan, SignedTree, TrustedKeys, decode_proof, verify_checkpoint, verify_proof
 from overlayd.model.verdict import Verdict
 from overlayd.model.wire import ConsistencyBody, NodeBody, Packet, ReceiptBody, WelcomeMessage, parse_sha256
 
+T = TypeVar("T")
 _RESET_HINT = "if the log was replaced on purpose, remove the trust file; else ask its operator"
 
 
 class KnownLog(msgspec.Struct):
-    """What is kept: whose log, which keys, and size, root and note of the newest checkpoint that was checked."""
+    """What is kept: whose log, which keys, and size, root and note of the newest checkpoint that was checked.
+
+    `spans`: for which sizes each key counts (KeySpan's members), once the log's list of keys was checked.
+    """
 
     log_id: str = ""
     keys: tuple[str, ...] = ()
+    spans: tuple[tuple[int, int | None], ...] = ()
     size: int = 0
     root: str = ""
     note: str = ""
@@ -33,8 +39,9 @@ class LogView:
     """The keys that a client trusts for one log, and the newest checkpoint it has seen of it.
 
     With `keys` (verifier keys as their owner published them) these are pinned. Without, the first node that is
-    asked is believed, and every later answer is held against that: trust on first use. `path` keeps it all over
-    restarts; without one it lasts as long as this object.
+    asked is believed, and every later answer is held against that: trust on first use. A key that takes over later is
+    believed when the log's list of keys shows that it was introduced by one that is. `path` keeps it all over restarts;
+    without one it lasts as long as this object.
     """
 
     def __init__(self, path: Path | None = None, *, keys: Sequence[str] = ()) -> None:
@@ -46,12 +53,16 @@ class LogView:
             log_id, _ = parse_origin(VerifierKey.parse(pinned[0]).name)
             if self.known.log_id not in ("", log_id):
                 raise VerificationFailed("the keys are of another log than the trust file", subject="key")
-            self.known.log_id, self.known.keys = log_id, pinned
+            if not _lead_over(self.known.keys, pinned):
+                self.known.keys, self.known.spans = pinned, ()
+            self.known.log_id = log_id
 
     @property
     def trusted(self) -> TrustedKeys:
         """For the verifiers of model/proof.py."""
-        return TrustedKeys(tuple(VerifierKey.parse(key) for key in self.known.keys), log_id=self.known.log_id)
+        keys = tuple(VerifierKey.parse(key) for key in self.known.keys)
+        spans = tuple(KeySpan(key.public_key, *span) for key, span in zip(keys, self.known.spans, strict=False))
+        return TrustedKeys(keys, log_id=self.known.log_id, spans=spans)
 
     @property
     def seen(self) -> str:
@@ -77,7 +88,7 @@ class LogView:
         """
         if not self.known.keys:
             self.adopt((yield calls.node()))
-        tree = verify_checkpoint(note, self.trusted)
+        tree = yield from self.verify(lambda: verify_checkpoint(note, self.trusted))
         low, high = sorted((self.known.size, tree.checkpoint.size))
         if low and low != high:
             body: ConsistencyBody = yield calls.consistency(low, high)
@@ -98,10 +109,32 @@ class LogView:
             raise ForkDetected("the node gave no proof that its log extends what was seen", subject="log")
         if body.from_ != self.known.size:
             raise ForkDetected("the node proved something about another size than was asked", subject="log")
-        if body.checkpoint:
-            self._extend(verify_checkpoint(body.checkpoint, self.trusted), body.checkpoint, body.path)
+        try:
+            tree = verify_checkpoint(body.checkpoint, self.trusted) if body.checkpoint else None
+        except UnknownSigner:  # a key that took over: the history is compared, the key is learned by `take_checkpoint`
+            tree = None
+        if tree is not None and body.checkpoint:
+            self._extend(tree, body.checkpoint, body.path)
         else:
             _compare(self.known, body.to, parse_sha256(body.to_root), body.path)
+
+    def learn_keys(self) -> Generator[Call[Any], Any, None]:
+        """Fetches the log's list of keys, checks that it leads over those that are trusted, and believes it.
+
+        Raises VerificationFailed.
+        """
+        trusted = follow_keys((yield calls.log_keys()), self.trusted)
+        self.known.log_id, self.known.keys = trusted.log_id, tuple(map(str, trusted.log_keys))
+        self.known.spans = tuple((span.from_size, span.to_size) for span in trusted.spans)
+        self._save()
+
+    def verify(self, verify: Callable[[], T]) -> Generator[Call[Any], Any, T]:
+        """What `verify` gives; when none of the known keys signed, once more with the log's list of keys."""
+        try:
+            return verify()
+        except UnknownSigner:
+            yield from self.learn_keys()
+            return verify()
 
     def _extend(self, tree: SignedTree, note: str, path: Sequence[str]) -> None:
         seen = tree.checkpoint
@@ -121,6 +154,12 @@ class LogView:
             file.flush()
             os.fsync(file.fileno())
         new.replace(self._path)
+
+
+def _lead_over(learned: Sequence[str], pinned: Sequence[str]) -> bool:
+    """Whether what was learned since rests on all the pinned keys. A key's name changes with the epoch."""
+    known = {VerifierKey.parse(key).public_key for key in learned}
+    return all(VerifierKey.parse(key).public_key in known for key in pinned)
 
 
 def _load(path: Path | None) -> KnownLog:
@@ -158,7 +197,7 @@ def check_proof(
         view.adopt((yield calls.node()))
     raw: bytes = yield calls.proof(stream, sequence)
     proof = decode_proof(raw)
-    verdict = verify_proof(proof, view.trusted)
+    verdict = yield from view.verify(lambda: verify_proof(proof, view.trusted))
     if (verdict.stream, verdict.sequence) != (stream, sequence):
         raise VerificationFailed(
             f"the proof is about {verdict.stream or 'an unnamed stream'} {verdict.sequence}, not {stream} {sequence}",

@@ -381,6 +381,10 @@ class MalformedChainData(OverlaydError):
     code, title, status = "chain.malformed", "The bytes aren't of the format", 422
 
 
+class UnknownSigner(VerificationFailed):
+    code, title = "proof.unknown_signer", "None of the known keys signed it"
+
+
 class TransactionInvalid(VerificationFailed):
     code, title = "chain.transaction", "The transaction breaks a rule of the chain"
 

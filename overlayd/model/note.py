@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from overlayd.model.cursor import Epoch, format_epoch, parse_epoch
-from overlayd.model.errors import BadCursor, VerificationFailed
+from overlayd.model.errors import BadCursor, UnknownSigner, VerificationFailed
 from overlayd.model.signer import CheckpointKey
 
 ALGORITHM_ED25519 = 0x01
@@ -267,7 +267,7 @@ def open_note(note: str, keys: Sequence[VerifierKey]) -> OpenedNote:
         cosigned_s = None if key is None else key.verify(octets, signature[4:])
         signatures.append(NoteSignature(match[1], signature[:4], key, cosigned_s))
     if all(signature.key is None for signature in signatures):
-        raise VerificationFailed(
+        raise UnknownSigner(
             "none of the known keys signed the checkpoint", subject="checkpoint",
             hint="give the log's verifier key, as its owner published it",
         )  # fmt: skip

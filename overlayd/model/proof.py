@@ -22,7 +22,7 @@ from overlayd.model.entry import (
     seal_of_hashes,
     stream_hash_of,
 )
-from overlayd.model.errors import BadCursor, VerificationFailed
+from overlayd.model.errors import BadCursor, UnknownSigner, VerificationFailed
 from overlayd.model.merkle import verify_inclusion
 from overlayd.model.meta import COMMITMENT_CLOSED, COMMITMENT_NODE, COMMITMENT_NONE, Meta, decode_meta
 from overlayd.model.note import (
@@ -199,7 +199,7 @@ def verify_checkpoint(note: str, trusted: TrustedKeys) -> SignedTree:
     opened = open_note(note, [*log_keys, *(key for key in witness_keys if key.public_key not in own)])
     signers = tuple(map(_report_signer, opened.signatures))
     if all(signer.role != "log" for signer in signers):
-        raise VerificationFailed("the log's own key didn't sign the checkpoint", subject="checkpoint")
+        raise UnknownSigner("the log's own key didn't sign the checkpoint", subject="checkpoint")
     known = [signature.key for signature in opened.signatures if signature.key is not None]
     witnesses = {key.public_key for key in known if key.algorithm == ALGORITHM_COSIGNATURE}
     if len(witnesses) < trusted.witnesses_min:

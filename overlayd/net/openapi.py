@@ -11,6 +11,7 @@ import overlayd
 from overlayd.model import wire
 from overlayd.model.definition import Definition
 from overlayd.model.errors import OverlaydError, error_classes
+from overlayd.model.key_chain import LogKeysBody
 from overlayd.model.wire_publish import PacketIn
 from overlayd.model.wire_schema import schema_components
 from overlayd.net.openapi_access import ACCESS_OPERATIONS
@@ -164,6 +165,14 @@ OPERATIONS: tuple[Operation, ...] = (
         (Answer(200, "C2SP signed note", {"text/plain": TEXT}),), (EPOCH,), {}, (400, 403, 404, 410), "read",
     ),
     Operation(
+        "get", "/v1/log/keys", "The log's keys, and what introduced each", "proofs",
+        (Answer(200, "The first key first", {JSON: LogKeysBody}),), (), {}, (403,), "read",
+    ),
+    Operation(
+        "post", "/v1/log/keys/rotate", "Change the key that signs checkpoints", "proofs",
+        (Answer(200, "All keys, the new one the last", {JSON: LogKeysBody}),), (), {}, (403, 501, 503, 507), "admin",
+    ),
+    Operation(
         "get", "/v1/log/consistency", "That a newer log begins with an older one", "proofs",
         (Answer(200, "RFC 6962 consistency path", {JSON: wire.ConsistencyBody}),),
         (Parameter("from", "query", "Older size", INTEGER, True), query_of("to", "Newer size; default the newest checkpoint's", INTEGER)),
@@ -256,7 +265,10 @@ def _operation(operation: Operation, by_kind: dict[str, Any]) -> dict[str, Any]:
             for p in operation.parameters
         ]
     if operation.request:
-        document["requestBody"] = {"required": not operation.is_bare_allowed, "content": _content(operation.request, by_kind)}
+        document["requestBody"] = {
+            "required": not operation.is_bare_allowed,
+            "content": _content(operation.request, by_kind),
+        }
     return document
 
 

@@ -51,7 +51,6 @@ class LogKeyFacts(msgspec.Struct, frozen=True):
     """A key of the log, as it stands now. `to_size` is inclusive."""
 
     row: KeyRow
-    vkey: str
     state: KeyState
     to_size: int | None
 
@@ -92,14 +91,8 @@ class KeyRing:
         counted = [row for row in self.rows if row.from_size is not None]
         until = {old.number: new.from_size for old, new in itertools.pairwise(counted)}
         return [
-            LogKeyFacts(
-                row,
-                str(VerifierKey(self.origin, row.public_key)),
-                self._state_of(row, counted[-1]),
-                until.get(row.number),
-            )
-            for row in self.rows
-        ]
+            LogKeyFacts(row, self._state_of(row, counted[-1]), until.get(row.number)) for row in self.rows
+        ]  # fmt: skip
 
     def sign(self, text: str, size: int) -> tuple[str, bool]:
         """A checkpoint's note, and whether the key that is about to take over signed it too. May block.
@@ -167,12 +160,7 @@ def load_ring(
 
     Raises LogInconsistent, ConfigInvalid, SignerUnavailable for a new log whose first key can't be reached.
     """
-    rows = [
-        KeyRow(*row)
-        for row in connection.execute(
-            "SELECT number, public_key, offset, note, from_size, checkpoint FROM log_key ORDER BY number"
-        )
-    ]
+    rows = read_key_rows(connection)
     statements: list[Statement] = []
     if not rows:
         first = None if is_new else _read_genesis_key(connection)
@@ -181,6 +169,14 @@ def load_ring(
         statements.append((_INSERT, (1, public_key, 1, "", 0)))
     log_id = log_id_of(rows[0].public_key)
     return KeyRing(rows, log_id, origin_of(log_id, state.epoch), keys), statements
+
+
+def read_key_rows(connection: sqlite3.Connection) -> list[KeyRow]:
+    """Every key that the log ever named, the first one first. Raises sqlite3.OperationalError without the table."""
+    rows = connection.execute(
+        "SELECT number, public_key, offset, note, from_size, checkpoint FROM log_key ORDER BY number"
+    )
+    return [KeyRow(*row) for row in rows]
 
 
 def _read_genesis_key(connection: sqlite3.Connection) -> bytes | None:

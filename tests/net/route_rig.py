@@ -26,6 +26,7 @@ from overlayd.net.access_log import RequestLog
 from overlayd.net.app import create_app
 from overlayd.net.content import Bodies
 from overlayd.net.lane import Lane
+from overlayd.net.log_key_routes import add_log_key_routes
 from overlayd.net.log_routes import add_log_routes
 from overlayd.net.node_routes import add_node_routes
 from overlayd.net.publish import Publisher
@@ -149,6 +150,7 @@ async def open_node(
         add_publish_routes(app, publisher=publisher, spool_directory=directory)
         if is_fast:
             node.publish_lane = PublishLane(publisher=publisher, spool_directory=directory, request_log=request_log)
+        add_log_key_routes(app, log=log, lane=lane, trail=access.trail)
         add_log_routes(app, log=log, lane=lane, streams=access.streams, trail=access.trail)
         checks = {"storage": lambda: node.troubles["storage"]}
         add_node_routes(app, log=log, node_name="test", metrics=metrics, ready_checks=checks)
