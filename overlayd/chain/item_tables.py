@@ -119,8 +119,9 @@ def tell_verdict(item: Item) -> Telling:
 
 
 def tell_back(item: Item, reason: str, depths: Sequence[int]) -> Telling:
-    """It is taken back."""
-    body = _in_block(item, "pending", None, reason)
+    """It is taken back. The entry keeps the deepest depth that was told, so that those who heard it hear of this."""
+    deepest = max((int(depth) for depth in item.told.split(",") if depth), default=None)
+    body = _in_block(item, "pending", deepest, reason)
     return Telling(item, body, "pending", ",", item.ever, depths[0])
 
 

@@ -18,6 +18,7 @@ from overlayd.delivery.scanning import Judge, ScanBook, Scanner
 from overlayd.delivery.settings import DeliverySettings
 from overlayd.delivery.start import check_seen, open_at
 from overlayd.model.clock import Clock
+from overlayd.model.confirmation import ConfirmationReads, NothingConfirmed
 from overlayd.model.cursor import Cursor, Epoch
 from overlayd.model.errors import BadParameter
 from overlayd.model.limits import Limits
@@ -47,10 +48,13 @@ class Delivery:
     def __init__(
         self, *, log: Log, limits: Limits, settings: DeliverySettings, clock: Clock, metrics: Metrics,
         lease_filter: LeaseFilter, streams: StreamGuard | None = None,
+        confirmations: ConfirmationReads | None = None,
     ) -> None:  # fmt: skip
+        """`confirmations`: None where the node follows no chain."""
         self.log = log
         self.limits = limits
         self.settings = settings
+        self.confirmations: ConfirmationReads = confirmations or NothingConfirmed()
         self.clock = clock
         self.metrics = metrics
         self.meters = Meters(clock, metrics)

@@ -126,9 +126,9 @@ def state_at_append(definition: Definition) -> PacketState:
 
 
 def state_of(status: StatusBody) -> PacketState:
-    """A status entry's body as its packets show it."""
+    """A status entry's body as its packets show it. What is taken back has no confirmations."""
     return PacketState(
-        status=status.state, confirmations=status.depth, block_height=status.height,
+        status=status.state, confirmations=None if status.state == "pending" else status.depth, block_height=status.height,
         block_hash=status.block, txid=status.txid,
     )  # fmt: skip
 

@@ -3,19 +3,22 @@
 Such a trigger can stand for many packets, so it is walked page by page, and a cursor can stand inside it.
 """
 
+from typing import Literal
+
 from overlayd.delivery.frames import Erased, Gap, Message, PacketState, StatusRun, state_of
 from overlayd.delivery.matching import PacketView, depth_of
 from overlayd.delivery.query import Selection
 from overlayd.delivery.scanning import Scanner, add_gap, cut_page
 from overlayd.model.bodies import StatusBody, decode_removal_body, decode_status_body
+from overlayd.model.confirmation import AGAIN, FINAL_STATES
 from overlayd.model.cursor import Cursor, Epoch
-from overlayd.model.entry import Kind, StoredEntry
+from overlayd.model.entry import Z32, Kind, StoredEntry
 from overlayd.model.errors import VerificationFailed
 from overlayd.model.wire import GapReason
 from overlayd.storage import Log, Page, Stream
 
-_TAKEN_BACK = frozenset(("pending", "failed", "dropped"))
-"""States that readers of confirmed packets hear of unasked."""
+Part = Literal["packet", "status", ""]
+"""What a status entry is to a reader: the delivery of a packet, news of it, or nothing."""
 
 
 class RangeWalk:
@@ -65,8 +68,8 @@ async def walk_status(walk: RangeWalk, page: Page, scanner: Scanner, log: Log) -
         stream = _packet_stream(entry, trigger, scanner)
         if stream is None:
             continue
-        is_delivery = _is_delivery(selection, stream, body)
-        if not is_delivery and not selection.status and body.state not in _TAKEN_BACK:
+        part = part_of(selection, stream, body)
+        if not part:
             continue
         if entry.is_reduced:
             _add_gap(messages, walk, entry, log.removal_cause(entry))
@@ -75,7 +78,7 @@ async def walk_status(walk: RangeWalk, page: Page, scanner: Scanner, log: Log) -
         verdict = False if view is None else await scanner.judge(view, state)
         if verdict is None:
             _add_gap(messages, walk, entry, "filter_disabled")
-        elif verdict and is_delivery:
+        elif verdict and part == "packet":
             assert view is not None
             cursor = walk.cursor_behind(entry.offset)
             messages.append(Message("packet", cursor, trigger.appended_us, view, state))
@@ -110,19 +113,30 @@ def _packet_stream(entry: StoredEntry, trigger: StoredEntry, scanner: Scanner) -
     if entry.kind != Kind.PACKET:
         return None
     stream = scanner.matcher.find_stream(entry.stream_hash)
-    if stream is None or (trigger.target_from != trigger.target_to and stream.definition.confirm.commit == "none"):
-        return None
-    return stream
+    if stream is None or trigger.stream_hash != Z32:
+        return stream
+    # An anchor covers everything that was appended, also what has a transaction of its own, or is to have none.
+    commit = stream.definition.confirm.commit
+    return stream if commit == "batch" or (commit == "packet" and entry.commitment == Z32) else None
 
 
-def _is_delivery(selection: Selection, stream: Stream, body: StatusBody) -> bool:
-    """Whether this status is what the selection waits for before it takes the packet."""
-    return (
-        selection.deliver != "appended"
-        and body.state == "confirmed"
-        and body.depth is not None
-        and body.depth == depth_of(selection, stream)
-    )
+def part_of(selection: Selection, stream: Stream, body: StatusBody) -> Part:
+    """What the status of a packet is to a reader.
+
+    Who takes packets as confirmed hears unasked of those that it was given and that were taken back or moved to another
+    block, and of those that won't come.
+    """
+    depth = None if selection.deliver == "appended" else depth_of(selection, stream)
+    is_told = depth is not None and body.depth is not None and depth <= body.depth
+    if body.state == "confirmed" and body.depth == depth and is_told and body.reason != AGAIN:
+        return "packet"
+    if selection.status:
+        return "status"
+    if body.state == "confirmed":
+        return "status" if is_told and body.depth == depth else ""
+    if body.state == "pending":
+        return "status" if is_told else ""
+    return "status" if depth is not None and body.state in FINAL_STATES else ""
 
 
 def _view(scanner: Scanner, entry: StoredEntry, stream: Stream) -> PacketView | None:

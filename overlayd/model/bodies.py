@@ -16,7 +16,10 @@ StatusState = Literal["pending", "seen", "mined", "confirmed", "failed", "droppe
 
 
 class StatusBody(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A state change of one packet or of a range (the entry's target)."""
+    """A state change of one packet or of a range (the entry's target).
+
+    `depth`: of `confirmed` the listed depth that is reached; of a return to `pending` the deepest that was told before.
+    """
 
     state: StatusState
     depth: int | None = None

@@ -5,21 +5,24 @@ from functools import partial
 
 import msgspec
 import trio
+from blake3 import blake3
 from quart import Response, request
 from quart_trio import QuartTrio
 
 from overlayd.access.principal import check_standing
 from overlayd.access.stream_guard import StreamGuard
 from overlayd.delivery.delivery import Delivery, OpenReader
-from overlayd.delivery.packets import StreamPage, find_named, find_packet, read_stream, show_packet
+from overlayd.delivery.packets import StreamPage, find_named, find_packet, find_paid, read_stream, show_present
 from overlayd.delivery.query import Beginning, with_sight
 from overlayd.delivery.reader import refuse_gaps
 from overlayd.delivery.session import Registry
+from overlayd.model.confirmation import NothingConfirmed
 from overlayd.model.cursor import Cursor
-from overlayd.model.errors import BadParameter, UnknownPacket
+from overlayd.model.errors import BadParameter, MalformedChainData, UnknownPacket
 from overlayd.model.meta import decode_meta
+from overlayd.model.txid import TxId, parse_txid
 from overlayd.model.units import Duration
-from overlayd.model.wire import PacketList, PacketsBody, encode_wire
+from overlayd.model.wire import Packet, PacketList, PacketsBody, encode_wire
 from overlayd.net.app import answer, principal_of
 from overlayd.net.encoding import packed_answer
 from overlayd.net.lane import Lane
@@ -32,6 +35,8 @@ LIMIT = 100
 IMMUTABLE = "max-age=31536000, immutable"
 OCTETS = "application/octet-stream"
 _ID_CHARS_MAX = 1024
+CONFIRMED_PAUSE_S = 0.1
+"""Who waits for a confirmation looks again at most so often: most of what is appended meanwhile is none."""
 
 
 def add_read_routes(
@@ -58,6 +63,7 @@ class _ReadRoutes:
         self._lane = lane
         self._packing = trio.CapacityLimiter(1)
         self._log = delivery.log
+        self._reads = delivery.confirmations
         self._limits = delivery.limits
 
     async def list_packets(self, stream: str) -> Response:
@@ -66,14 +72,19 @@ class _ReadRoutes:
         self._streams.require(principal, "read", stream)
         parameters = Parameters(request, ("after", "limit", "wait", "deliver"))
         found = known_stream(self._log, stream)
-        if parameters.choice("deliver", ("appended", "confirmed")) == "confirmed":
+        is_confirmed = parameters.choice("deliver", ("appended", "confirmed")) == "confirmed"
+        if is_confirmed and found.definition.confirm.commit == "none":
             raise BadParameter(
-                f"no packet of {found.name} will ever be confirmed: this node follows no chain", subject="deliver",
+                f"no packet of {found.name} will ever be confirmed: it commits nothing to a chain", subject="deliver",
                 hint="use deliver=appended",
             )  # fmt: skip
         after = parameters.number("after") or 0
         limit = parameters.number("limit", minimum=1, maximum=self._limits.read_packets_max) or LIMIT
-        page = await self._wait_for_packets(found, after, limit, self._wait_s(parameters.text("wait")))
+        wait_s = self._wait_s(parameters.text("wait"))
+        if is_confirmed:
+            page = await self._wait_for_confirmed(found, after, limit, wait_s)
+        else:
+            page = await self._wait_for_packets(found, after, limit, wait_s)
         self._streams.require(principal, "read", stream)  # much may have happened while it waited
         body = PacketsBody(
             packets=page.packets, gaps=page.gaps, next_after=page.after, head_sequence=found.head_sequence
@@ -86,9 +97,9 @@ class _ReadRoutes:
         Parameters(request, ())
         found = known_stream(self._log, stream)
         entry = await find_packet(self._log, found, _number_of(sequence))
-        return _tagged(f"{entry.content_hash.hex()}-0", "no-cache") or answer(
-            encode_wire(show_packet(entry, found)), etag=f'"{entry.content_hash.hex()}-0"', cache_control="no-cache"
-        )
+        packet = await show_present(self._reads, entry, found)
+        etag = f"{entry.content_hash.hex()}-{_state_tag(packet)}"
+        return _tagged(etag, "no-cache") or answer(encode_wire(packet), etag=f'"{etag}"', cache_control="no-cache")
 
     async def data(self, stream: str, sequence: str) -> Response:
         """The stored body, byte for byte; or the octets that it stands for, where those are asked for by name."""
@@ -113,20 +124,27 @@ class _ReadRoutes:
         if entry is None:
             what = f" with key {key[:100]!r}" if key else ""
             raise UnknownPacket(f"{found.name} has no packet{what}", subject=found.name)
-        return answer(encode_wire(show_packet(entry, found)))
+        return answer(encode_wire(await show_present(self._reads, entry, found)))
 
     async def find(self) -> Response:
-        """Packets of any stream that the caller may read, by the producer's id."""
+        """Packets of any stream that the caller may read, by the producer's id or by their own transaction."""
         principal = principal_of(request)
         check_standing(principal)
         parameters = Parameters(request, ("id", "txid"))
-        if parameters.text("txid"):
-            raise BadParameter("this node follows no chain and can't look packets up by txid", subject="txid")
-        packet_id = parameters.text("id")
-        if not 1 <= len(packet_id) <= _ID_CHARS_MAX:
-            raise BadParameter("id says which packet to look for", subject="id", hint="GET /v1/packets?id=<id>")
+        packet_id, txid = parameters.text("id"), parameters.text("txid")
         may_read = partial(self._streams.may, principal, "read")
-        body = PacketList(packets=await find_named(self._log, packet_id, may_read))
+        if txid and isinstance(self._reads, NothingConfirmed):
+            raise BadParameter("this node follows no chain and can't look packets up by txid", subject="txid")
+        if txid and not packet_id:
+            packets = await find_paid(self._log, self._reads, _txid_of(txid), may_read, self._limits.read_packets_max)
+            return await packed_answer(encode_wire(PacketList(packets=packets)), self._packing)
+        if txid:
+            raise BadParameter("give either id or txid", subject="txid")
+        if not 1 <= len(packet_id) <= _ID_CHARS_MAX:
+            raise BadParameter(
+                "id says which packet to look for", subject="id", hint="GET /v1/packets?id=<id>, or ?txid=<txid>"
+            )
+        body = PacketList(packets=await find_named(self._log, self._reads, packet_id, may_read))
         return await packed_answer(encode_wire(body), self._packing)
 
     async def read(self) -> Response:
@@ -193,7 +211,7 @@ class _ReadRoutes:
     async def _wait_for_packets(self, stream: Stream, after: int, limit: int, wait_s: float) -> StreamPage:
         deadline = trio.current_time() + wait_s
         while True:
-            page = await read_stream(self._log, stream, after, limit)
+            page = await read_stream(self._log, self._reads, stream, after, limit)
             if not page.is_empty or stream.head_sequence > after or trio.current_time() >= deadline:
                 return page
             async with self._lane.step_out():
@@ -202,6 +220,18 @@ class _ReadRoutes:
                         await self._log.wait_beyond(self._log.head)
             if scope.cancelled_caught or _is_over(stream):
                 return page
+
+    async def _wait_for_confirmed(self, stream: Stream, after: int, limit: int, wait_s: float) -> StreamPage:
+        deadline = trio.current_time() + wait_s
+        while True:
+            head = self._log.head
+            page = await read_stream(self._log, self._reads, stream, after, limit, is_confirmed=True)
+            if not page.is_empty or page.after > after or trio.current_time() >= deadline or _is_over(stream):
+                return page
+            async with self._lane.step_out():
+                with self._registry.waiting(deadline):
+                    await self._log.wait_beyond(head)
+                    await trio.sleep(CONFIRMED_PAUSE_S)
 
     def _wait_s(self, text: str) -> float:
         """Raises BadParameter. Longer holds than allowed are cut."""
@@ -230,6 +260,22 @@ def _tagged(etag: str, cache_control: str) -> Response | None:
     response.headers["ETag"] = f'"{etag}"'
     response.headers["Cache-Control"] = cache_control
     return response
+
+
+def _state_tag(packet: Packet) -> str:
+    """Names what is shown of a packet's confirmation, its growing number of confirmations too; 0 where there is none."""
+    if packet.confirmation_status == "none":
+        return "0"
+    shown = (packet.confirmation_status, packet.txid, packet.confirmations, packet.block_height, packet.block_hash)
+    return blake3(repr(shown).encode()).hexdigest(8)
+
+
+def _txid_of(text: str) -> TxId:
+    """Raises BadParameter."""
+    try:
+        return parse_txid(text)
+    except MalformedChainData as err:
+        raise BadParameter(f"txid: {err.detail}", subject="txid") from err
 
 
 def _number_of(text: str) -> int:

@@ -14,7 +14,9 @@ from quart_trio import QuartTrio
 from overlayd.access.principal import check_standing
 from overlayd.access.stream_changes import StreamChanges
 from overlayd.access.stream_guard import StreamGuard
+from overlayd.delivery.packets import find_confirmed_sequence
 from overlayd.model.clock import format_time_us
+from overlayd.model.confirmation import ConfirmationReads, NothingConfirmed
 from overlayd.model.definition import Definition, complete_definition
 from overlayd.model.errors import (
     BadParameter,
@@ -58,9 +60,12 @@ def add_stream_routes(
     changes: StreamChanges,
     count_subscribers: Callable[[str], int],
     on_stopped: Callable[[str], None],
+    confirmations: ConfirmationReads | None = None,
 ) -> None:
-    """Adds `/v1/streams`, `/v1/streams/{stream}` and its state. `on_stopped`: tells the stream's live sessions."""
-    routes = _StreamRoutes(log, limits, lane, bodies, schemas, streams, changes, count_subscribers, on_stopped)
+    """Adds `/v1/streams`, `/v1/streams/{stream}` and its state. `on_stopped`: tells the stream's live sessions.
+    `confirmations`: None where the node follows no chain."""
+    reads: ConfirmationReads = confirmations or NothingConfirmed()
+    routes = _StreamRoutes(log, limits, lane, bodies, schemas, streams, changes, count_subscribers, on_stopped, reads)
     one = "/v1/streams/<stream>"
     app.add_url_rule("/v1/streams", "streams.list", routes.list_streams, methods=["GET"])
     app.add_url_rule(one, "streams.show", routes.show, methods=["GET"])
@@ -75,6 +80,7 @@ class _StreamRoutes:
     def __init__(
         self, log: Log, limits: Limits, lane: Lane, bodies: Bodies, schemas: SchemaCache, streams: StreamGuard,
         changes: StreamChanges, count_subscribers: Callable[[str], int], on_stopped: Callable[[str], None],
+        reads: ConfirmationReads,
     ) -> None:  # fmt: skip
         self._log = log
         self._limits = limits
@@ -85,6 +91,7 @@ class _StreamRoutes:
         self._changes = changes
         self._count_subscribers = count_subscribers
         self._on_stopped = on_stopped
+        self._reads = reads
 
     async def list_streams(self) -> Response:
         """The streams that the caller may know of, by name, a page at a time."""
@@ -106,7 +113,8 @@ class _StreamRoutes:
         """A stream and where it stands."""
         self._streams.require(principal_of(request), "read", stream)
         Parameters(request, ())
-        return self._answer(known_stream(self._log, stream))
+        found = known_stream(self._log, stream)
+        return self._answer(found, confirmed=await find_confirmed_sequence(self._log, self._reads, found))
 
     async def define(self, stream: str) -> Response:
         """Creates a stream, or gives it another definition."""
@@ -157,8 +165,8 @@ class _StreamRoutes:
         with self._bodies.hold() as hold:
             return await body_reader(request, self._bodies, bytes_max, limit).read_all(hold)
 
-    def _answer(self, stream: Stream, status: int = 200) -> Response:
-        body = encode_wire(stream_body(stream, self._count_subscribers(stream.name)))
+    def _answer(self, stream: Stream, status: int = 200, *, confirmed: int | None = None) -> Response:
+        body = encode_wire(stream_body(stream, self._count_subscribers(stream.name), confirmed))
         return answer(body, status, etag=stream_etag(stream))
 
 
@@ -185,7 +193,7 @@ def stream_etag(stream: Stream) -> str:
     return f'"{stream.definition_version}-{stream.stream_hash[:8].hex()}"'
 
 
-def stream_body(stream: Stream, subscribers: int | None = None) -> StreamBody:
+def stream_body(stream: Stream, subscribers: int | None = None, confirmed_sequence: int | None = None) -> StreamBody:
     """The stream as it is shown."""
     definition = {name: getattr(stream.definition, name) for name in Definition.__struct_fields__}
     return StreamBody(
@@ -199,6 +207,7 @@ def stream_body(stream: Stream, subscribers: int | None = None) -> StreamBody:
         oldest_sequence=stream.oldest_sequence,
         packets=stream.packets,
         bytes=stream.bytes,
+        confirmed_sequence=UNSET if confirmed_sequence is None else confirmed_sequence,
         subscribers=UNSET if subscribers is None else subscribers,
         last_packet_at=format_time_us(stream.last_packet_us) if stream.last_packet_us else UNSET,
     )

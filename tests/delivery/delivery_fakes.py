@@ -79,7 +79,9 @@ class FakeLog:
         self.streams_generation += 1
         return stream
 
-    def add(self, name: str, data: Any = None, *, body: bytes | None = None, **meta: Any) -> StoredEntry:
+    def add(
+        self, name: str, data: Any = None, *, body: bytes | None = None, commitment: bytes = Z32, **meta: Any
+    ) -> StoredEntry:
         """Appends one packet."""
         stream = self.define(name)
         sent = json.dumps(data, separators=(",", ":")).encode() if body is None else body
@@ -87,7 +89,7 @@ class FakeLog:
         stream.adopt(StreamHead(sequence=head.sequence + 1, oldest_sequence=1, packets=head.packets + 1))
         return self._append(
             Kind.PACKET, sent, stream_hash=stream.stream_hash, sequence=head.sequence + 1,
-            meta=encode_meta(Meta(definition_version=1, **meta)),
+            meta=encode_meta(Meta(definition_version=1, **meta)), commitment=commitment,
         )  # fmt: skip
 
     def add_status(self, low: int, high: int, state: str, *, stream: str | None = None, **body: Any) -> StoredEntry:
@@ -139,15 +141,15 @@ class FakeLog:
 
     def _append(
         self, kind: int, body: bytes, *, stream_hash: bytes = Z32, sequence: int = 0, meta: bytes = b"",
-        target: tuple[int, int] = (0, 0),
+        target: tuple[int, int] = (0, 0), commitment: bytes = Z32,
     ) -> StoredEntry:  # fmt: skip
         offset = self.head + 1
         salt, content_hash = bytes(16), content_hash_of(body)
-        seal = seal_of(salt, Z32, content_hash, body, meta)
+        seal = seal_of(salt, commitment, content_hash, body, meta)
         raw = encode_header(
             kind, self.epoch, offset, START_US + offset * 1000, stream_hash, sequence, Z32, target[0], target[1], seal
         )
-        entry = entry_of_row(raw, leaf_hash(raw), salt, Z32, content_hash, meta, body)
+        entry = entry_of_row(raw, leaf_hash(raw), salt, commitment, content_hash, meta, body)
         self._entries.append(entry)
         self._waiting.unpark_all()
         return entry

@@ -3,11 +3,13 @@
 from typing import Any
 
 import msgspec
+import pytest
 from delivery_fakes import FakeLog, make_delivery, octets
 from test_delivery_reader import open_reader, read_all, read_all_after
 
 from overlayd.delivery.delivery import Delivery
 from overlayd.delivery.frames import encode_message, tag_frame
+from overlayd.model.confirmation import AGAIN
 
 
 async def events(delivery: Delivery, **query: Any) -> list[dict[str, Any]]:
@@ -166,10 +168,47 @@ async def test_taken_back_is_told_unasked() -> None:
     log.add("s", 1)
     log.add_status(1, 1, "mined", stream="s", depth=1)
     log.add_status(1, 1, "confirmed", stream="s", depth=1)
-    log.add_status(1, 1, "pending", stream="s", reason="reorg")
+    log.add_status(1, 1, "pending", stream="s", reason="reorg", depth=1)
     log.add_status(1, 1, "failed", stream="s")
     found = await read_all(make_delivery(log), stream="s", deliver="confirmed")
     assert [m.get("confirmation_status") or m["type"] for m in found] == ["packet", "pending", "failed"]
+    assert "confirmations" not in found[1]
+
+
+@pytest.mark.parametrize("deliver", ["confirmed", "both"])
+@pytest.mark.parametrize(("depth", "heard"), [(1, "packet pending confirmed pending"), (6, "packet pending confirmed")])
+async def test_confirmed_again_is_no_second_packet(deliver: str, depth: int, heard: str) -> None:
+    """A reader gets a packet once at its depth; what happens later it hears as status, and nothing of what happened to
+    a packet that it hadn't got yet."""
+    log = FakeLog()
+    log.define("s", commit="packet", depths=(1, 6))
+    log.add("s", 1)
+    log.add_status(1, 1, "pending", stream="s")  # the first one of a verbose stream
+    for told, again in ((1, False), (6, False), (None, True), (1, True), (None, False), (1, True), (6, True)):
+        if told is None:
+            deepest = 6 if again else 1
+            log.add_status(1, 1, "pending", stream="s", reason="reorg", depth=deepest)
+        else:
+            log.add_status(1, 1, "confirmed", stream="s", depth=told, reason=AGAIN if again else "")
+    found = await read_all(make_delivery(log), stream="s", deliver=deliver, min_confirmations=str(depth))
+    if deliver == "both":
+        assert found.pop(0)["packet"]["confirmation_status"] == "pending"
+    words = heard if depth == 6 else f"{heard} confirmed"
+    assert [m.get("confirmation_status") or m["type"] for m in found] == words.split()
+
+
+async def test_an_anchor_delivers_nothing_that_is_confirmed_by_itself() -> None:
+    """A range covers every packet between two anchors; only those of streams that commit in batches are told by it."""
+    log = FakeLog()
+    for name, commit in (("batch", "batch"), ("packet", "packet"), ("none", "none")):
+        log.define(name, commit=commit)
+    log.add("packet", 1, commitment=b"\1" * 32)
+    log.add("none", 1)
+    log.add("batch", 1)
+    log.add_status(1, 3, "confirmed", depth=1)
+    log.add_status(1, 1, "confirmed", stream="packet", depth=1)
+    found = await read_all(make_delivery(log), deliver="confirmed")
+    assert [m["stream_id"] for m in found] == ["batch", "packet"]
 
 
 async def test_gap_for_what_would_have_been_confirmed() -> None:

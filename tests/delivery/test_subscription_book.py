@@ -194,7 +194,7 @@ async def test_confirmed_packets_are_delivered_by_their_status(autojump_clock: M
         assert sorted(node.delivered()) == ["0", "1", "2"]
         assert {message.state.status for _, d in outlet.attempts for message in d.messages} == {"confirmed"}
         log.add_status(4, 4, "confirmed", depth=1, txid="ab" * 32, height=8, block="cd" * 32)
-        log.add_status(2, 2, "pending", stream="a")
+        log.add_status(2, 2, "pending", stream="a", depth=1)
         await trio.sleep(60)
         assert sorted(node.delivered()) == ["0", "1", "2", "3"]
         (status,) = [delivery for _, delivery in outlet.attempts if delivery.kind == "status"]
