@@ -1,0 +1,137 @@
+"""What confirming packets costs: watching 10,000 waiting transactions, a block that confirms them, and memory over many.
+
+Run: .venv/bin/python -m benchmarks.confirmations [--packets 10000] [--blocks 1]
+
+Log, embedded chain, headers and watcher in one process: the chain's own work (a thread over its file) is counted with
+the node's, so the node's part is less. Processor time is user and kernel of all threads.
+"""
+
+import argparse
+import random
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from overlayd.bsv.anchor import Anchor, AnchorKind, anchor_output
+from overlayd.bsv.keys import PrivateKey
+from overlayd.bsv.script import lock_to_key
+from overlayd.bsv.spending import Spendable, build_spend
+from overlayd.bsv.tx import OutPoint, Transaction, TxInput
+from overlayd.chain.engine import CHAIN_FEATURES, ChainEngine, open_engine
+from overlayd.chain.regtest import RegtestChain, RegtestSettings
+from overlayd.chain.settings import ChainSettings
+from overlayd.model.clock import Entropy, SystemClock
+from overlayd.model.confirmation import BroughtTx
+from overlayd.model.definition import ConfirmRule, Definition
+from overlayd.model.draft import AppendRequest, Draft
+from overlayd.model.entry import commitment_of
+from overlayd.model.limits import Limits
+from overlayd.model.metrics import Metrics
+from overlayd.model.names import StreamName
+from overlayd.model.units import Duration
+from overlayd.storage import Log, StorageSettings, open_log
+
+STREAM = StreamName("weather-001")
+KEY = PrivateKey((11).to_bytes(32, "big"))
+SCRIPT = lock_to_key(KEY.public_key.encoded)
+COINS_AT_ONCE = 10_000
+REQUEST_PACKETS = 500
+
+
+def make_draft(number: int, index: int, parent: Transaction, place: int) -> Draft:
+    """A packet with its own transaction."""
+    csalt, body, name = number.to_bytes(16, "big"), b'{"t":%d}' % number, f"p{number}"
+    commitment = commitment_of(
+        csalt, STREAM, id=name, type="", time="", source="", key="", topics=b"", metadata=b"", sent=body
+    )
+    spendable = Spendable(TxInput(OutPoint(parent.txid, place)), parent.outputs[place], KEY)
+    made = build_spend([spendable], [anchor_output(Anchor(AnchorKind.COMMITMENT, commitment))], SCRIPT, 100)
+    brought = BroughtTx(made.tx.txid, made.tx.raw, made.encode(), None, 0)
+    return Draft(index, body, body, id=name, csalt=csalt, brought=brought)
+
+
+async def publish(log: Log, chain: RegtestChain, first: int, count: int) -> None:
+    """Packets with their transactions."""
+    stream = log.find_stream(STREAM)
+    assert stream is not None
+    for start in range(first, first + count, COINS_AT_ONCE):
+        parent = await chain.pay(SCRIPT, 10_000, COINS_AT_ONCE)
+        for base in range(start, min(start + COINS_AT_ONCE, first + count), REQUEST_PACKETS):
+            drafts = [make_draft(base + at, at, parent, base + at - start) for at in range(REQUEST_PACKETS)]
+            await log.append(AppendRequest(STREAM, drafts, definition_version=stream.definition_version))
+
+
+async def measure_block(log: Log, engine: ChainEngine, first: int, count: int) -> None:
+    """One block's packets, from publishing to entries."""
+    chain, watcher = engine.regtest, engine.watcher
+    assert chain is not None
+    await publish(log, chain, first, count)
+    began, cpu = trio.current_time(), time.process_time()
+    await watcher.step()
+    print(
+        f"broadcast {count} and note their answers     {trio.current_time() - began:6.2f} s, {time.process_time() - cpu:6.2f} s of a core"
+    )
+    watcher.hint_all()
+    began, cpu = trio.current_time(), time.process_time()
+    await watcher.step()
+    used_s, poll_s = time.process_time() - cpu, float(engine.settings.watch.poll_interval)
+    print(f"ask about {count} that wait, once            {trio.current_time() - began:6.2f} s, {used_s:6.2f} s of a core"
+          f" = {used_s / poll_s:.2%} of one at every {poll_s:.0f} s")  # fmt: skip
+    await chain.mine()
+    head = log.head
+    began, cpu = trio.current_time(), time.process_time()
+    await engine.book.follow(chain)
+    await watcher.step()
+    took_s, used_s = trio.current_time() - began, time.process_time() - cpu
+    assert log.head - head == count, f"{log.head - head} entries"
+    print(f"a block that confirms {count}: to entries    {took_s:6.2f} s, {used_s:6.2f} s of a core")
+    print(f"memory after {first + count} confirmed packets: {resident_mib():.0f} MiB")
+
+
+def resident_mib() -> float:
+    """What the process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / (1 << 20)
+
+
+async def run(packets: int, blocks: int) -> None:
+    """Everything, in a directory of its own."""
+    clock, entropy, metrics = SystemClock(), Entropy(), Metrics()
+    nobody: Any = None
+    settings = ChainSettings(network="regtest", regtest=RegtestSettings(block_interval=Duration(0)))
+    with tempfile.TemporaryDirectory(prefix="overlayd-bench-") as name:
+        directory = Path(name)
+        async with (
+            open_log(
+                directory, settings=StorageSettings(), limits=Limits(), defaults=Definition(), clock=clock,
+                entropy=entropy, metrics=metrics, features=CHAIN_FEATURES,
+            ) as log,
+            open_engine(
+                settings, log, directory, outbound=nobody, secret=bytes(32), environ={}, clock=clock, entropy=entropy,
+                metrics=metrics, chance=random.Random(1),  # noqa: S311 - spreads retries
+            ) as engine,
+        ):  # fmt: skip
+            assert engine is not None
+            assert engine.regtest is not None
+            await engine.book.follow(engine.regtest)
+            await log.define_stream(STREAM, Definition(confirm=ConfirmRule(commit="packet")))
+            await engine.regtest.mine(max(1, blocks * packets // 100_000 + 1))
+            for block in range(blocks):
+                await measure_block(log, engine, 1 + block * packets, packets)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--packets", type=int, default=10_000, help="packets of one block")
+    parser.add_argument("--blocks", type=int, default=1, help="blocks, one after the other")
+    asked = parser.parse_args()
+    trio.run(run, asked.packets, asked.blocks)
+
+
+if __name__ == "__main__":
+    main()
