@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 import trio
@@ -198,12 +199,17 @@ class Parts:
             )
         )  # fmt: skip
         self.app = self._build_app()
-        self.agentpipe = agentpipe and agentpipe.AgentPipe(
-            settings=settings.agentpipe, app=self.app, log=log, limits=limits, lane=self.lane, bodies=self.bodies,
-            publisher=self.publisher, access=self.access, live=self.live, registry=self.registry,
+        self.agentpipe = agentpipe and self._build_agentpipe(agentpipe)
+
+    def _build_agentpipe(self, module: Any) -> Any:
+        """AgentPipe's surface; its routes are added to the application."""
+        settings = self.settings
+        return module.AgentPipe(
+            settings=settings.agentpipe, app=self.app, log=self.log, limits=settings.limits, lane=self.lane,
+            bodies=self.bodies, publisher=self.publisher, access=self.access, live=self.live, registry=self.registry,
             request_log=self.request_log, rates=settings.rates, defaults=settings.defaults.definition,
             trouble=lambda: next(filter(None, (check() for check in self._ready_checks().values())), ""),
-            clock=clock, entropy=entropy, metrics=metrics,
+            clock=self.clock, entropy=self.entropy, metrics=self.metrics,
         )  # fmt: skip
 
     def _build_app(self) -> QuartTrio:
