@@ -30,7 +30,7 @@ def command(ctx: click.Context, target: Target, as_json: bool) -> None:
 
 
 @command.command("list")
-@click.option("--kind", default="", help="Only of this kind: webhook, pull or live")
+@click.option("--kind", default="", help="Only of this kind: webhook, agent, pull or live")
 @click.option("--state", default="", help="Only active, paused or disabled ones")
 @target_options
 @json_option
@@ -60,7 +60,9 @@ def show(target: Target, subscription: str, as_json: bool) -> None:
 @command.command("create")
 @click.argument("name")
 @click.option(
-    "--kind", type=click.Choice(["webhook", "pull", "live"]), help="[default: webhook with --post-to, else pull]"
+    "--kind",
+    type=click.Choice(["webhook", "agent", "pull", "live"]),
+    help="[default: webhook with --post-to, else pull]",
 )
 @click.option("--stream", "streams", multiple=True, help="Pattern over stream names; may be repeated")
 @click.option("--topic", "topics", multiple=True, help="Pattern over topics; may be repeated")
@@ -70,13 +72,15 @@ def show(target: Target, subscription: str, as_json: bool) -> None:
 @click.option("--from", "start", default="", help="now, beginning, a time or a cursor [default: now]")
 @click.option("--post-to", default="", help="Where a webhook posts")
 @click.option("--ordered", is_flag=True, help="Each stream's packets one after the other")
+@click.option("--output", default="", help="The stream that an agent replies to")
+@click.option("--trigger", default="", help="What wakes an agent: a CEL expression, or a predicate as JSON")
 @click.option("--definition", default="", help="The whole definition as JSON, or @FILE; the other options beat it")
 @target_options
 @json_option
 def create(
     target: Target, name: str, kind: str | None, streams: tuple[str, ...], topics: tuple[str, ...],
     types: tuple[str, ...], keys: tuple[str, ...], filter_text: str, start: str, post_to: str, ordered: bool,
-    definition: str, as_json: bool,
+    output: str, trigger: str, definition: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Create a subscription. A webhook's secret is printed once."""
     body = _read_definition(definition)
@@ -87,15 +91,30 @@ def create(
     }  # fmt: skip
     body.update({member: value for member, value in given.items() if value})
     body.setdefault("kind", "webhook" if post_to or "webhook" in body else "pull")
-    if body["kind"] in ("webhook", "pull"):
-        table = dict(body.get(body["kind"], {}))
+    way = _agent(body, post_to, output, trigger) if body["kind"] == "agent" else body["kind"]
+    if way in ("webhook", "pull"):
+        table = dict(body.get(way, {}))
         table.update({"url": post_to} if post_to else {})
         table.update({"ordering": "stream"} if ordered else {})
         if table:
-            body[body["kind"]] = table
+            body[way] = table
     with _open(target) as client:
         made = client.subscriptions.create(body)
     _print(made, as_json)
+
+
+def _agent(body: dict[str, Any], post_to: str, output: str, trigger: str) -> str:
+    """Puts the table `agent` in, and gives how the agent is reached."""
+    agent = dict(body.get("agent", {}))
+    agent.setdefault("attach", "webhook" if post_to or "webhook" in body else "pull")
+    agent.update({"output": output} if output else {})
+    if trigger:
+        try:
+            agent["trigger"] = json.loads(trigger) if trigger.startswith("{") else trigger
+        except ValueError as err:
+            raise click.BadParameter(f"not JSON: {err}", param_hint="--trigger") from err
+    body["agent"] = agent
+    return str(agent["attach"])
 
 
 @command.command("pause")

@@ -123,9 +123,14 @@ def fetch(name: str, count: int, wait_s: float) -> Call[FetchBody]:
     )
 
 
-def settle(name: str, verb: str, leases: Sequence[str], delay_s: float | None = None) -> Call[LeasesBody]:
+def settle(
+    name: str, verb: str, leases: Sequence[str], delay_s: float | None = None, *,
+    reply: Mapping[str, Any] | None = None,
+) -> Call[LeasesBody]:  # fmt: skip
     """ack, nack or extend."""
     members: dict[str, Any] = {"leases": list(leases)}
+    if reply is not None:
+        members["reply"] = reply
     if delay_s is not None:
         members["delay"] = str(Duration(delay_s))
     return Call("POST", path_of(name, verb), _LEASES, headers=_HEADERS, content=_text(members), is_repeatable=False)

@@ -107,9 +107,11 @@ class AsyncSubscriptions:
         """Leases up to so many messages, waiting for a first one."""
         return await self._send(subscription_calls.fetch(name, count, min(wait_s, HOLD_MAX_S)))
 
-    async def ack(self, name: str, leases: Sequence[str]) -> "builtins.list[str]":
-        """Settles messages; per lease `ok` or `expired`."""
-        return [*(await self._send(subscription_calls.settle(name, "ack", leases))).results]
+    async def ack(
+        self, name: str, leases: Sequence[str], *, reply: Mapping[str, Any] | None = None
+    ) -> "builtins.list[str]":
+        """Settles messages; per lease `ok` or `expired`. `reply`: an agent's, with a single lease."""
+        return [*(await self._send(subscription_calls.settle(name, "ack", leases, reply=reply))).results]
 
     async def nack(self, name: str, leases: Sequence[str], *, delay_s: float = 0.0) -> "builtins.list[str]":
         """Gives messages back, to be fetched again after a while; per lease `ok` or `expired`."""
@@ -204,9 +206,9 @@ class SyncSubscriptions:
         """Leases up to so many messages, waiting for a first one."""
         return self._send(subscription_calls.fetch(name, count, min(wait_s, HOLD_MAX_S)))
 
-    def ack(self, name: str, leases: Sequence[str]) -> "builtins.list[str]":
-        """Settles messages; per lease `ok` or `expired`."""
-        return [*(self._send(subscription_calls.settle(name, "ack", leases))).results]
+    def ack(self, name: str, leases: Sequence[str], *, reply: Mapping[str, Any] | None = None) -> "builtins.list[str]":
+        """Settles messages; per lease `ok` or `expired`. `reply`: an agent's, with a single lease."""
+        return [*(self._send(subscription_calls.settle(name, "ack", leases, reply=reply))).results]
 
     def nack(self, name: str, leases: Sequence[str], *, delay_s: float = 0.0) -> "builtins.list[str]":
         """Gives messages back, to be fetched again after a while; per lease `ok` or `expired`."""

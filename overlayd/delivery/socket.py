@@ -67,8 +67,9 @@ class NamedSubscription(Protocol):
         """What it selects; `start` is the cursor up to which everything was acknowledged."""
         ...
 
-    async def ack(self, cursor: Cursor) -> None:
-        """The client has dealt with everything up to and with the cursor. Raises OverlaydErrors."""
+    async def ack(self, cursor: Cursor, reply: bytes = b"") -> None:
+        """The client has dealt with everything up to and with the cursor, whose packet it may reply to. Raises
+        OverlaydErrors."""
         ...
 
     def detach(self) -> None:

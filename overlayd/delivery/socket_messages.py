@@ -224,12 +224,12 @@ class SocketMessages:
         if seat is None:
             raise BadParameter(f"there is no subscription {name!r} on this connection", subject="id")
         if kind == "ack":
-            await self._acknowledge(name, members)
+            await self._acknowledge(name, members, message)
         else:
             self._socket.drop(seat)
             await trio.lowlevel.checkpoint()
 
-    async def _acknowledge(self, name: str, members: dict[str, Any]) -> None:
+    async def _acknowledge(self, name: str, members: dict[str, Any], message: str) -> None:
         """Raises OverlaydErrors."""
         named = None if self._socket.named is None else self._socket.named.get(name)
         if named is None:
@@ -240,7 +240,8 @@ class SocketMessages:
         text = members.get("cursor")
         if not isinstance(text, str):
             raise BadParameter("cursor must be the cursor of a message that was dealt with", subject="cursor")
-        await named.ack(Cursor.parse(text))
+        reply = _decode(_cut_reply, message).reply if "reply" in members else b""
+        await named.ack(Cursor.parse(text), bytes(reply))
 
     async def _subscribe(self, name: str, members: dict[str, Any]) -> None:
         socket = self._socket
@@ -283,6 +284,15 @@ class SocketMessages:
         except BaseException:
             socket.detach(name)
             raise
+
+
+class _AckReply(msgspec.Struct):
+    """The reply of an `ack`, as it was sent."""
+
+    reply: msgspec.Raw
+
+
+_cut_reply = msgspec.json.Decoder(_AckReply).decode
 
 
 def _decode(decode: Any, message: str) -> Any:

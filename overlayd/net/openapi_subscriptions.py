@@ -1,6 +1,7 @@
 """The operations about durable subscriptions (openapi.py)."""
 
 from overlayd.model import wire_subscriptions as wire
+from overlayd.model.wire_agents import AgentsBody
 from overlayd.net.operations import INTEGER, JSON, LIMIT, TEXT, Answer, Operation, Parameter, query_of
 
 ONE = "/v1/subscriptions/{subscription}"
@@ -254,4 +255,16 @@ SUBSCRIPTION_OPERATIONS: tuple[Operation, ...] = (
         (*BODY_ERRORS, 429, 507),
         "subscribe",
     ),
-)
+    Operation(
+        "get", "/v1/agents", "Whether the node's agents are paused", "agents",
+        (Answer(200, "The switch", {JSON: AgentsBody}),), (), {}, (400, 403), "manage",
+    ),
+    Operation(
+        "post", "/v1/agents/pause", "Begin nothing for any agent until they are resumed", "agents",
+        (Answer(200, "The switch", {JSON: AgentsBody}),), (), {}, (400, 403, 507), "manage",
+    ),
+    Operation(
+        "post", "/v1/agents/resume", "Let all agents go on where they stand", "agents",
+        (Answer(200, "The switch", {JSON: AgentsBody}),), (), {}, (400, 403, 507), "manage",
+    ),
+)  # fmt: skip

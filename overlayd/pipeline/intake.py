@@ -211,7 +211,6 @@ class Intake:
         """
         started = trio.current_time()
         if made.hops > HOPS_MAX:
-            self._metrics.count_limit_hit("hops_max")
             await trio.lowlevel.checkpoint()
             raise HopsExceeded(
                 f"the packet would be made from another one for the {made.hops}th time in a row; {HOPS_MAX} are taken",

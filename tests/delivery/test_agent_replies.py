@@ -103,6 +103,9 @@ async def test_a_reply_that_cant_be_taken_fails_the_attempt(
         assert reason in subscription.rest.last_error, subscription.rest.last_error
         assert subscription.rest.failed == 1
         assert await agents.packets() == []
+        hit = {"body.too_large": "agent_reply_bytes", "reply.invalid": "agent_reply_packets"}.get(reason)
+        if hit == "agent_reply_bytes" or body.count(b'"data"') == 3:
+            assert agents.count("overlayd_limit_hits_total", limit=hit or "") == 1
 
 
 async def test_a_reply_needs_the_grant_and_the_stream_at_that_time(tmp_path: Path, mock_clock: MockClock) -> None:
@@ -177,4 +180,4 @@ async def test_two_agents_that_answer_each_other_stop(tmp_path: Path, mock_clock
         )
         (stopped,) = [one for one in attempts if one.outcome == "hops"]
         assert "made from another packet 8 times in a row" in stopped.reason
-        assert agents.count("overlayd_limit_hits_total", limit="hops_max") == 1
+        assert agents.count("overlayd_agent_hops_exceeded_total") == 1

@@ -40,7 +40,7 @@ class Durable:
         start: dict[str, Any] = {"after": self.floor} if self.floor else {"from": "beginning"}
         return query_of(stream="a", **start)
 
-    async def ack(self, cursor: Cursor) -> None:
+    async def ack(self, cursor: Cursor, reply: bytes = b"") -> None:
         await trio.lowlevel.checkpoint()
         self.floor = str(cursor)
         self.acknowledged.append(self.floor)

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET
 
 from overlayd.model.limits import Limits
+from overlayd.model.metrics import Metrics
 from overlayd.model.subscription import AgentRule
 
 HOUR_US = 3_600_000_000
@@ -40,6 +41,16 @@ class RunCount(msgspec.Struct, array_like=True, frozen=True):
         """So many bytes more, given or replied."""
         now = self.at(now_us)
         return msgspec.structs.replace(now, day_bytes=now.day_bytes + size)
+
+
+def count_hold(metrics: Metrics, hold: "Hold") -> None:
+    """Counts what held an agent back."""
+    if hold.brake == "runs_per_hour":
+        metrics.count_limit_hit("agent_runs_per_hour")
+    elif hold.brake == "runs_per_day":
+        metrics.count_limit_hit("agent_runs_per_day")
+    else:
+        metrics.count_limit_hit("agent_bytes_per_day")
 
 
 class Hold(msgspec.Struct, frozen=True):

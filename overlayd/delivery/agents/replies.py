@@ -13,8 +13,9 @@ import trio
 from overlayd.delivery.frames import Message, packet_id_of
 from overlayd.delivery.matching import PacketView
 from overlayd.delivery.subscriptions.subscription import Reading, Subscription
-from overlayd.delivery.subscriptions.tables import settling_statement
+from overlayd.delivery.subscriptions.tables import floor_statement, settling_statement
 from overlayd.delivery.subscriptions.units import Unit
+from overlayd.model.cursor import Cursor
 from overlayd.model.entry import StoredEntry
 from overlayd.model.errors import (
     Forbidden,
@@ -32,6 +33,7 @@ from overlayd.model.wire_agents import Reply
 from overlayd.pipeline.intake import Made, PublishAnswer
 from overlayd.pipeline.json_text import parse_json
 from overlayd.storage import Log
+from overlayd.storage.own import Statement
 
 TRIES = 5
 TRY_PAUSE_S = 0.5
@@ -92,6 +94,9 @@ class Replies:
         self._may_reply = may_reply
         self._limits = limits
         self._metrics = metrics
+        self._too_deep = metrics.counter(
+            "overlayd_agent_hops_exceeded", "Packets not given to an agent, made from others too often in a row"
+        )
         self._appended = metrics.counter("overlayd_agent_replies", "Packets that agents replied with")
         self._repeated = metrics.counter("overlayd_agent_replies_repeated", "Replies to what was replied to before")
         self._refused = metrics.counter("overlayd_agent_replies_refused", "Replies that were refused, by code", "code")
@@ -103,7 +108,7 @@ class Replies:
             return False
         if _hops_of(messages) < HOPS_MAX:
             return False
-        self._metrics.count_limit_hit("hops_max")
+        self._too_deep.inc()
         return True
 
     async def take(self, subscription: Subscription, unit: Unit, messages: Sequence[Message], body: bytes) -> int:
@@ -112,17 +117,54 @@ class Replies:
         0 for a reply without packets, where nothing is written, and for one to what was replied to before. The caller
         then settles the unit in memory. Checkpoint. Raises InvalidReply, Forbidden, HopsExceeded, and as publishing.
         """
+        statement = settling_statement(subscription.number, unit)
+        size = await self._counted(subscription, unit.items[-1].after, statement, messages, body)
+        unit.has_row = unit.has_row or bool(size and not unit.dead_id)
+        return size
+
+    async def take_at(self, subscription: Subscription, cursor: Cursor, message: Message, body: bytes) -> int:
+        """The same where everything up to a cursor is settled by it."""
+        statement = floor_statement(subscription.number, cursor)
+        return await self._counted(subscription, cursor, statement, [message], body)
+
+    async def _counted(
+        self, subscription: Subscription, cursor: Cursor, statement: Statement, messages: Sequence[Message], body: bytes
+    ) -> int:
         try:
-            return await self._take(subscription, unit, messages, body)
+            return await self._take(subscription, cursor, statement, messages, body)
         except OverlaydError as err:
             self._refused.labels(err.code).inc()
             raise
 
-    async def _take(self, subscription: Subscription, unit: Unit, messages: Sequence[Message], body: bytes) -> int:
+    async def _take(
+        self, subscription: Subscription, cursor: Cursor, statement: Statement, messages: Sequence[Message], body: bytes
+    ) -> int:
         packets = parse_reply(body, self._limits, self._metrics)
         if not packets:
             await trio.lowlevel.checkpoint()
             return 0
+        output = self._output_of(subscription)
+        start = f"reply:{subscription.id}:{cursor}:"
+        if await self._is_replied(output, f"{start}1"):
+            self._repeated.inc()
+            return 0
+        objects = _objects_of(packets, start, messages)
+        views = _views_of(messages)
+        made = Made(
+            hops=_hops_of(messages) + 1, derived_from=tuple(sorted({view.entry.offset for view in views})),
+            along=(statement,),
+        )  # fmt: skip
+        traces = {view.meta.traceparent for view in views}
+        try:
+            await self._append(output, objects, subscription, made, traces.pop() if len(traces) == 1 else "")
+        except IdReused:  # its first reply is there since just now
+            self._repeated.inc()
+            return 0
+        self._appended.inc(len(objects))
+        return sum(map(len, objects))
+
+    def _output_of(self, subscription: Subscription) -> str:
+        """Raises InvalidReply without one, Forbidden where the owner may not publish to it now."""
         agent = subscription.definition.agent
         if not isinstance(agent, AgentRule) or not isinstance(agent.output, str):
             raise InvalidReply(
@@ -133,25 +175,7 @@ class Replies:
             raise Forbidden(
                 f"{subscription.reading.principal} may not publish to {agent.output} as an agent", subject=agent.output
             )
-        start = f"reply:{subscription.id}:{unit.items[-1].after}:"
-        if await self._is_replied(agent.output, f"{start}1"):
-            self._repeated.inc()
-            return 0
-        objects = _objects_of(packets, start, messages)
-        views = _views_of(messages)
-        made = Made(
-            hops=_hops_of(messages) + 1, derived_from=tuple(sorted({view.entry.offset for view in views})),
-            along=(settling_statement(subscription.number, unit),),
-        )  # fmt: skip
-        traces = {view.meta.traceparent for view in views}
-        try:
-            await self._append(agent.output, objects, subscription, made, traces.pop() if len(traces) == 1 else "")
-        except IdReused:  # its first reply is there since just now
-            self._repeated.inc()
-            return 0
-        unit.has_row = not unit.dead_id
-        self._appended.inc(len(objects))
-        return sum(map(len, objects))
+        return agent.output
 
     async def _append(
         self, stream: str, objects: list[bytes], subscription: Subscription, made: Made, trace: str

@@ -3,6 +3,8 @@
 import trio
 
 from overlayd.access.principal import Principal
+from overlayd.delivery.frames import Message
+from overlayd.delivery.matching import PacketView
 from overlayd.delivery.query import LiveQuery
 from overlayd.delivery.session import CLOSE_POLICY, Ending, Session
 from overlayd.delivery.subscriptions.book import SubscriptionBook
@@ -10,6 +12,7 @@ from overlayd.delivery.subscriptions.engine import Engine
 from overlayd.delivery.subscriptions.owners import Owners
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.model.cursor import Cursor
+from overlayd.model.entry import Kind
 from overlayd.model.errors import BadCursor, FutureCursor, SubscriptionConflict
 
 CLOSE_REPLACED = 4009
@@ -36,13 +39,14 @@ class Attachment:
         """What it selects, from the floor on."""
         return self._query
 
-    async def ack(self, cursor: Cursor) -> None:
+    async def ack(self, cursor: Cursor, reply: bytes = b"") -> None:
         """Everything up to the cursor is settled for whoever attaches next; durable when it returns. Checkpoint.
 
         An older cursor, or one of a connection that was replaced, does nothing. Raises BadCursor for another log's,
-        FutureCursor, StorageFull.
+        FutureCursor, StorageFull. With what an agent replies to the cursor's packet both are durable, or neither is:
+        raises what keeps the reply from being taken.
         """
-        await self._live.ack(self, cursor)
+        await self._live.ack(self, cursor, reply)
 
     def detach(self) -> None:
         """The connection reads it no more. Again does nothing."""
@@ -57,6 +61,7 @@ class NamedLive:
         self._book = book
         self._owners = owners
         self._attached: dict[int, Attachment] = {}
+        self._replying = trio.Lock()
 
     def __repr__(self) -> str:
         return f"NamedLive(attached={len(self._attached)})"
@@ -86,7 +91,7 @@ class NamedLive:
             before.session.end(REPLACED)
         return found
 
-    async def ack(self, attachment: Attachment, cursor: Cursor) -> None:
+    async def ack(self, attachment: Attachment, cursor: Cursor, reply: bytes = b"") -> None:
         """As `Attachment.ack`."""
         subscription, log = attachment.subscription, self._engine.delivery.log
         floor = subscription.ledger.floor
@@ -103,10 +108,45 @@ class NamedLive:
         is_newer = cursor.epoch != floor.epoch or _place(cursor) > _place(floor)
         if not is_newer or self._attached.get(subscription.number) is not attachment or subscription.is_gone:
             await trio.lowlevel.checkpoint()
+            if reply:
+                raise SubscriptionConflict("the cursor is settled already", subject=subscription.id)
             return
+        if reply:
+            await self._reply(subscription, cursor, reply)
+            if _place(cursor) <= _place(subscription.ledger.floor):
+                return  # a later one was acknowledged meanwhile
         subscription.ledger.scanned(cursor)
         subscription.change(last_success_us=self._engine.delivery.clock.now_us())
         await self._engine.rounds.mark(subscription).wait_or_raise()
+
+    async def _reply(self, subscription: Subscription, cursor: Cursor, reply: bytes) -> None:
+        """Raises BadCursor for the cursor of anything but a packet that the subscription gets, and as replying."""
+        replies = self._engine.shop.replies
+        if replies is None or subscription.brakes is None:
+            raise SubscriptionConflict(f"{subscription.name} is no agent, so it can't reply", subject=subscription.id)
+        async with self._replying:
+            view = await self._packet_at(subscription, cursor)
+            if view is None:
+                raise BadCursor(
+                    "the cursor isn't one of a packet that this subscription gets", subject="cursor",
+                    hint="reply with the cursor that came with the packet",
+                )  # fmt: skip
+            message = Message("packet", cursor, view.entry.appended_us, view)
+            size = await replies.take_at(subscription, cursor, message, reply)
+        subscription.note_reply(self._engine.delivery.clock.now_us(), size)
+
+    async def _packet_at(self, subscription: Subscription, cursor: Cursor) -> PacketView | None:
+        log = self._engine.delivery.log
+        entry = await log.read_entry(cursor.offset)
+        if entry.kind == Kind.STATUS and entry.target_from:
+            offset = entry.target_to if cursor.index is None else entry.target_from + cursor.index - 1
+            entry = await log.read_entry(offset)
+        if entry.kind != Kind.PACKET or entry.is_reduced:
+            return None
+        stream = subscription.matcher.find_stream(entry.stream_hash)
+        if stream is None or not self._owners.may_read(subscription.reading, stream):
+            return None
+        return self._engine.delivery.views.view(entry, stream.name)
 
     def withdraw(self, subscription: Subscription) -> None:
         """Ends the session of whoever reads it: it was paused or deleted."""

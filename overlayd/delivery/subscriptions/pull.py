@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 import trio
 
+from overlayd.delivery.agents.brakes import count_hold
 from overlayd.delivery.frames import Message
 from overlayd.delivery.subscriptions.content import body_bytes, delivery_id
 from overlayd.delivery.subscriptions.finding import Finder
@@ -250,7 +251,7 @@ class Desk:
         """Whether an agent has used up what it may."""
         hold = self._subscription.hold(self._shop.clock.now_us())
         if hold is not None:
-            self._shop.meters.metrics.count_limit_hit(f"agent_{hold.brake}")
+            count_hold(self._shop.meters.metrics, hold)
         return hold is not None
 
     async def _give_out(self, units: list[Unit]) -> Fetched:

@@ -253,6 +253,14 @@ def settling_statement(number: int, unit: Unit) -> tuple[str, tuple[Any, ...]]:
     )
 
 
+def floor_statement(number: int, floor: Cursor) -> tuple[str, tuple[Any, ...]]:
+    """The same for everything up to a cursor, of a subscription whose floor is moved by its reader."""
+    return (
+        "UPDATE subscription_state SET epoch = ?, floor = ?, floor_index = ? WHERE number = ?",
+        (floor.epoch, floor.offset, floor.index, number),
+    )
+
+
 def insert_subscription(
     connection: sqlite3.Connection, number: int, id: str, name: str, owner: str, principal: bytes, created_us: int,
     definition: bytes,

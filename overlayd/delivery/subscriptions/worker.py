@@ -9,6 +9,7 @@ import msgspec
 import structlog
 import trio
 
+from overlayd.delivery.agents.brakes import count_hold
 from overlayd.delivery.frames import Message
 from overlayd.delivery.subscriptions.content import Contents, Parcel, body_bytes, delivery_id
 from overlayd.delivery.subscriptions.finding import Finder, gap_id, note_gap
@@ -49,6 +50,10 @@ class Replier(Protocol):
 
     async def take(self, subscription: Subscription, unit: Unit, messages: Sequence[Message], body: bytes) -> int:
         """Bytes of the packets appended; the caller settles the unit in memory. Checkpoint. Raises OverlaydErrors."""
+        ...
+
+    async def take_at(self, subscription: Subscription, cursor: Cursor, message: Message, body: bytes) -> int:
+        """The same where everything up to a cursor is settled by it."""
         ...
 
 
@@ -160,7 +165,7 @@ class Worker:
         hold = self._subscription.hold(self._shop.clock.now_us())
         if hold is None:
             return False
-        self._shop.meters.metrics.count_limit_hit(f"agent_{hold.brake}")
+        count_hold(self._shop.meters.metrics, hold)
         self._service.held_until = now + hold.wait_s
         return True
 
