@@ -27,7 +27,7 @@ else:
                     raise ValueError("this program was built without AgentPipe")
 
 
-__all__ = ["AgentPipeSettings", "agentpipe_features", "load_agentpipe", "read_foreign"]
+__all__ = ["AgentPipeSettings", "agentpipe_features", "agentpipe_operations", "load_agentpipe", "read_foreign"]
 AGENTPIPE_ENABLED: Path = ("agentpipe", "enabled")
 
 
@@ -44,6 +44,12 @@ def agentpipe_features(settings: AgentPipeSettings) -> tuple[Feature, ...]:
     """The tables that it needs."""
     module = load_agentpipe(settings)
     return () if module is None else (module.AGENTPIPE_FEATURE,)
+
+
+def agentpipe_operations(settings: AgentPipeSettings) -> tuple[Any, ...]:
+    """What the served OpenAPI document says about it."""
+    module = load_agentpipe(settings)
+    return () if module is None else tuple(module.OPERATIONS)
 
 
 def read_foreign(given: Mapping[Path, Given], environ: Mapping[str, str]) -> dict[Path, Given]:

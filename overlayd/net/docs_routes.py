@@ -1,5 +1,6 @@
 """The served documents: OpenAPI, AsyncAPI, and pages made from them and from the errors, without scripts or internet."""
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -10,6 +11,7 @@ from quart_trio import QuartTrio
 from overlayd.model.errors import error_classes
 from overlayd.net.asyncapi import build_asyncapi
 from overlayd.net.openapi import build_openapi
+from overlayd.net.operations import Operation
 from overlayd.net.problem import DOCS_PATH
 
 CACHE = {"Cache-Control": "public, max-age=300"}
@@ -27,10 +29,10 @@ table { border-collapse: collapse; width: 100%; } td, th { text-align: left; pad
 """
 
 
-def add_docs_routes(app: QuartTrio) -> None:
+def add_docs_routes(app: QuartTrio, more: Sequence[Operation] = ()) -> None:
     """Adds /openapi.json, /asyncapi.json, /docs, its style sheet and the page that problems point to. All are built
-    once, here."""
-    openapi, asyncapi = build_openapi(), build_asyncapi()
+    once, here. `more`: operations of dialects."""
+    openapi, asyncapi = build_openapi(more), build_asyncapi()
     served = {
         "/openapi.json": (msgspec.json.encode(openapi), "application/json"),
         "/asyncapi.json": (msgspec.json.encode(asyncapi), "application/json"),

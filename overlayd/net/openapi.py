@@ -198,17 +198,18 @@ OPERATIONS: tuple[Operation, ...] = (
 )  # fmt: skip
 
 
-def build_openapi() -> dict[str, Any]:
-    """The whole document. It depends on nothing but this version of the code."""
+def build_openapi(more: Sequence[Operation] = ()) -> dict[str, Any]:
+    """The whole document. It depends on nothing but this version of the code. `more`: operations of dialects."""
+    operations = (*OPERATIONS, *more)
     kinds: list[Any] = [wire.Problem]
-    for operation in OPERATIONS:
+    for operation in operations:
         for content in (operation.request, *(answer.content for answer in operation.answers)):
             for kind in content.values():
                 kinds += [] if isinstance(kind, dict) else _alternatives(kind)
     schemas, components = schema_components(kinds, ref_template=REF)
     by_kind = {_key(kind): schema for kind, schema in zip(kinds, schemas, strict=True)}
     paths: dict[str, Any] = {}
-    for operation in OPERATIONS:
+    for operation in operations:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation, by_kind)
     return {
         "openapi": "3.1.0",
@@ -218,7 +219,7 @@ def build_openapi() -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
-        "tags": [{"name": name} for name in dict.fromkeys(operation.tag for operation in OPERATIONS)],
+        "tags": [{"name": name} for name in dict.fromkeys(operation.tag for operation in operations)],
         "paths": paths,
         "components": {"schemas": components},
     }  # fmt: skip
@@ -250,6 +251,8 @@ def _operation(operation: Operation, by_kind: dict[str, Any]) -> dict[str, Any]:
             {"content": _content(answer.content, by_kind)} if answer.content else {}
         )
     problem = {"application/problem+json": {"schema": by_kind[_key(wire.Problem)]}}
+    if operation.error_schema:
+        problem = {JSON: {"schema": operation.error_schema}}
     for status in operation.errors:
         responses[str(status)] = {"description": _error_words(status), "content": problem}
     responses["default"] = {"description": "A problem", "content": problem}

@@ -26,7 +26,8 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """One method on one path. `is_bare_allowed`: it may come without a body."""
+    """One method on one path. `is_bare_allowed`: it may come without a body. `error_schema`: of errors that aren't told
+    as problems."""
 
     method: Literal["get", "put", "post", "patch", "delete"]
     path: str
@@ -38,6 +39,7 @@ class Operation(msgspec.Struct, frozen=True):
     errors: tuple[int, ...] = ()
     right: str = ""
     is_bare_allowed: bool = False
+    error_schema: dict[str, Any] = {}
 
 
 TEXT: dict[str, Any] = {"type": "string"}

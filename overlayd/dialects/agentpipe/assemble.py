@@ -20,6 +20,7 @@ from overlayd.dialects.agentpipe.events import PATTERN
 from overlayd.dialects.agentpipe.follower import Follower
 from overlayd.dialects.agentpipe.ingest import add_ingest_routes
 from overlayd.dialects.agentpipe.live import PATHS, AgentPipeLive, Listeners
+from overlayd.dialects.agentpipe.operations import OPERATIONS
 from overlayd.dialects.agentpipe.read_routes import add_read_routes
 from overlayd.dialects.agentpipe.session_routes import add_session_routes
 from overlayd.dialects.agentpipe.settings import AgentPipeSettings
@@ -43,7 +44,7 @@ from overlayd.net.problem import Words
 from overlayd.net.publish import Publisher
 from overlayd.storage import Log
 
-__all__ = ["AGENTPIPE_FEATURE", "LIVE_PATHS", "OPEN_PATHS", "AgentPipe"]
+__all__ = ["AGENTPIPE_FEATURE", "LIVE_PATHS", "OPEN_PATHS", "OPERATIONS", "AgentPipe"]
 
 API = "/api/"
 LIVE_PATHS = PATHS

@@ -21,7 +21,7 @@ from overlayd.model.errors import BodyTooLarge
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.names import StreamName
-from overlayd.net.app import body_reader
+from overlayd.net.app import read_body
 from overlayd.net.content import Bodies, Hold
 from overlayd.net.lane import Lane
 from overlayd.net.publish import Publisher
@@ -65,7 +65,7 @@ class Surface:
 
     async def read_body(self, asked: Request, hold: Hold, bytes_max: int, limit: str) -> bytes:
         """The whole body. Checkpoint. Raises BodyTooLarge, and as `BodyReader.read_all`."""
-        return await body_reader(asked, self._bodies, bytes_max, limit).read_all(hold)
+        return await read_body(asked, self._bodies, hold, bytes_max, limit)
 
     async def parse(self, raw: bytes) -> Any:
         """The value of a JSON text; large ones in a thread. Raises MalformedJson, UnusableJson."""
