@@ -24,7 +24,7 @@ from overlayd.access.node_schemes import NodeSchemes, named_policies
 from overlayd.access.streaming_sessions import StreamingSessions
 from overlayd.chain.engine import CHAIN_FEATURES, ChainEngine, open_engine
 from overlayd.config import Settings
-from overlayd.config.dialects import agentpipe_features, load_agentpipe
+from overlayd.config.dialects import agentpipe_features, agentpipe_operations, load_agentpipe
 from overlayd.delivery.agents.replies import Replies
 from overlayd.delivery.agents.switch import FEATURE as AGENTS_FEATURE
 from overlayd.delivery.agents.switch import AgentSwitch
@@ -257,7 +257,7 @@ class Parts:
             network=self.settings.chain.network,
             is_metrics_served=self.settings.metrics.enabled,
         )  # fmt: skip
-        add_docs_routes(app)
+        add_docs_routes(app, agentpipe_operations(self.settings.agentpipe))
         return app
 
     def _ready_checks(self) -> ReadyChecks:
