@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +159,77 @@ def given_to(sink: Sink) -> Counter[tuple[str, str]]:
     return Counter((packet["stream_id"], packet["packet_id"]) for packet in packets)
 
 
+class Readers:
+    """All who listen: at depth 1 over WebSocket, at depth 3 over WebSocket, at depth 1 over SSE."""
+
+    def __init__(self) -> None:
+        self.socket, self.deep, self.events = Heard(), Heard(), Heard()
+
+    @property
+    def every(self) -> tuple[Heard, Heard, Heard]:
+        return self.socket, self.deep, self.events
+
+    def of(self, station: Station) -> AbstractAsyncContextManager[None]:
+        return listening(station, self.socket, self.deep, self.events)
+
+
+async def confirm_first(station: Station, readers: Readers) -> None:
+    """Nothing before the block; then each once at depth 1, and only at depth 3 for who waits for that."""
+    every = wanted(*range(COUNT))
+    assert [message for heard in readers.every for message in heard.messages] == []
+    assert station.packets("c.single", deliver="confirmed") == []
+    station.mine()
+    for heard in (readers.socket, readers.events):
+        await heard.wait(lambda: heard.packets().total() >= every.total())  # noqa: B023
+        assert heard.packets() == every
+    assert readers.deep.messages == []
+    found = [message["packet"] for message in readers.socket.messages]
+    assert {packet["confirmations"] for packet in found} == {1}
+    assert all(packet["txid"] and packet["block_hash"] for packet in found)
+    first = station.admin.get("/v1/streams/c.single/packets/1")
+    assert first.json()["confirmations"] == 1
+    station.mine(2)
+    again = station.admin.get("/v1/streams/c.single/packets/1", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.json()["confirmations"]) == (200, 3)
+    by_txid = station.ask("GET", f"/v1/packets?txid={again.json()['txid']}")["packets"]
+    assert [packet["packet_sequence"] for packet in by_txid] == [1]
+    await readers.deep.wait(lambda: readers.deep.packets().total() >= COUNT)
+    assert readers.deep.packets() == wanted(*range(COUNT), streams=("c.single",))
+    assert readers.socket.packets() == every
+
+
+async def reorganize(station: Station, readers: Readers) -> None:
+    """What a reorg takes back, and what is confirmed again, comes as status."""
+    station.ask("POST", "/v1/chain/regtest/reorg", {"depth": 3})
+    for state in ("pending", "confirmed"):
+        for heard in readers.every:
+            await heard.wait(lambda: heard.statuses()["c.single", state] >= COUNT)  # noqa: B023
+            assert heard.statuses()["c.single", state] == COUNT
+        if state == "pending":
+            station.mine(3)
+    assert readers.socket.packets() == readers.events.packets() == wanted(*range(COUNT))
+    assert readers.deep.packets() == wanted(*range(COUNT), streams=("c.single",))
+
+
+async def confirm_after_restart(station: Station, readers: Readers) -> None:
+    """Packets that waited for a block while the node was started anew come once, too."""
+    every = wanted(*range(COUNT + 5))
+    station.mine()
+    for heard in (readers.socket, readers.events):
+        await heard.wait(lambda: heard.packets().total() >= every.total())  # noqa: B023
+        assert heard.packets() == every
+    assert readers.deep.packets() == wanted(*range(COUNT), streams=("c.single",))
+    station.mine(2)
+    await readers.deep.wait(lambda: readers.deep.packets().total() >= COUNT + 5)
+    assert readers.deep.packets() == wanted(*range(COUNT + 5), streams=("c.single",))
+    found = [packet["packet_id"] for packet in station.packets("c.single", deliver="confirmed")]
+    assert found == [str(number) for number in range(COUNT + 5)]
+    assert station.ask("GET", "/v1/streams/c.single")["confirmed_sequence"] == COUNT + 5
+
+
 async def test_confirmed_packets_are_given_once(tmp_path: Path) -> None:
-    """Nothing comes before a block; each packet comes once at its depth, over WebSocket, SSE and as webhook, over a reorg
-    and a restart; what the reorg changed comes as status."""
-    sink, socket, deep, events = Sink(), Heard(), Heard(), Heard()
+    """Each packet comes once at its depth, over WebSocket, SSE and as webhook, over a reorg and a restart."""
+    sink, readers = Sink(), Readers()
     station = Station(tmp_path / "data")
     try:
         for stream, rule in STREAMS.items():
@@ -175,66 +242,23 @@ async def test_confirmed_packets_are_given_once(tmp_path: Path) -> None:
             "webhook": {"url": sink.url},
         }
         station.ask("POST", "/v1/subscriptions", hook, 201)
-        every = wanted(*range(COUNT))
-        async with listening(station, socket, deep, events):
+        async with readers.of(station):
             for stream in STREAMS:
                 station.publish(stream, range(COUNT))
             await station.wait_paid()
             await trio.sleep(0.2)
-            assert [*socket.messages, *events.messages, *deep.messages, *sink.requests] == []
-            assert station.packets("c.single", deliver="confirmed") == []
-            station.mine()
-            for heard in (socket, events):
-                await heard.wait(lambda: heard.packets().total() >= every.total())  # noqa: B023
-                assert heard.packets() == every
-            assert deep.messages == []
-            found = [message["packet"] for message in socket.messages]
-            assert {packet["confirmations"] for packet in found} == {1}
-            first = station.admin.get("/v1/streams/c.single/packets/1")
-            assert first.json()["confirmations"] == 1
-            assert all(packet["txid"] and packet["block_hash"] for packet in found)
-            station.mine(2)
-            again = station.admin.get(
-                "/v1/streams/c.single/packets/1", headers={"If-None-Match": first.headers["etag"]}
-            )
-            assert (again.status_code, again.json()["confirmations"]) == (200, 3)
-            by_txid = station.ask("GET", f"/v1/packets?txid={again.json()['txid']}")["packets"]
-            assert [packet["packet_sequence"] for packet in by_txid] == [1]
-            await deep.wait(lambda: deep.packets().total() >= COUNT)
-            assert deep.packets() == wanted(*range(COUNT), streams=("c.single",))
-            assert socket.packets() == every
-
-            station.ask("POST", "/v1/chain/regtest/reorg", {"depth": 3})
-            for heard in (socket, deep, events):
-                await heard.wait(lambda: heard.statuses()["c.single", "pending"] >= COUNT)  # noqa: B023
-                assert heard.statuses()["c.single", "pending"] == COUNT
-            station.mine(3)
-            for heard in (socket, deep, events):
-                await heard.wait(lambda: heard.statuses()["c.single", "confirmed"] >= COUNT)  # noqa: B023
-                assert heard.statuses()["c.single", "confirmed"] == COUNT
-            assert socket.packets() == events.packets() == every
-            assert deep.packets() == wanted(*range(COUNT), streams=("c.single",))
-
+            assert sink.requests == []
+            await confirm_first(station, readers)
+            await reorganize(station, readers)
             for stream in STREAMS:
                 station.publish(stream, range(COUNT, COUNT + 5))
             await station.wait_paid()
         station.stop()
         station = Station(tmp_path / "data")
-        async with listening(station, socket, deep, events):
-            station.mine()
-            every = wanted(*range(COUNT + 5))
-            for heard in (socket, events):
-                await heard.wait(lambda: heard.packets().total() >= every.total())  # noqa: B023
-                assert heard.packets() == every
-            assert deep.packets() == wanted(*range(COUNT), streams=("c.single",))
-            station.mine(2)
-            await deep.wait(lambda: deep.packets().total() >= COUNT + 5)
-            assert deep.packets() == wanted(*range(COUNT + 5), streams=("c.single",))
-        assert [packet["packet_id"] for packet in station.packets("c.single", deliver="confirmed")] == [
-            str(number) for number in range(COUNT + 5)
-        ]
-        assert station.ask("GET", "/v1/streams/c.single")["confirmed_sequence"] == COUNT + 5
-        await socket.wait(lambda: given_to(sink).total() >= every.total())
+        async with readers.of(station):
+            await confirm_after_restart(station, readers)
+        every = wanted(*range(COUNT + 5))
+        await readers.socket.wait(lambda: given_to(sink).total() >= every.total())
         assert given_to(sink) == every
     finally:
         station.stop()
