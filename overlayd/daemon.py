@@ -15,6 +15,7 @@ import structlog
 import trio
 from quart_trio import QuartTrio
 
+from overlayd.access.callbacks import CallbackScheme
 from overlayd.access.identity.tables import IDENTITY_FEATURE
 from overlayd.access.jwt.published import Fetch
 from overlayd.access.key_records import ACCESS_FEATURE
@@ -23,6 +24,7 @@ from overlayd.access.node_access import NodeAccess
 from overlayd.access.node_schemes import NodeSchemes, named_policies
 from overlayd.access.streaming_sessions import StreamingSessions
 from overlayd.chain.engine import CHAIN_FEATURES, ChainEngine, open_engine
+from overlayd.chain.sources.remote import callback_tokens
 from overlayd.config import Settings
 from overlayd.config.dialects import agentpipe_features, agentpipe_operations, load_agentpipe
 from overlayd.delivery.agents.replies import Replies
@@ -54,6 +56,7 @@ from overlayd.net.access_log import RequestLog
 from overlayd.net.agent_routes import add_agent_routes
 from overlayd.net.app import create_app
 from overlayd.net.chain_routes import add_chain_routes
+from overlayd.net.chain_callback_routes import OnHint, add_chain_callback_routes
 from overlayd.net.content import Bodies
 from overlayd.net.cors import OriginHeaders, methods_of
 from overlayd.net.docs_routes import add_docs_routes
@@ -127,6 +130,8 @@ class Parts:
         self.clock = clock
         self.entropy = entropy
         self.stop = trio.Event()
+        self.on_chain_hint: OnHint = chain.watcher.hint if chain else lambda txid: None
+        """Gets the transactions that sources call back about; whoever watches some sets it."""
         self.ports = Ports(settings.listen, limits=limits, clock=clock, metrics=metrics)
         self.outbound = outbound or Outbound(limits, settings.webhooks.outbound, metrics)
         self.chain = chain
@@ -138,7 +143,7 @@ class Parts:
         self.access = NodeAccess(
             log=log, rules=self.ports.rules(auto_create=settings.defaults.auto_create), settings=settings.access,
             declared=settings.keys, environ=os.environ, make_audit=OwnStream(AUDIT, log.append_own).packet, clock=clock,
-            entropy=entropy, metrics=metrics, schemes=self.schemes.all,
+            entropy=entropy, metrics=metrics, schemes=(*self.schemes.all, self._callback_scheme()),
             open_paths=agentpipe.OPEN_PATHS if agentpipe else frozenset(),
             ticket_paths=agentpipe.LIVE_PATHS if agentpipe else frozenset(),
         )  # fmt: skip
@@ -246,6 +251,10 @@ class Parts:
             app, peer=self.schemes.mutual, gate=self.access.gate, bodies=self.bodies,
             bytes_max=int(self.settings.access.mutual.handshake_bytes),
         )  # fmt: skip
+        add_chain_callback_routes(
+            app, bodies=self.bodies, settings=self.settings.chain.asking, metrics=self.metrics,
+            on_hint=lambda txid: self.on_chain_hint(txid),
+        )  # fmt: skip
         add_metering_routes(
             app, metering=self.metering, clock=self.clock, lane=self.lane, bodies=self.bodies, limits=limits,
             sessions=StreamingSessions(log=log, metering=self.metering, clock=self.clock, entropy=self.entropy),
@@ -259,6 +268,11 @@ class Parts:
         )  # fmt: skip
         add_docs_routes(app, agentpipe_operations(self.settings.agentpipe))
         return app
+
+    def _callback_scheme(self) -> CallbackScheme:
+        """How sources of the chain are known that call back."""
+        key = read_sealing_key(Path(self.settings.storage.dir), self.entropy)
+        return CallbackScheme(callback_tokens(self.settings.chain, key))
 
     def _ready_checks(self) -> ReadyChecks:
         return {

@@ -21,13 +21,12 @@ from overlayd.chain.sources.pool import ProofVerdict, SourcePool
 from overlayd.chain.sources.settings import ChainSourceSettings
 from overlayd.chain.sources.tokens import make_token
 from overlayd.chain.sources.whatsonchain import PATHS, PUBLIC_URL, WhatsOnChainSource
+from overlayd.model.callback import CALLBACK_PATH, CALLBACK_PREFIX
 from overlayd.model.clock import Clock
 from overlayd.model.errors import ConfigInvalid
 from overlayd.model.metrics import Metrics
 from overlayd.model.txid import TxId
 
-CALLBACK_PATH = "/v1/chain/callback"
-CALLBACK_PREFIX = "ovl_callback_"
 _SECRET_BYTES = 24
 
 
