@@ -176,6 +176,9 @@ class AgentPipeLive:
         try:
             listening = await self._listening(head)
             conversation = listening.conversation
+            metering = self._surface.publisher.metering
+            if metering is not None:
+                await metering.connect(principal)
             self._listeners.enter(principal.address, conversation)
         except OverlaydError as error:
             return await self._refuse(visit, error, path, goes_on=goes_on)
