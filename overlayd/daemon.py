@@ -135,6 +135,7 @@ class Parts:
         self.ports = Ports(settings.listen, limits=limits, clock=clock, metrics=metrics)
         self.outbound = outbound or Outbound(limits, settings.webhooks.outbound, metrics)
         self.chain = chain
+        confirmations = chain.reads if chain else None
         self.schemes = NodeSchemes(
             settings=settings.access, directory=Path(settings.storage.dir), environ=os.environ, store=log, clock=clock,
             fetch=self._fetch_keys(), entropy=entropy, metrics=metrics, may_create=settings.defaults.auto_create,
@@ -158,7 +159,8 @@ class Parts:
         self.schemas = SchemaCache(limits, metrics)
         self.filters = FilterBook(limits=limits, metrics=metrics, describe=packet_body)
         self.intake = Intake(
-            log=log, limits=limits, schemas=self.schemas, metrics=metrics, defaults=settings.defaults.definition
+            log=log, limits=limits, schemas=self.schemas, metrics=metrics, defaults=settings.defaults.definition,
+            confirmations=confirmations,
         )
         self.metering = Metering(
             log=log, rates=settings.rates, quotas=settings.quotas, usage=settings.usage, clock=clock, entropy=entropy,
@@ -175,7 +177,7 @@ class Parts:
         )  # fmt: skip
         self.delivery = Delivery(
             log=log, limits=limits, settings=settings.delivery, clock=clock, metrics=metrics,
-            lease_filter=self.filters.lease, streams=self.access.streams,
+            lease_filter=self.filters.lease, streams=self.access.streams, confirmations=confirmations,
         )  # fmt: skip
         owners = Owners(self.access.streams, self.access.keys.get, self.schemes.find_grants)
         self.durable = DurableSubscriptions(
@@ -225,6 +227,7 @@ class Parts:
             app, log=log, limits=limits, lane=self.lane, bodies=self.bodies, schemas=self.schemas,
             streams=self.access.streams, changes=self.access.stream_changes,
             count_subscribers=self.registry.count_subscribers, on_stopped=self.registry.look_again,
+            confirmations=self.delivery.confirmations,
         )  # fmt: skip
         add_read_routes(
             app, delivery=self.delivery, registry=self.registry, lane=self.lane, streams=self.access.streams
