@@ -227,7 +227,7 @@ async def open_engine(
     key = await trio.to_thread.run_sync(read_wallet_key, directory, entropy)
     network = NETWORKS[settings.network]
     book = await open_headers(log, network, settings=settings.headers, clock=clock, metrics=metrics)
-    if settings.network == "regtest":
+    if settings.network == "regtest" and not settings.sources:
         async with open_regtest(
             directory, settings=settings.regtest, clock=clock, entropy=entropy, metrics=metrics
         ) as chain:

@@ -16,7 +16,10 @@ class ChainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     network: Annotated[
         Literal["none", "regtest", "mainnet", "testnet"],
-        Meta(description="none: no packet is confirmed. regtest: the embedded chain, whose coins are worth nothing"),
+        Meta(
+            description="none: no packet is confirmed. regtest: the embedded chain, whose coins are worth nothing, or that of "
+            "the sources, if there are any"
+        ),
     ] = "none"
     callback_url: Annotated[
         str,
