@@ -161,7 +161,7 @@ class Parts:
         self.intake = Intake(
             log=log, limits=limits, schemas=self.schemas, metrics=metrics, defaults=settings.defaults.definition,
             confirmations=confirmations,
-        )
+        )  # fmt: skip
         self.metering = Metering(
             log=log, rates=settings.rates, quotas=settings.quotas, usage=settings.usage, clock=clock, entropy=entropy,
             metrics=metrics,
