@@ -55,8 +55,8 @@ from overlayd.model.systemd import Notifier, watchdog_interval_s
 from overlayd.net.access_log import RequestLog
 from overlayd.net.agent_routes import add_agent_routes
 from overlayd.net.app import create_app
-from overlayd.net.chain_routes import add_chain_routes
 from overlayd.net.chain_callback_routes import OnHint, add_chain_callback_routes
+from overlayd.net.chain_routes import add_chain_routes
 from overlayd.net.content import Bodies
 from overlayd.net.cors import OriginHeaders, methods_of
 from overlayd.net.docs_routes import add_docs_routes
@@ -92,6 +92,7 @@ from overlayd.pipeline.filters import FilterBook
 from overlayd.pipeline.intake import Intake
 from overlayd.pipeline.own_streams import AUDIT, EVENTS, OwnStream
 from overlayd.pipeline.schema import SchemaCache
+from overlayd.signers import NodeCheckpointKeys
 from overlayd.storage import Log, open_log
 from overlayd.storage.sealing import read_sealing_key
 
@@ -139,7 +140,7 @@ class Parts:
         self.schemes = NodeSchemes(
             settings=settings.access, directory=Path(settings.storage.dir), environ=os.environ, store=log, clock=clock,
             fetch=self._fetch_keys(), entropy=entropy, metrics=metrics, may_create=settings.defaults.auto_create,
-            certificates=self.ports.certificate_scheme(settings.access),
+            certificates=self.ports.certificate_scheme(settings.access), identity_key=settings.node.keys.identity_key,
         )  # fmt: skip
         self.access = NodeAccess(
             log=log, rules=self.ports.rules(auto_create=settings.defaults.auto_create), settings=settings.access,
@@ -348,12 +349,14 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
         open_log(
             directory, settings=settings.storage, limits=settings.limits, defaults=settings.defaults.definition,
             clock=clock, entropy=entropy, metrics=metrics, features=(*FEATURES, *agentpipe_features(settings.agentpipe)),
+            keys=NodeCheckpointKeys(settings.node.keys, directory, os.environ, entropy),
         ) as log,
         _stopping_on_signals() as stop_asked,
         open_engine(
             settings.chain, log, directory, outbound=outbound, secret=read_sealing_key(directory, entropy),
             environ=os.environ, clock=clock, entropy=entropy, metrics=metrics,
             chance=random.Random(entropy.draw(8)),  # noqa: S311 - spreads retries, keeps no secret
+            wallet_key=settings.node.keys.wallet_key,
         ) as chain,
     ):  # fmt: skip
         parts = Parts(log, settings, metrics, clock, entropy, outbound=outbound, chain=chain)

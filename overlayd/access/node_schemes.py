@@ -21,12 +21,10 @@ from overlayd.access.mutual.sessions import SessionBook
 from overlayd.access.roles import RoleBook
 from overlayd.access.scopes import Grants
 from overlayd.access.settings import AccessSettings, KeySettings
-from overlayd.bsv.curve_key import MemoryCurveKey
 from overlayd.model.clock import Clock, Entropy
-from overlayd.model.errors import BadParameter, ConfigInvalid, MalformedChainData
+from overlayd.model.errors import BadParameter, ConfigInvalid
 from overlayd.model.metrics import Metrics
-from overlayd.model.signer import CurveKey
-from overlayd.storage.files import read_or_make_secret
+from overlayd.signers import open_curve_key
 
 IDENTITY_KEY = "identity.key"
 STOP_S = 5.0
@@ -38,9 +36,10 @@ class NodeSchemes:
     def __init__(
         self, *, settings: AccessSettings, directory: Path, environ: Mapping[str, str], store: Store, fetch: Fetch,
         clock: Clock, entropy: Entropy, metrics: Metrics, may_create: bool, certificates: CertificateScheme,
+        identity_key: str = "",
     ) -> None:  # fmt: skip
-        """Reads small files. `may_create`: publishing from this machine creates unknown streams. Raises ConfigInvalid,
-        LogInconsistent."""
+        """Reads small files. `may_create`: publishing from this machine creates unknown streams. `identity_key`:
+        where the node's own key lies, as the settings say it. Raises ConfigInvalid, LogInconsistent."""
         self.on_change: Callable[[], None] = _tell_nobody
         """Called when something ended that let somebody in; the daemon sets it."""
         self._settings = settings
@@ -63,7 +62,10 @@ class NodeSchemes:
         self.mutual: MutualPeer | None = None
         if settings.mutual.enabled and self.identities.is_configured:
             self.mutual = MutualPeer(
-                read_identity_key(directory, entropy), identities=self.identities,
+                open_curve_key(
+                    "node.identity_key", identity_key, file_name=IDENTITY_KEY, directory=directory, environ=environ,
+                    entropy=entropy, must_derive=True,
+                ), identities=self.identities,
                 sessions=SessionBook(settings.mutual, metrics, trio.current_time), entropy=entropy,
             )  # fmt: skip
         self.all: tuple[Scheme, ...] = (
@@ -135,16 +137,6 @@ class NodeSchemes:
         )  # fmt: skip
         self._published.append(published)
         return published
-
-
-def read_identity_key(directory: Path, entropy: Entropy) -> CurveKey:
-    """The node's identity key, drawn on first use. Blocking. Raises LogInconsistent, ConfigInvalid."""
-    path = directory / "keys" / IDENTITY_KEY
-    secret, _ = read_or_make_secret(path, 32, entropy)
-    try:
-        return MemoryCurveKey.parse(secret)
-    except MalformedChainData as err:
-        raise ConfigInvalid(f"{path} holds no private key", subject=str(path)) from err
 
 
 def named_policies(settings: AccessSettings, keys: tuple[KeySettings, ...]) -> Iterator[tuple[str, str]]:

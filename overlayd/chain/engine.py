@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import structlog
@@ -46,7 +47,7 @@ from overlayd.model.metrics import Metrics
 from overlayd.model.signer import CurveKey
 from overlayd.model.supervise import supervise
 from overlayd.outbound import Outbound
-from overlayd.storage.files import read_or_make_secret
+from overlayd.signers import open_curve_key
 
 CHAIN_FEATURES = (HEADERS_FEATURE, WATCH_FEATURE, WALLET_FEATURE)
 KEY_NAME = "wallet.key"
@@ -215,16 +216,17 @@ class ChainEngine:
 async def open_engine(
     settings: ChainSettings, log: EngineLog, directory: Path, *, outbound: Outbound, secret: bytes,
     environ: Mapping[str, str], clock: Clock, entropy: Entropy, metrics: Metrics, chance: random.Random,
+    wallet_key: str = "",
 ) -> AsyncIterator[ChainEngine | None]:  # fmt: skip
     """The engine of a directory; None for `network = "none"`.
 
-    `secret`: one of the node's that stays the same, for tokens of callbacks. From here on, streams may commit to the
-    chain. Raises ConfigInvalid, and as `open_headers`, `open_regtest` and `read_or_make_secret`.
+    `wallet_key`: where the key of the coins lies, as the settings say it. `secret`: one of the node's that stays the same, for tokens of callbacks. From here on, streams may commit to the
+    chain. Raises ConfigInvalid, and as `open_headers`, `open_regtest` and `open_curve_key`.
     """
     if settings.network == "none":
         yield None
         return
-    key = await trio.to_thread.run_sync(read_wallet_key, directory, entropy)
+    key = await trio.to_thread.run_sync(read_wallet_key, directory, entropy, wallet_key, environ)
     network = NETWORKS[settings.network]
     book = await open_headers(log, network, settings=settings.headers, clock=clock, metrics=metrics)
     if settings.network == "regtest" and not settings.sources:
@@ -246,7 +248,11 @@ async def open_engine(
     yield engine
 
 
-def read_wallet_key(directory: Path, entropy: Entropy) -> CurveKey:
-    """The key of the node's coins, drawn on first use. Blocking. Raises LogInconsistent, ConfigInvalid."""
-    secret, _ = read_or_make_secret(directory / "keys" / KEY_NAME, KEY_BYTES, entropy)
-    return MemoryCurveKey.parse(secret)
+def read_wallet_key(
+    directory: Path, entropy: Entropy, wallet_key: str = "", environ: Mapping[str, str] = MappingProxyType({})
+) -> CurveKey:  # fmt: skip
+    """The key of the node's coins; where the settings name none, drawn on first use. Blocking. As `open_curve_key`."""
+    return open_curve_key(
+        "node.wallet_key", wallet_key, file_name=KEY_NAME, directory=directory, environ=environ, entropy=entropy,
+        must_derive=False,
+    )  # fmt: skip

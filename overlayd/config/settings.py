@@ -19,6 +19,7 @@ from overlayd.model.limits import Limits
 from overlayd.model.logs import LogSettings
 from overlayd.model.names import StreamName
 from overlayd.net.settings import ListenSettings
+from overlayd.signers.settings import NodeKeySettings
 from overlayd.storage.settings import StorageSettings
 
 INLINE = Meta(extra={"inline": True})
@@ -26,9 +27,10 @@ INLINE = Meta(extra={"inline": True})
 
 
 class NodeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the node is called."""
+    """What the node is called, and where its keys lie."""
 
     name: Annotated[str, Meta(max_length=128, description="Name shown to clients; empty: the host's name")] = ""
+    keys: Annotated[NodeKeySettings, INLINE] = NodeKeySettings()
 
 
 class MetricsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,7 +60,7 @@ class StreamSettings(msgspec.Struct, frozen=True):
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything the daemon is started with."""
 
-    node: Annotated[NodeSettings, Meta(description="What the node is called")] = NodeSettings()
+    node: Annotated[NodeSettings, Meta(description="What the node is called, and where its keys lie")] = NodeSettings()
     listen: Annotated[ListenSettings, Meta(description="Where the node listens and whom it believes")] = (
         ListenSettings()
     )

@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from overlayd.model.clock import Clock
-from overlayd.model.errors import CommitFailed, OverlaydError, ShuttingDown, SignerUnavailable, StorageFull
+from overlayd.model.errors import CommitFailed, ConfigInvalid, KeyNotSuited, OverlaydError, ShuttingDown, SignerUnavailable, StorageFull
 from overlayd.model.metrics import Metrics
 from overlayd.model.note import CheckpointText, VerifierKey
 from overlayd.storage.checkpoint import Checkpoint
@@ -216,7 +216,7 @@ class CheckpointSigner:
 
     def _fail(self, error: OverlaydError) -> None:
         is_news = error.detail != self.trouble
-        if isinstance(error, SignerUnavailable):
+        if isinstance(error, SignerUnavailable | KeyNotSuited | ConfigInvalid):
             self.trouble = error.detail
         if is_news and not isinstance(error, ShuttingDown):
             _log.warning("no checkpoint", error=error.detail)

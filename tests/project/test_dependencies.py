@@ -30,7 +30,8 @@ def imports_in(folder: str) -> set[str]:
 def test_dependencies_are_those_that_are_imported() -> None:
     """The package declares exactly the distributions that its code imports."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {canonical(re.split(r"[<>=!~ \[;]", line)[0]) for line in project["dependencies"]}
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    declared = {canonical(re.split(r"[<>=!~ \[;]", line)[0]) for line in (*project["dependencies"], *extras)}
     providers = metadata.packages_distributions()
     imported = {canonical(providers[name][0]) for name in imports_in("overlayd") if name in providers}
     assert imported - declared == set(), "imported without being declared"
