@@ -350,9 +350,15 @@ class OutboundFailure(OverlaydError):
 
     code, title, status, retryable = "outbound.failed", "A call to another server failed", 502, True
 
-    def __init__(self, reason: str, detail: str, *, subject: str = "", hint: str = "") -> None:
-        super().__init__(detail, subject=subject, hint=hint, extra={"reason": str(reason)})
-        self.reason = str(reason)
+    @classmethod
+    def of(cls, reason: str, detail: str, *, subject: str = "", hint: str = "") -> Self:
+        """One with its reason."""
+        return cls(detail, subject=subject, hint=hint, extra={"reason": str(reason)})
+
+    @property
+    def reason(self) -> str:
+        """Why; empty when it came without."""
+        return str(self.extra.get("reason", ""))
 
 
 class ConfigInvalid(OverlaydError):

@@ -74,7 +74,7 @@ class AnswerReader:
         if self.is_complete:
             self.is_reusable = False
         elif not self.is_head_complete:
-            raise OutboundFailure(
+            raise OutboundFailure.of(
                 Reason.ANSWER_CLOSED,
                 "the connection was closed " + ("within the answer's head" if self.wire_bytes else "without an answer"),
             )
@@ -186,9 +186,9 @@ class AnswerReader:
 
     def _cut(self, reason: Reason, detail: str) -> None:
         if not self._is_body_evidence:
-            raise OutboundFailure(reason, detail)
+            raise OutboundFailure.of(reason, detail)
         self.cut_body()
 
     def _note(self, reason: Reason, detail: str) -> None:
         if self._failure is None:
-            self._failure = OutboundFailure(reason, detail)
+            self._failure = OutboundFailure.of(reason, detail)

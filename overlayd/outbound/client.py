@@ -193,7 +193,7 @@ class Outbound:
             reader.cut_body()
             return
         if call.deadline.part is Part.LOOKUP and self._resolver.is_full:
-            raise OutboundFailure(
+            raise OutboundFailure.of(
                 Reason.DNS_BUSY, "too many names are being looked up; the name servers don't answer",
                 subject=call.target.origin,
             )  # fmt: skip
@@ -226,7 +226,7 @@ class OutboundStream:
                 if piece or self._reader.is_complete:
                     return piece
                 await receive_into(self._connection, self._reader)
-        raise OutboundFailure(
+        raise OutboundFailure.of(
             Reason.BODY_TIMEOUT, f"{self._target.origin} was silent for {self._idle_timeout_s:g} s",
             subject=self._target.origin,
         )  # fmt: skip

@@ -19,5 +19,5 @@ async def fetch_document(
     )  # fmt: skip
     answer = await outbound.send(request)
     if answer.status != 200:
-        raise OutboundFailure(STATUS, f"the answer is {answer.status}, not 200", subject=url)
+        raise OutboundFailure.of(STATUS, f"the answer is {answer.status}, not 200", subject=url)
     return answer.body

@@ -54,7 +54,7 @@ class Deadline:
         """What to say when the scope was cancelled."""
         reason, words = self.part.value
         spent_s = trio.current_time() - self.started
-        return OutboundFailure(
+        return OutboundFailure.of(
             reason, f"gave up after {spent_s:.1f} s, {words} ({target.origin})", subject=target.origin
         )
 
@@ -141,7 +141,7 @@ async def receive_into(connection: Connection, reader: AnswerReader) -> None:
             reader.feed_reset()
             return
         words = "within the answer's head" if reader.wire_bytes else "without an answer"
-        raise OutboundFailure(Reason.ANSWER_RESET, f"the connection was reset {words}") from err
+        raise OutboundFailure.of(Reason.ANSWER_RESET, f"the connection was reset {words}") from err
     if data:
         reader.feed(data)
     else:

@@ -44,7 +44,7 @@ class Opener:
                 await self._start_tls(target, wire, deadline)
         except OSError as err:
             wire.close()
-            raise OutboundFailure(
+            raise OutboundFailure.of(
                 Reason.CONNECT_FAILED, f"the connection to {target.origin} broke at once", subject=target.origin
             ) from err
         except BaseException:
@@ -58,7 +58,7 @@ class Opener:
     ) -> tuple[Address, ...]:
         refusal = refuse_port(target.port, policy)
         if refusal:
-            raise OutboundFailure(Reason.PORT_REFUSED, refusal, subject=target.origin)
+            raise OutboundFailure.of(Reason.PORT_REFUSED, refusal, subject=target.origin)
         if target.address is not None:
             addresses: tuple[Address, ...] = (target.address,)
         else:
@@ -74,7 +74,7 @@ class Opener:
         self, target: Target, addresses: tuple[Address, ...], deadline: Deadline
     ) -> tuple[Address, Wire]:
         deadline.enter(Part.CONNECT, self._limits.outbound_connect_timeout)
-        failure = OutboundFailure(Reason.CONNECT_TIMEOUT, f"{target.origin} doesn't answer", subject=target.origin)
+        failure = OutboundFailure.of(Reason.CONNECT_TIMEOUT, f"{target.origin} doesn't answer", subject=target.origin)
         for position, address in enumerate(addresses):
             left = len(addresses) - position
             with trio.move_on_after(max(_SHARE_MIN_S, deadline.left_s / left)):
@@ -92,7 +92,7 @@ class Opener:
             raise _certificate_failure(target, err) from err
         except (ssl.SSLError, EOFError, OSError) as err:
             words = getattr(err, "reason", None) or "the other side closed the connection"
-            raise OutboundFailure(
+            raise OutboundFailure.of(
                 Reason.TLS_FAILED, f"the TLS handshake with {target.origin} failed: {words}", subject=target.origin
             ) from err
 
@@ -114,7 +114,7 @@ def make_context(ca_file: str) -> ssl.SSLContext:
 def _refused(target: Target, address: Address, why: str) -> OutboundFailure:
     where = str(address) if target.address is not None else f"{target.host} is {address}, which"
     sentence = f"{where} isn't called: {why}"
-    return OutboundFailure(
+    return OutboundFailure.of(
         Reason.ADDRESS_REFUSED, sentence, subject=target.origin,
         hint="the configuration names the inner networks that may be called: [webhooks] allow_private",
     )  # fmt: skip
@@ -130,7 +130,7 @@ def _connect_failure(target: Target, address: Address, err: OSError) -> Outbound
         if err.errno in _LOCAL_FAULTS:
             words += " (on this machine)"
     where = address if isinstance(address, ipaddress.IPv4Address) else f"[{address}]"
-    return OutboundFailure(reason, f"no connection to {where}:{target.port}: {words}", subject=target.origin)
+    return OutboundFailure.of(reason, f"no connection to {where}:{target.port}: {words}", subject=target.origin)
 
 
 def _certificate_failure(target: Target, err: ssl.SSLCertVerificationError) -> OutboundFailure:
@@ -140,6 +140,6 @@ def _certificate_failure(target: Target, err: ssl.SSLCertVerificationError) -> O
         reason = Reason.TLS_NAME
     else:
         reason = Reason.TLS_UNTRUSTED
-    return OutboundFailure(
+    return OutboundFailure.of(
         reason, f"the certificate of {target.origin} isn't accepted: {err.verify_message}", subject=target.origin
     )

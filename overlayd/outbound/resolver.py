@@ -80,8 +80,8 @@ class SystemResolver:
             is_unknown = err.errno in _NO_SUCH_NAME
             self._lookups.labels("unknown" if is_unknown else "failed").inc()
             if is_unknown:
-                raise OutboundFailure(Reason.HOST_UNKNOWN, f"there is no host {host}", subject=host) from err
-            raise OutboundFailure(
+                raise OutboundFailure.of(Reason.HOST_UNKNOWN, f"there is no host {host}", subject=host) from err
+            raise OutboundFailure.of(
                 Reason.DNS_FAILED, f"{host} couldn't be looked up: {err.strerror}", subject=host
             ) from err
         finally:

@@ -129,4 +129,4 @@ def _parse_port(text: str) -> int:
 
 
 def _bad(detail: str) -> OutboundFailure:
-    return OutboundFailure(Reason.URL_INVALID, detail, subject="url")
+    return OutboundFailure.of(Reason.URL_INVALID, detail, subject="url")

@@ -141,7 +141,7 @@ async def test_an_outage_keeps_the_keys_for_a_while(
     await trio.sleep(10)
     token = issuer.token("k1")
     who = await rig.claimed(token)
-    issuer.failure = OutboundFailure(Reason.CONNECT_REFUSED, "nobody listens there")
+    issuer.failure = OutboundFailure.of(Reason.CONNECT_REFUSED, "nobody listens there")
     await trio.sleep(1.9 * HOUR_S)
     assert (await rig.claimed(token)).standing is who.standing
     assert not who.standing.ended
@@ -199,9 +199,9 @@ async def test_before_the_first_fetch_a_token_waits(
 @pytest.mark.parametrize(
     ("failure", "limit"),
     [
-        (OutboundFailure(Reason.BODY_TOO_LARGE, "the body is too large"), "jwks_bytes"),
-        (OutboundFailure(Reason.ANSWER_TIMEOUT, "no answer in time"), "jwks_timeout"),
-        (OutboundFailure(Reason.CONNECT_REFUSED, "nobody listens there"), ""),
+        (OutboundFailure.of(Reason.BODY_TOO_LARGE, "the body is too large"), "jwks_bytes"),
+        (OutboundFailure.of(Reason.ANSWER_TIMEOUT, "no answer in time"), "jwks_timeout"),
+        (OutboundFailure.of(Reason.CONNECT_REFUSED, "nobody listens there"), ""),
     ],
 )  # fmt: skip
 async def test_failures_back_off(

@@ -22,7 +22,7 @@ def test_each_error_can_be_shown(kind):
     assert kind.title
     assert not kind.title.endswith(".")
     assert 400 <= kind.status <= 599
-    assert not kind.retryable or kind.status in (408, 409, 429, 503, 507)
+    assert not kind.retryable or kind.status in (408, 409, 429, 502, 503, 507)
 
 
 @pytest.mark.parametrize(
