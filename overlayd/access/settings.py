@@ -181,6 +181,11 @@ class AccessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     jwks_bytes: Annotated[Size, Meta(description="A set of keys that an issuer publishes")] = Size(256 << 10)
     jwks_keys_max: Annotated[int, Meta(ge=1, description="Usable keys of one issuer; further ones don't count")] = 32
     jwks_timeout: Annotated[Duration, Meta(description="Fetching a set of keys")] = Duration(10)
+    jwks_refresh: Annotated[Duration, Meta(description="Published keys are fetched anew after it")] = Duration(900)
+    jwks_stale_max: Annotated[
+        Duration,
+        Meta(description="Keys go on for so long while their issuer can't be reached; then its tokens don't count"),
+    ] = Duration(86_400)
     jwks_refetch_min: Annotated[
         Duration, Meta(description="A token with an unknown key makes the node fetch the keys, at most this often")
     ] = Duration(30)

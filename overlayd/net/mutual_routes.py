@@ -12,7 +12,7 @@ from overlayd.model.wire_mutual import HandshakeIn
 from overlayd.net.app import answer, body_reader, principal_of
 from overlayd.net.content import Bodies
 
-LIMIT = "mutual_handshake_bytes"
+LIMIT = "handshake_bytes"
 
 
 def add_mutual_routes(

@@ -48,7 +48,7 @@ def refuse_large(bytes_max: int) -> AnswerTooLarge:
     """For an answer that is complete but too large. What was asked for has been done."""
     return AnswerTooLarge(
         f"the answer is over {bytes_max} bytes and can't be signed; what the request asked for is done",
-        subject="answer_bytes", hint="ask for less at a time (limit=), or use a ticket or a key",
+        subject="signed_answer_bytes", hint="ask for less at a time (limit=), or use a ticket or a key",
     )  # fmt: skip
 
 

@@ -133,7 +133,7 @@ async def test_what_is_forgotten_is_out_of_reach(rig: Rig) -> None:
 async def test_the_table_is_bounded(rig: Rig) -> None:
     """For one identity and for all; what is in it stays, so that it can't be sent again."""
     rig.settings = AccessSettings(
-        signature_ttl=Duration(60), identity=IdentitySettings(nonces_max=3, nonces_per_identity=2)
+        signature_ttl=Duration(60), identity=IdentitySettings(clock_nonces_max=3, clock_nonces_each=2)
     )
     async with rig.open() as log:
         nonces = await rig.by_clock(log)
@@ -145,7 +145,7 @@ async def test_the_table_is_bounded(rig: Rig) -> None:
         await nonces.use(BOB, taken[0], DIGEST)
         with pytest.raises(LimitReached, match="3 nonces"):
             await nonces.use(BOB, taken[1], DIGEST)
-        assert (rig.limit_hits("identity_nonces_per_identity"), rig.limit_hits("identity_nonces_max")) == (1, 1)
+        assert (rig.limit_hits("clock_nonces_each"), rig.limit_hits("clock_nonces_max")) == (1, 1)
         with pytest.raises(Unauthorized, match="used"):
             await nonces.use(ALICE, taken[0], DIGEST)
         rig.clock.advance(200)
@@ -293,14 +293,14 @@ async def test_durable_nonces_remember_what_was_signed(rig: Rig) -> None:
 
 async def test_durable_nonces_are_bounded(rig: Rig) -> None:
     """Each identity by itself; the bound is told, and what is stored stays refused."""
-    rig.settings = AccessSettings(identity=IdentitySettings(nonces_stored=2))
+    rig.settings = AccessSettings(identity=IdentitySettings(durable_nonces_each=2))
     async with rig.open() as log:
         nonces = DurableNonces(rig.settings, store=log, metrics=rig.metrics)
         for number in range(2):
             await nonces.use(ALICE, f"n{number}", bytes([number]) * 32)
         with pytest.raises(LimitReached, match="2 nonces"):
             await nonces.use(ALICE, "n2", b"2" * 32)
-        assert rig.limit_hits("identity_nonces_stored") == 1
+        assert rig.limit_hits("durable_nonces_each") == 1
         with pytest.raises(Unauthorized, match="used"):
             await nonces.use(ALICE, "n0", b"0" * 32)
         await nonces.use(BOB, "n2", b"2" * 32)

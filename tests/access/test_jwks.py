@@ -60,9 +60,9 @@ class Rig:
     def __init__(self, issuer: FakeIssuer, directory: Path, **changed: Any) -> None:
         self.metrics = Metrics()
         self.changes = 0
-        settings = settings_of(file="", jwks_url="https://login.example/jwks", **changed)
+        settings = settings_of(file="", jwks_url="https://login.example/jwks")
         self.keys = PublishedKeys(
-            settings, AccessSettings(jwks_keys_max=3), issuer.fetch, on_change=self.note_change, chance=random.Random(1),
+            settings, AccessSettings(jwks_keys_max=3, **changed), issuer.fetch, on_change=self.note_change, chance=random.Random(1),
             metrics=self.metrics,
         )  # fmt: skip
         self.tokens = TokenRig(settings, directory=directory, keys={"login": self.keys})

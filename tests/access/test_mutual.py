@@ -283,7 +283,7 @@ async def test_handshakes_that_nothing_proves_pass_away() -> None:
     with pytest.raises(Unauthorized, match="over"):
         await rig.ask(late.sign("GET", "/"))
     others = [rig.client() for _ in range(5)]
-    assert rig.limit_hits("mutual_handshakes_max") == 2
+    assert rig.limit_hits("handshakes_max") == 2
     await rig.ask(proven.sign("GET", "/"))
     for client in others[:2]:
         with pytest.raises(Unauthorized, match="no such session"):
@@ -311,13 +311,13 @@ async def test_sessions_end() -> None:
 
 async def test_one_identity_has_so_many_sessions() -> None:
     """The one that it used longest ago gives way; another identity's stay."""
-    rig = Rig(sessions_per_identity=2)
+    rig = Rig(peer_sessions_each=2)
     other = rig.client(BOB)
     await rig.ask(other.sign("GET", "/"))
     clients = [rig.client() for _ in range(3)]
     for number in (0, 1, 0, 2):
         await rig.ask(clients[number].sign("GET", "/"))
-    assert rig.limit_hits("mutual_sessions_per_identity") == 1
+    assert rig.limit_hits("peer_sessions_each") == 1
     for client in (clients[0], clients[2], other):
         await rig.ask(client.sign("GET", "/"))
     with pytest.raises(Unauthorized):
@@ -326,11 +326,11 @@ async def test_one_identity_has_so_many_sessions() -> None:
 
 async def test_all_together_have_so_many_sessions() -> None:
     """The one used longest ago gives way."""
-    rig = Rig(sessions_max=2)
+    rig = Rig(peer_sessions_max=2)
     clients = [rig.client(ALICE), rig.client(BOB), rig.client(ALICE)]
     for client in clients:
         await rig.ask(client.sign("GET", "/"))
-    assert rig.limit_hits("mutual_sessions_max") == 1
+    assert rig.limit_hits("peer_sessions_max") == 1
     with pytest.raises(Unauthorized):
         await rig.ask(clients[0].sign("GET", "/"))
     await rig.ask(clients[1].sign("GET", "/"))
@@ -343,7 +343,7 @@ async def test_a_session_has_so_many_requests() -> None:
     heads = [client.sign("GET", "/") for _ in range(4)]
     for head in heads[:3]:
         claim = await rig.ask(head)
-    assert rig.limit_hits("mutual_requests_per_session") == 1
+    assert rig.limit_hits("requests_per_session") == 1
     assert claim.seal is not None
     client.verify(heads[2], 200, tuple(claim.seal.headers(200, (), b"x")), b"x")
     for head in heads:
@@ -358,11 +358,11 @@ async def test_a_session_has_so_many_requests() -> None:
 
 async def test_nonces_are_bounded() -> None:
     """The session used longest ago ends and takes its nonces along; a lone session isn't ended by itself."""
-    rig = Rig(nonces_max=5)
+    rig = Rig(peer_nonces_max=5)
     one, two = rig.client(), rig.client(BOB)
     for client in (one, one, one, two, two, two):
         await rig.ask(client.sign("GET", "/"))
-    assert rig.limit_hits("mutual_nonces_max") == 1
+    assert rig.limit_hits("peer_nonces_max") == 1
     with pytest.raises(Unauthorized):
         await rig.ask(one.sign("GET", "/"))
     for _ in range(10):
@@ -373,7 +373,7 @@ async def test_nonces_are_bounded() -> None:
 async def test_the_books_of_sessions_agree(steps: list[tuple[int, str]]) -> None:
     """Whatever happens, in any order, within bounds."""
     rig = Rig(
-        sessions_max=3, sessions_per_identity=2, handshakes_max=2, nonces_max=6, requests_per_session=4,
+        peer_sessions_max=3, peer_sessions_each=2, handshakes_max=2, peer_nonces_max=6, requests_per_session=4,
         handshake_ttl=Duration(5), session_idle=Duration(9), session_ttl=Duration(30),
     )  # fmt: skip
     book = rig.peer.sessions

@@ -44,8 +44,8 @@ class ClockNonces:
         self, settings: AccessSettings, *, store: Store, clock: Clock, entropy: Entropy, metrics: Metrics
     ) -> None:  # fmt: skip
         self._ttl_us = int(float(settings.signature_ttl) * _SECOND_US)
-        self._most = settings.identity.nonces_max
-        self._most_each = settings.identity.nonces_per_identity
+        self._most = settings.identity.clock_nonces_max
+        self._most_each = settings.identity.clock_nonces_each
         self._store = store
         self._clock = clock
         self._metrics = metrics
@@ -120,8 +120,8 @@ class ClockNonces:
         """Raises LimitReached. Nothing that is remembered gives way: it could be sent again."""
         counts = self._counts.setdefault(time_us // self._ttl_us, Counter())
         for limit, count, most in (
-            ("identity_nonces_max", self._total, self._most),
-            ("identity_nonces_per_identity", sum(part[key] for part in self._counts.values()), self._most_each),
+            ("clock_nonces_max", self._total, self._most),
+            ("clock_nonces_each", sum(part[key] for part in self._counts.values()), self._most_each),
         ):
             if count >= most:
                 self._metrics.count_limit_hit(limit)
@@ -170,7 +170,7 @@ class DurableNonces:
     """Nonces that are any text, each stored for good."""
 
     def __init__(self, settings: AccessSettings, *, store: Store, metrics: Metrics) -> None:
-        self._most = settings.identity.nonces_stored
+        self._most = settings.identity.durable_nonces_each
         self._store = store
         self._metrics = metrics
 
@@ -192,9 +192,9 @@ class DurableNonces:
         marks = (_mark(key, b"n", nonce.encode()), _mark(key, b"s", digest))
         is_new = await self._store.write(lambda connection: take_nonce(connection, key, marks, self._most))
         if is_new is None:
-            self._metrics.count_limit_hit("identity_nonces_stored")
+            self._metrics.count_limit_hit("durable_nonces_each")
             raise LimitReached(
-                f"{self._most} nonces of this identity are stored already", subject="identity_nonces_stored",
+                f"{self._most} nonces of this identity are stored already", subject="durable_nonces_each",
                 hint="use mutual authentication, a ticket or a key",
             )  # fmt: skip
         if not is_new:

@@ -58,11 +58,11 @@ class IdentitySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     anyone_policy: Annotated[
         str, Meta(max_length=64, description="Quota policy of such keys; empty: the default one")
     ] = ""
-    nonces_max: Annotated[
+    clock_nonces_max: Annotated[
         int, Meta(ge=1, description="X-Nonces of the last time that are remembered; with more, nobody's request is taken")
     ] = 500_000  # fmt: skip
-    nonces_per_identity: Annotated[int, Meta(ge=1, description="Of them, those of one identity")] = 100_000
-    nonces_stored: Annotated[
+    clock_nonces_each: Annotated[int, Meta(ge=1, description="Of them, those of one identity")] = 100_000
+    durable_nonces_each: Annotated[
         int, Meta(ge=1, description='X-Nonces of one identity that are stored for good with nonce_mode = "durable"')
     ] = 10_000_000
 

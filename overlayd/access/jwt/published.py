@@ -83,10 +83,10 @@ class PublishedKeys:
             self._drop_stale()
             if is_fetched:
                 wait_s = RETRY_FIRST_S
-                pause_s = float(self._issuer.jwks_refresh)
+                pause_s = float(self._settings.jwks_refresh)
             else:
-                pause_s = min(wait_s, float(self._issuer.jwks_refresh)) * (0.5 + self._chance.random() / 2)
-                wait_s = min(2 * wait_s, float(self._issuer.jwks_refresh))
+                pause_s = min(wait_s, float(self._settings.jwks_refresh)) * (0.5 + self._chance.random() / 2)
+                wait_s = min(2 * wait_s, float(self._settings.jwks_refresh))
             with trio.move_on_after(self._pause_s(pause_s)):
                 await self._is_asked.wait()
 
@@ -120,7 +120,7 @@ class PublishedKeys:
         self._end([key for mark, key in before.items() if mark not in self._keys])
 
     def _drop_stale(self) -> None:
-        if self._keys and trio.current_time() - self._fetched_s >= self._issuer.jwks_stale_max:
+        if self._keys and trio.current_time() - self._fetched_s >= self._settings.jwks_stale_max:
             self._metrics.count_limit_hit("jwks_stale_max")
             _log.error("an issuer's keys are too old to count", issuer=self._issuer.name)
             gone, self._keys = list(self._keys.values()), {}
@@ -136,5 +136,5 @@ class PublishedKeys:
         """Not beyond the moment in which the keys are too old."""
         if not self._keys:
             return pause_s
-        left_s = self._fetched_s + float(self._issuer.jwks_stale_max) - trio.current_time()
+        left_s = self._fetched_s + float(self._settings.jwks_stale_max) - trio.current_time()
         return max(0.0, min(pause_s, left_s))

@@ -76,10 +76,6 @@ class JwtSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tuple[str, ...],
         Meta(description="Networks that jwks_url may lead to although they are private or loopback"),
     ] = ()
-    jwks_refresh: Annotated[Duration, Meta(description="Published keys are fetched anew after it")] = Duration(900)
-    jwks_stale_max: Annotated[
-        Duration, Meta(description="Keys go on for so long while the issuer can't be reached; then its tokens don't count")
-    ] = Duration(86_400)  # fmt: skip
     clock_skew: Annotated[
         Duration, Meta(description="How far the issuer's clock may be off; 0s: not at all")
     ] = Duration(60)  # fmt: skip

@@ -19,7 +19,7 @@ from overlayd.access.principal import Principal
 from overlayd.model.errors import MethodNotAllowed
 from overlayd.model.metrics import Metrics
 
-LIMIT = "mutual_answer_bytes"
+LIMIT = "signed_answer_bytes"
 
 
 class MutualSeal:
@@ -89,7 +89,7 @@ class MutualScheme:
         session = self._peer.find(general)
         who = session.identity.principal(origin, may_create=self._may_create)
         seal = MutualSeal(
-            self._peer, session, general.request_id, int(self._settings.answer_bytes), self._metrics
+            self._peer, session, general.request_id, int(self._settings.signed_answer_bytes), self._metrics
         )  # fmt: skip
         return Claim(who, is_lasting=False, prove=_Proof(self._peer, session, general, head), seal=seal)
 

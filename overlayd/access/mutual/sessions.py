@@ -67,7 +67,7 @@ class SessionBook:
         self._drop_old()
         self._fresh[session.own_nonce] = session
         if len(self._fresh) > self._settings.handshakes_max:
-            self._metrics.count_limit_hit("mutual_handshakes_max")
+            self._metrics.count_limit_hit("handshakes_max")
             self._fresh.popitem(last=False)
 
     def find(self, own_nonce: str) -> Session | None:
@@ -93,10 +93,10 @@ class SessionBook:
         session.seen.add(hash(nonce))
         self._nonces += 1
         if len(session.seen) >= settings.requests_per_session:
-            self._metrics.count_limit_hit("mutual_requests_per_session")
+            self._metrics.count_limit_hit("requests_per_session")
             self._drop(session)
-        while self._nonces > settings.nonces_max and len(self._proven) > 1:
-            self._metrics.count_limit_hit("mutual_nonces_max")
+        while self._nonces > settings.peer_nonces_max and len(self._proven) > 1:
+            self._metrics.count_limit_hit("peer_nonces_max")
             self._drop(next(iter(self._proven.values())))
 
     def _prove(self, session: Session) -> None:
@@ -107,11 +107,11 @@ class SessionBook:
         self._proven[session.own_nonce] = session
         own = self._of.setdefault(key, OrderedDict())
         own[session.own_nonce] = None
-        if len(own) > settings.sessions_per_identity:
-            self._metrics.count_limit_hit("mutual_sessions_per_identity")
+        if len(own) > settings.peer_sessions_each:
+            self._metrics.count_limit_hit("peer_sessions_each")
             self._drop(self._proven[next(iter(own))])
-        if len(self._proven) > settings.sessions_max:
-            self._metrics.count_limit_hit("mutual_sessions_max")
+        if len(self._proven) > settings.peer_sessions_max:
+            self._metrics.count_limit_hit("peer_sessions_max")
             self._drop(next(iter(self._proven.values())))
 
     def _drop(self, session: Session) -> None:

@@ -23,14 +23,14 @@ class MutualSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         43_200
     )
     session_idle: Annotated[Duration, Meta(description="A session without requests ends after it")] = Duration(3600)
-    sessions_max: Annotated[int, Meta(ge=1, description="Sessions; with more, the one used longest ago gives way")] = (
-        10_000
-    )
-    sessions_per_identity: Annotated[int, Meta(ge=1, description="Of them, those of one identity")] = 100
+    peer_sessions_max: Annotated[
+        int, Meta(ge=1, description="Sessions; with more, the one used longest ago gives way")
+    ] = 10_000
+    peer_sessions_each: Annotated[int, Meta(ge=1, description="Of them, those of one identity")] = 100
     requests_per_session: Annotated[int, Meta(ge=1, description="Requests after which a session ends")] = 50_000
-    nonces_max: Annotated[
+    peer_nonces_max: Annotated[
         int, Meta(ge=1, description="Nonces that all sessions remember; with more, the session used longest ago gives way")
     ] = 1_000_000  # fmt: skip
-    answer_bytes: Annotated[Size, Meta(description="An answer that the node signs, which it holds whole for that")] = (
-        Size(8 << 20)
-    )
+    signed_answer_bytes: Annotated[
+        Size, Meta(description="An answer that the node signs, which it holds whole for that")
+    ] = Size(8 << 20)
