@@ -73,7 +73,7 @@ class HeadersServiceSource:
         A checkpoint. Raises SourceUnavailable.
         """
         body = [{"merkleRoot": format_hash(root), "blockHeight": height} for height, root in roots]
-        answer = await self._calls.post("verify_roots", f"{self._url}/merkleroot/verify", body)
+        answer = await self._calls.post("network", f"{self._url}/merkleroot/verify", body)
         return self._calls.read_json(answer, _Verified).confirmation_state
 
     async def read_tip(self) -> SourceTip:
