@@ -1,6 +1,6 @@
 """What confirming packets costs: watching 10,000 waiting transactions, a block that confirms them, and memory over many.
 
-Run: .venv/bin/python -m benchmarks.confirmations [--packets 10000] [--blocks 1]
+Run: .venv/bin/python -m benchmarks.confirmations [--packets 10000] [--blocks 1] [--stored 0]
 
 Log, embedded chain, headers and watcher in one process: the chain's own work (a thread over its file) is counted with
 the node's, so the node's part is less. Processor time is user and kernel of all threads.
@@ -9,14 +9,17 @@ the node's, so the node's part is less. Processor time is user and kernel of all
 import argparse
 import random
 import resource
+import sqlite3
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from overlayd.bsv.anchor import Anchor, AnchorKind, anchor_output
+from overlayd.bsv.hashes import sha256
 from overlayd.bsv.keys import PrivateKey
 from overlayd.bsv.script import lock_to_key
 from overlayd.bsv.spending import Spendable, build_spend
@@ -40,6 +43,8 @@ KEY = PrivateKey((11).to_bytes(32, "big"))
 SCRIPT = lock_to_key(KEY.public_key.encoded)
 COINS_AT_ONCE = 10_000
 REQUEST_PACKETS = 500
+STORED_AT_ONCE = 20_000
+FAR = 1 << 40
 
 
 def make_draft(number: int, index: int, parent: Transaction, place: int) -> Draft:
@@ -63,6 +68,28 @@ async def publish(log: Log, chain: RegtestChain, first: int, count: int) -> None
         for base in range(start, min(start + COINS_AT_ONCE, first + count), REQUEST_PACKETS):
             drafts = [make_draft(base + at, at, parent, base + at - start) for at in range(REQUEST_PACKETS)]
             await log.append(AppendRequest(STREAM, drafts, definition_version=stream.definition_version))
+
+
+async def store_earlier(log: Log, block: bytes, count: int) -> None:
+    """Rows as so many packets leave them that were confirmed long ago; the log itself doesn't hold them."""
+
+    def write(c: sqlite3.Connection, first: int, last: int) -> None:
+        c.executemany(
+            "INSERT INTO chain_tx (id, txid, role, raw, height, block, bump, to_send, is_open, timeout_blocks, created_us)"
+            " VALUES (?, ?, 'brought', ?, 1, ?, ?, 0, 0, 144, 0)",
+            [
+                (one, sha256(one.to_bytes(8, "big")), bytes(240), block, bytes(480))
+                for one in range(FAR + first, FAR + last)
+            ],
+        )  # fmt: skip
+        c.executemany(
+            "INSERT INTO chain_item (is_range, offset, to_offset, stream_hash, commitment, tx_id, vout, height, state,"
+            " told, ever, next_depth) VALUES (0, ?1, ?1, ?2, ?2, ?1, 0, 1, 'confirmed', ',1,', ',1,', 0)",
+            [(one, bytes(32)) for one in range(FAR + first, FAR + last)],
+        )
+
+    for first in range(0, count, STORED_AT_ONCE):
+        await log.write(partial(write, first=first, last=min(count, first + STORED_AT_ONCE)))
 
 
 async def measure_block(log: Log, engine: ChainEngine, first: int, count: int) -> None:
@@ -98,7 +125,7 @@ def resident_mib() -> float:
     return pages * resource.getpagesize() / (1 << 20)
 
 
-async def run(packets: int, blocks: int) -> None:
+async def run(packets: int, blocks: int, stored: int) -> None:
     """Everything, in a directory of its own."""
     clock, entropy, metrics = SystemClock(), Entropy(), Metrics()
     nobody: Any = None
@@ -120,6 +147,10 @@ async def run(packets: int, blocks: int) -> None:
             await engine.book.follow(engine.regtest)
             await log.define_stream(STREAM, Definition(confirm=ConfirmRule(commit="packet")))
             await engine.regtest.mine(max(1, blocks * packets // 100_000 + 1))
+            first = await engine.book.read_at(1)
+            assert first is not None
+            await store_earlier(log, first.hash, stored)
+            print(f"beside {stored} packets confirmed earlier; memory {resident_mib():.0f} MiB")
             for block in range(blocks):
                 await measure_block(log, engine, 1 + block * packets, packets)
 
@@ -129,8 +160,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--packets", type=int, default=10_000, help="packets of one block")
     parser.add_argument("--blocks", type=int, default=1, help="blocks, one after the other")
+    parser.add_argument("--stored", type=int, default=0, help="packets that were confirmed before")
     asked = parser.parse_args()
-    trio.run(run, asked.packets, asked.blocks)
+    trio.run(run, asked.packets, asked.blocks, asked.stored)
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def read_turns(c: sqlite3.Connection, stream_hash: bytes, depth: int, limit: int
         (stream_hash, depth),
     ).fetchone()[0]
     return _select(
-        c, "i.stream_hash = ?1 AND i.next_depth = ?2 AND (?3 IS NULL OR i.offset < ?3) ORDER BY i.offset LIMIT ?4",
+        c, "i.stream_hash = ?1 AND i.next_depth = ?2 AND i.next_depth > 0 AND (?3 IS NULL OR i.offset < ?3) ORDER BY i.offset LIMIT ?4",
         stream_hash, depth, ceiling, limit,
     )  # fmt: skip
 
@@ -179,7 +179,7 @@ def read_turns(c: sqlite3.Connection, stream_hash: bytes, depth: int, limit: int
 def read_ready(c: sqlite3.Connection, stream_hash: bytes, depth: int, height_max: int, limit: int) -> list[Item]:
     """A stream's items that wait for a depth and have it, as they were mined."""
     return _select(
-        c, "i.stream_hash = ? AND i.next_depth = ? AND i.height <= ? ORDER BY i.height, i.offset LIMIT ?",
+        c, "i.stream_hash = ? AND i.next_depth = ? AND i.next_depth > 0 AND i.height <= ? ORDER BY i.height, i.offset LIMIT ?",
         stream_hash, depth, height_max, limit,
     )  # fmt: skip
 

@@ -103,6 +103,10 @@ class Watcher:
         """There is something to broadcast or to tell."""
         self._is_woken.set()
 
+    async def count(self) -> None:
+        """Counts what waits, for `measured`. A checkpoint."""
+        self._measured.count(await self._log.read(self._measured.read))
+
     @property
     def measured(self) -> WatchMetrics:
         """What is waiting, as it was when it was counted last."""
@@ -246,7 +250,7 @@ class Watcher:
         try:
             if is_poll:
                 await self._look_up_all()
-                self._measured.count(await self._log.read(self._measured.read))
+                await self.count()
             elif hints:
                 await self._look_up(await self._log.read(lambda c: txs.find_txs(c, hints)))
         except OverlaydError:

@@ -38,7 +38,7 @@ class ChainBody(msgspec.Struct, kw_only=True):
     first_height: Annotated[Height, Meta(description="Of the oldest block header that is held")]
     stale: Annotated[str | UnsetType, Meta(description="Why confirmations may not come in time")] = UNSET
     sources: list[ChainSourceBody]
-    watched: Annotated[int, Meta(description="Transactions that no block holds, as counted last")]
+    watched: Annotated[int, Meta(description="Transactions that no block holds")]
     unfunded: Annotated[int, Meta(description="Packets and ranges that wait for a transaction of the node's wallet")]
     wallet: Annotated[str | UnsetType, Meta(description="Why the wallet pays for nothing now")] = UNSET
     anchor_waiting: Annotated[int, Meta(description="Packets since the last anchor, as counted since the start")]

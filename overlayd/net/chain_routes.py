@@ -8,6 +8,7 @@ from quart_trio import QuartTrio
 
 from overlayd.access import require
 from overlayd.access.audit import AuditTrail
+from overlayd.access.principal import check_standing
 from overlayd.chain.engine import ChainEngine
 from overlayd.chain.header_chain import HeldHeader
 from overlayd.chain.regtest import RegtestChain
@@ -68,8 +69,11 @@ class _ChainRoutes:
 
     async def show(self) -> Response:
         """Tip, sources, what is waited for."""
+        check_standing(principal_of(request))
         Parameters(request, ())
         engine = engine_of(self._chain)
+        async with self._lane.step_out():
+            await engine.watcher.count()
         measured, anchored_us = engine.watcher.measured, engine.anchorer.last_us
         body = ChainBody(
             network=engine.settings.network,  # type: ignore[arg-type]  # not none
@@ -82,6 +86,7 @@ class _ChainRoutes:
 
     async def headers(self) -> Response:
         """Block headers of the best chain, ascending."""
+        check_standing(principal_of(request))
         parameters = Parameters(request, ("from", "limit"))
         engine = engine_of(self._chain)
         limit = parameters.number("limit", minimum=1, maximum=HEADERS_LIMIT_MAX) or HEADERS_LIMIT
