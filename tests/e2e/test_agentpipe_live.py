@@ -1,10 +1,11 @@
 """AgentPipe's live paths on a real node: frames as the page wants them, what comes first, resuming, caps, rates."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agentpipe_node import CONFIG, KEY, Admin, Api
+from agentpipe_node import CONFIG, KEY, WAIT_S, Admin, Api
 from node_process import Node
 
 from overlayd.client import SyncClient, access_calls
@@ -141,6 +142,25 @@ def test_caps_hold_and_places_come_free(api: Api, node: Node) -> None:
             assert replayed.status == 429
     with api.listen(path) as again:
         assert again.event()["type"] == "connection.established"
+
+
+def test_a_replay_that_nobody_hears_any_more_ends(api: Api) -> None:
+    """Its place is free again, though the conversation has an hour to go."""
+    api.begin("slow")
+    for number, hour in ((1, 8), (2, 9)):
+        data = {"conversation_id": "slow", "message_id": str(number), "agent_type": "a", "content": str(number)}
+        body = {"type": "message.created", "timestamp": f"2026-11-21T0{hour}:15:25Z", "data": data}
+        assert api.ask("POST", "/api/ingest", body).status == 201
+    with api.listen("/api/sessions/slow/replay?speed=1000") as listener:
+        assert [listener.event()["type"] for _ in range(2)] == ["conversation.started", "message.created"]
+        assert listener.event()["data"]["content"] == "2"
+    with api.listen("/api/sessions/slow/replay") as listener:
+        assert listener.event()["type"] == "conversation.started"
+        assert api.get("/api/realtime/stats")["conversationListeners"] == 1
+    deadline = time.perf_counter() + WAIT_S
+    while api.get("/api/realtime/stats")["totalListeners"] and time.perf_counter() < deadline:
+        time.sleep(0.02)
+    assert api.get("/api/realtime/stats")["totalListeners"] == 0
 
 
 def test_a_ticket_opens_the_live_paths(api: Api, node: Node) -> None:

@@ -1,7 +1,7 @@
 """Sessions as files, played again at their own pace, made anew; and how the surface is doing."""
 
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any
 
@@ -139,7 +139,7 @@ class _SessionRoutes:
             await self._surface.follower.rebuild()
         return json_answer({"success": True, "head": self._surface.log.head})
 
-    async def _play(self, row: SessionRow, speed: float) -> AsyncIterator[bytes]:
+    async def _play(self, row: SessionRow, speed: float) -> AsyncGenerator[bytes, None]:
         started = started_of(row)
         now_us = row.started_us
         begin = {
@@ -186,7 +186,7 @@ class _SessionRoutes:
 class _Closing:
     """Pieces of an answer, and what is to be done once at its end, also when nobody ever asked for a piece."""
 
-    def __init__(self, pieces: AsyncIterator[bytes], close: Callable[[], None]) -> None:
+    def __init__(self, pieces: AsyncGenerator[bytes, None], close: Callable[[], None]) -> None:
         self._pieces = pieces
         self._close: Callable[[], None] | None = close
 
@@ -201,7 +201,9 @@ class _Closing:
             raise
 
     async def aclose(self) -> None:
+        """Not a checkpoint: the pieces hold nothing that has to be waited for."""
         self.close()
+        await self._pieces.aclose()
 
     def close(self) -> None:
         """Again does nothing."""
