@@ -48,13 +48,19 @@ class RangeWalk:
     async def read(self, log: Log) -> Page:
         """The next page of the range, cut at its end. Checkpoint. `advance` then goes on behind it."""
         first = max(self._next, log.minimum_index + 1)
-        return cut_page(await log.read_page(first - 1), self.trigger.target_to)
+        limit = 1 if self.trigger.target_from == self.trigger.target_to else None
+        return cut_page(await log.read_page(first - 1, limit=limit), self.trigger.target_to)
 
     def advance(self, page: Page) -> int:
         """The page was looked at; gives how many offsets that were."""
         before = self._next
         self._next = max(page.after, before) + 1
         return self._next - before
+
+
+def is_single_status(trigger: StoredEntry) -> bool:
+    """Whether it is what became of one packet."""
+    return trigger.kind == Kind.STATUS and trigger.target_from == trigger.target_to
 
 
 async def walk_status(walk: RangeWalk, page: Page, scanner: Scanner, log: Log) -> list[Message]:

@@ -10,8 +10,18 @@ import msgspec
 import trio
 
 from overlayd.delivery.frames import Gap, Message
-from overlayd.delivery.ranges import RangeWalk, walk_removal, walk_status
-from overlayd.delivery.scanning import Pieces, Scan, ScanBook, Scanner, add_gap, cut_page, join_gaps
+from overlayd.delivery.ranges import RangeWalk, is_single_status, walk_removal, walk_status
+from overlayd.delivery.scanning import (
+    Pieces,
+    Scan,
+    ScanBook,
+    Scanner,
+    add_gap,
+    body_bytes,
+    cut_page,
+    join_gaps,
+    rest_of_page,
+)
 from overlayd.model.cursor import Cursor, Epoch
 from overlayd.model.entry import Kind
 from overlayd.model.errors import CursorExpired, DamagedEntry, UnknownPacket
@@ -19,6 +29,8 @@ from overlayd.storage import Log, Page
 
 _ANNOUNCED_MAX = 256
 _LAST_AT_ONCE = 50
+_TOLD_BYTES = 1 << 20
+"""Payloads of confirmed packets in one batch, which stand elsewhere than the page that tells of them."""
 
 
 class Batch(msgspec.Struct):
@@ -168,9 +180,26 @@ class Reader:
         page = cut_page(await self._log.read_page(after), horizon)
         scan = self._scans.find(selection, after, horizon)  # another reader may have come first while this one waited
         if scan is None:
-            scan = await self._scanner.scan(page, after)
+            scan = await self._scan_page(page, after)
             self._scans.put(selection, after, horizon, scan, head)
         return scan
+
+    async def _scan_page(self, page: Page, after: int) -> Scan:
+        """What a page holds. Statuses of single packets are told in passing, for a block brings thousands of them; a
+        trigger about more is left to be walked."""
+        scan = await self._scanner.scan(page, after)
+        messages, told_bytes = scan.messages, 0
+        while scan.trigger is not None and is_single_status(scan.trigger):
+            trigger = scan.trigger
+            walk = RangeWalk(trigger, self._log.epoch)
+            told = await walk_status(walk, await walk.read(self._log), self._scanner, self._log)
+            messages += told
+            told_bytes += sum(body_bytes(message) for message in told)
+            if told_bytes >= _TOLD_BYTES:
+                return Scan(messages, trigger.offset)
+            scan = await self._scanner.scan(rest_of_page(page, trigger.offset), trigger.offset)
+            messages += scan.messages
+        return Scan(messages, scan.after, scan.trigger)
 
     async def _read_last(self) -> list[Message]:
         """Some of the newest packets, which `from=last` asked for."""

@@ -3,6 +3,7 @@
 Readers with equal selections at the same place share the result for as long as the head stays where it is.
 """
 
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -68,7 +69,7 @@ class ScanBook:
     def put(self, selection: Selection, after: int, horizon: int, scan: Scan, page_head: int) -> None:
         """`page_head`: where the head stood before the page was read."""
         if page_head == self._head == self._log.head:
-            cost = sum(_MESSAGE_BYTES + 3 * _body_bytes(message) for message in scan.messages) + _MESSAGE_BYTES
+            cost = sum(_MESSAGE_BYTES + 3 * body_bytes(message) for message in scan.messages) + _MESSAGE_BYTES
             self._scans.put((selection, after, horizon), scan, cost)
 
     def clear(self) -> None:
@@ -177,6 +178,12 @@ def cut_page(page: Page, last: int) -> Page:
     )
 
 
+def rest_of_page(page: Page, first: int) -> Page:
+    """The page behind an offset."""
+    start = bisect_right(page.entries, first, key=lambda entry: entry.offset)
+    return Page(page.entries[start:], page.after, [(low, high) for low, high in page.damaged if low > first])
+
+
 def add_gap(messages: list[Message], gap: Gap, trigger_us: int, cursor: Cursor | None = None) -> None:
     """One gap per run: it joins the gap before it when nothing else came between them.
 
@@ -206,5 +213,6 @@ def _is_ahead(message: Message, gap: Gap) -> bool:
     return message.cursor.offset == gap.to_offset
 
 
-def _body_bytes(message: Message) -> int:
+def body_bytes(message: Message) -> int:
+    """Of its packet's payload, 0 for anything else."""
     return len(message.subject.entry.body) if isinstance(message.subject, PacketView) else 0

@@ -222,3 +222,33 @@ async def test_gap_for_what_would_have_been_confirmed() -> None:
     found = await read_all_after(make_delivery(log), log.cursor(5), stream="s", deliver="confirmed")
     assert [m["type"] for m in found] == ["packet", "gap", "packet"]
     assert (found[1]["from"], found[1]["to"], found[1]["reason"]) == (log.cursor(2), log.cursor(3), "erased")
+
+
+async def test_a_page_of_confirmations_is_one_read() -> None:
+    """Statuses of single packets are told page by page, not one by one; each frame has its own place to resume from."""
+    log = FakeLog(page_entries=100)
+    log.define("s", commit="packet")
+    for number in range(150):
+        log.add("s", number)
+    for offset in range(1, 151):
+        log.add_status(offset, offset, "confirmed", stream="s", depth=1)
+    delivery = make_delivery(log)
+    with await open_reader(delivery, stream="s", deliver="confirmed", after=log.cursor(150)) as opened:
+        batches = [await opened.reader.read() for _ in range(2)]
+        assert opened.reader.is_at_head
+    assert [len(batch.messages) for batch in batches] == [100, 50]
+    assert [message.cursor.offset for batch in batches for message in batch.messages] == list(range(151, 301))
+    again = await read_all_after(delivery, log.cursor(250), stream="s", deliver="confirmed")
+    assert [m["packet"]["data_payload"] for m in again] == list(range(100, 150))
+
+
+async def test_large_confirmed_packets_are_told_in_parts() -> None:
+    """A page of statuses may stand for much more than a page: a batch ends once it holds a megabyte."""
+    log = FakeLog()
+    log.define("s", commit="packet")
+    for _ in range(5):
+        log.add("s", "x" * 400_000)
+    for offset in range(1, 6):
+        log.add_status(offset, offset, "confirmed", stream="s", depth=1)
+    with await open_reader(make_delivery(log), stream="s", deliver="confirmed", after=log.cursor(5)) as opened:
+        assert [len((await opened.reader.read()).messages) for _ in range(2)] == [3, 2]
