@@ -23,7 +23,7 @@ _CONDITIONS = frozenset(
 )
 _ENCODING = b"accept-encoding"
 _EMPTY_STATUS = frozenset((204, 205, 304))
-_BODY_HEADERS = frozenset((b"content-length", b"transfer-encoding", b"content-type"))
+_LENGTHS = frozenset((b"content-length", b"transfer-encoding"))
 _Pairs = list[tuple[bytes, bytes]]
 
 
@@ -66,13 +66,13 @@ async def gather(pieces: AsyncIterable[bytes], seal: Seal) -> bytes:
     return bytes(whole)
 
 
-def never_empty(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> tuple[int, _Pairs, bytes]:
-    """The answer with a body: an empty object where there was none."""
-    if body:
-        return status, list(headers), body
-    kept = [pair for pair in headers if pair[0].lower() not in _BODY_HEADERS]
-    kept += [_JSON, (b"content-length", str(len(NOTHING)).encode())]
-    return 200 if status in _EMPTY_STATUS else status, kept, NOTHING
+def whole_answer(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> tuple[int, _Pairs, bytes]:
+    """The answer with its length, and with a body: an empty object where there was none."""
+    kept = [pair for pair in headers if pair[0].lower() not in _LENGTHS]
+    if not body:
+        status, body = 200 if status in _EMPTY_STATUS else status, NOTHING
+        kept = [*(pair for pair in kept if pair[0].lower() != _JSON[0]), _JSON]
+    return status, [*kept, (b"content-length", str(len(body)).encode())], body
 
 
 class SealedApp:
@@ -132,8 +132,8 @@ class _Held:
             request_id = self._scope["state"]["request_id"]
             status, body = self._trouble.status, problem_body(self._trouble, request_id)
             named = [(name.encode(), value.encode("latin-1")) for name, value in problem_headers(self._trouble)]
-            headers = complete_headers([*named, (b"content-length", str(len(body)).encode())], request_id)
-        status, headers, body = never_empty(status, headers, body)
+            headers = complete_headers(named, request_id)
+        status, headers, body = whole_answer(status, headers, body)
         headers += self._seal.headers(status, headers, body)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body, "more_body": False})

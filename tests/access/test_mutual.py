@@ -8,7 +8,7 @@ import pytest
 from access_rig import THERE, FakeHead, GateRig, TurnedClock
 from hypothesis import given
 from hypothesis import strategies as st
-from mutual_client import MutualClient
+from mutual_client import MutualClient, SignedHead
 
 from overlayd.access.gate import Claim, Remembered
 from overlayd.access.identity.book import IdentityBook
@@ -66,7 +66,7 @@ class Rig:
         client.meet(self.peer.shake(client.hello()))
         return client
 
-    async def ask(self, head: FakeHead, body: bytes = b"") -> Claim:
+    async def ask(self, head: SignedHead | FakeHead, body: bytes = b"") -> Claim:
         """Both steps of the gate's."""
         claim = await self.scheme.claim(head, THERE, ORIGIN)
         assert claim.prove is not None
@@ -152,14 +152,14 @@ async def test_everything_that_matters_is_signed(where: str) -> None:
             tuple((known, value if known == name else old) for known, old in head.headers),
         )
 
-    changed = {
+    changed: dict[str, FakeHead | SignedHead] = {
         "method": FakeHead("PUT", "/a", "q=1", head.headers), "path": FakeHead("POST", "/b", "q=1", head.headers),
         "query": FakeHead("POST", "/a", "q=2", head.headers), "body": head, "type": with_header(b"content-type", b"text/html"),
         "own": with_header(b"x-bsv-topic", b"u"), "authorization": with_header(b"authorization", b"y"),
         "more": FakeHead("POST", "/a", "q=1", (*head.headers, (b"x-bsv-more", b"1"))),
-    }[where]  # fmt: skip
+    }  # fmt: skip
     with pytest.raises(Unauthorized, match="verify"):
-        await rig.ask(changed, b"bodY" if where == "body" else body)
+        await rig.ask(changed[where], b"bodY" if where == "body" else body)
     await rig.ask(head, body)
 
 

@@ -3,7 +3,7 @@
 from base64 import b64decode, b64encode
 from hashlib import sha256
 
-from access_rig import FakeHead
+import msgspec
 
 from overlayd.bsv.brc42 import derive_private, derive_public
 from overlayd.bsv.keys import PrivateKey, PublicKey
@@ -13,6 +13,26 @@ from overlayd.model.wire_mutual import HandshakeBody, HandshakeIn
 ENTROPY = Entropy()
 INVOICE = "2-auth message signature-"
 Pairs = tuple[tuple[bytes, bytes], ...]
+
+
+class SignedHead(msgspec.Struct, frozen=True):
+    """The head of a signed request."""
+
+    method: str
+    path: str
+    query: str
+    headers: Pairs
+
+    def get(self, name: bytes) -> str | None:
+        return next((value.decode("latin-1") for known, value in self.headers if known == name), None)
+
+    def raw(self, body: bytes = b"") -> bytes:
+        """The request as it goes over the wire."""
+        target = self.path + (f"?{self.query}" if self.query else "")
+        lines = [f"{self.method} {target} HTTP/1.1".encode(), *(name + b": " + value for name, value in self.headers)]
+        if body:
+            lines.append(b"content-length: %d" % len(body))
+        return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
 def length(count: int) -> bytes:
@@ -54,7 +74,7 @@ class MutualClient:
     def sign(
         self, method: str, path: str, query: str = "", body: bytes = b"", headers: Pairs = (), *, nonce: str = "",
         request_id: bytes = b"",
-    ) -> FakeHead:  # fmt: skip
+    ) -> SignedHead:  # fmt: skip
         """A request's head. `headers` go with it; those that have to be are signed."""
         request_id = request_id or ENTROPY.draw(32)
         nonce = nonce or b64encode(ENTROPY.draw(32)).decode()
@@ -70,9 +90,9 @@ class MutualClient:
             "request-id": b64encode(request_id).decode(), "signature": child.sign_digest(sha256(payload).digest()).hex(),
         }  # fmt: skip
         pairs = tuple((f"x-bsv-auth-{name}".encode(), value.encode()) for name, value in auth.items())
-        return FakeHead(method, path, query, ((b"host", b"localhost"), *headers, *pairs))
+        return SignedHead(method, path, query, ((b"host", b"localhost"), *headers, *pairs))
 
-    def verify(self, head: FakeHead, status: int, headers: Pairs, body: bytes) -> None:
+    def verify(self, head: SignedHead, status: int, headers: Pairs, body: bytes) -> None:
         """An answer to the request, as `@bsv/sdk` reads it. Raises SignatureInvalid."""
         found = {name.decode(): value.decode() for name, value in headers if name.startswith(b"x-bsv-auth-")}
         assert found["x-bsv-auth-version"] == "0.1"
