@@ -180,32 +180,14 @@ class Parts:
             log=log, limits=limits, settings=settings.delivery, clock=clock, metrics=metrics,
             lease_filter=self.filters.lease, streams=self.access.streams, confirmations=confirmations,
         )  # fmt: skip
-        owners = Owners(self.access.streams, self.access.keys.get, self.schemes.find_grants)
-        self.durable = DurableSubscriptions(
-            self.delivery, entropy=entropy, lease_filter=self.filters.lease, check_webhook=self.webhooks.judge.check,
-            outlets={"webhook": self.webhooks.outlet}, secrets={"webhook": self.webhooks.secrets},
-            owners=owners,
-            replies=Replies(
-                log, self.intake.publish_made, may_reply=owners.may_reply, limits=limits, metrics=metrics
-            ),
-            announce=OwnStream(EVENTS, log.append_own).append,
-            chance=random.Random(entropy.draw(8)),  # noqa: S311 - spreads retries, keeps no secret
-            usage=self.metering.sink,
-        )  # fmt: skip
+        self.durable = self._make_durable()
         self.agents = AgentSwitch(log, self.durable, clock)
-        live_usage = SessionUsage(
+        self.metering.fold_with(SessionUsage(
             registry=self.registry, usage=self.metering.sink, clock=clock, read_head=lambda: log.head,
             check_open=self.metering.check_open, exceeded=self.metering.exceeded,
-        )  # fmt: skip
-        self.metering.fold_with(live_usage.fold)
+        ).fold)  # fmt: skip
         self.live = LiveLane(self.delivery, random.Random(entropy.draw(8)))  # noqa: S311 - spreads restarts, keeps no secret
-        self.live_sockets = LiveSockets(
-            SocketParts(
-                lane=self.live, registry=self.registry, budget=InputBudget(limits.sockets_unread_bytes),
-                publish=live_publisher(self.intake, log, limits, self.metering, self.access.streams),
-                node=settings.node.name, control=self.metering.control, attach_named=self.durable.live.attach,
-            )
-        )  # fmt: skip
+        self.live_sockets = self._make_sockets()
         self.app = self._build_app()
         self.agentpipe = agentpipe and self._build_agentpipe(agentpipe)
 
@@ -219,6 +201,29 @@ class Parts:
             trouble=lambda: next(filter(None, (check() for check in self._ready_checks().values())), ""),
             clock=self.clock, entropy=self.entropy, metrics=self.metrics,
         )  # fmt: skip
+
+    def _make_durable(self) -> DurableSubscriptions:
+        """Durable subscriptions, with what carries their packets and takes agents' replies."""
+        limits, entropy = self.settings.limits, self.entropy
+        owners = Owners(self.access.streams, self.access.keys.get, self.schemes.find_grants)
+        return DurableSubscriptions(
+            self.delivery, entropy=entropy, lease_filter=self.filters.lease, check_webhook=self.webhooks.judge.check,
+            outlets={"webhook": self.webhooks.outlet}, secrets={"webhook": self.webhooks.secrets}, owners=owners,
+            replies=Replies(self.log, self.intake.publish_made, owners.may_reply, limits=limits, metrics=self.metrics),
+            announce=OwnStream(EVENTS, self.log.append_own).append,
+            chance=random.Random(entropy.draw(8)),  # noqa: S311 - spreads retries, keeps no secret
+            usage=self.metering.sink,
+        )  # fmt: skip
+
+    def _make_sockets(self) -> LiveSockets:
+        """WebSockets, which also publish and attach to durable subscriptions."""
+        limits = self.settings.limits
+        parts = SocketParts(
+            lane=self.live, registry=self.registry, budget=InputBudget(limits.sockets_unread_bytes),
+            publish=live_publisher(self.intake, self.log, limits, self.metering, self.access.streams),
+            node=self.settings.node.name, control=self.metering.control, attach_named=self.durable.live.attach,
+        )  # fmt: skip
+        return LiveSockets(parts)
 
     def _build_app(self) -> QuartTrio:
         log, limits, node = self.log, self.settings.limits, self.settings.node.name

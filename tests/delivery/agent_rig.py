@@ -37,7 +37,7 @@ class AgentNode:
         self.allowed = True
         intake = Intake(log=node.log, limits=limits, schemas=SchemaCache(limits, node.metrics), metrics=node.metrics)
         node.parts.engine.shop.replies = Replies(
-            node.log, intake.publish_made, may_reply=lambda reading, output: self.allowed, limits=limits,
+            node.log, intake.publish_made, lambda reading, output: self.allowed, limits=limits,
             metrics=node.metrics,
         )  # fmt: skip
         self.intake = intake

@@ -85,7 +85,7 @@ class Replies:
     """Appends replies. One for the node."""
 
     def __init__(
-        self, log: Log, publish: PublishMade, *, may_reply: Callable[[Reading, str], bool], limits: Limits,
+        self, log: Log, publish: PublishMade, may_reply: Callable[[Reading, str], bool], *, limits: Limits,
         metrics: Metrics,
     ) -> None:  # fmt: skip
         """`may_reply`: whether an owner may publish to a stream now."""
