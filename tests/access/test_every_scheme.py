@@ -72,7 +72,7 @@ class AllSchemes(GateRig):
 
     def signed(self, number: int = 0, key: PrivateKey = KEY) -> dict[str, str]:
         """Headers that are signed for an empty body."""
-        nonce = str(self.clock.us + number)
+        nonce = str(self.tokens.clock.us + number)
         signature = key.sign_digest(signed_digest("preimage-v1", nonce, b""))
         return {"x_identity_key": key.public_key.hex(), "x_nonce": nonce, "x_signature": signature.hex()}
 
