@@ -6,8 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
-from chain_rig import SCRIPT, FileStore, FixedClock, book_of, outgoing, regtest, spend_coin
+from chain_rig import SCRIPT, FileStore, FixedClock, SameEntropy, book_of, outgoing, spend_coin
 from fakes.fake_arc import FakeArc
 from fakes.fake_arcade import FakeArcade
 from fakes.fake_desk import World, served
@@ -17,12 +16,13 @@ from fakes.fake_whatsonchain import FakeWhatsOnChain
 
 from overlayd.bsv.tx import ExtendedTransaction, Transaction, TxOutput
 from overlayd.chain.headers import HeaderBook
-from overlayd.chain.regtest import RegtestChain
+from overlayd.chain.regtest import RegtestChain, RegtestSettings, open_regtest
 from overlayd.chain.settings import ChainSettings
 from overlayd.chain.sources.calls import Sender
 from overlayd.chain.sources.remote import RemoteChain
 from overlayd.chain.sources.settings import AskingSettings, ChainSourceSettings
 from overlayd.model.chain_source import Outgoing, SourceState, SourceStatus
+from overlayd.model.clock import Clock
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.txid import TxId
@@ -118,11 +118,13 @@ class SourceRig:
 
 
 @asynccontextmanager
-async def source_rig(directory: Path) -> AsyncIterator[SourceRig]:
+async def source_rig(directory: Path, clock: Clock | None = None) -> AsyncIterator[SourceRig]:
     """A chain with coins, five fakes before it, a book of headers at its tip."""
     metrics = Metrics()
     sender = Outbound(Limits(), OutboundSettings(), metrics)
-    async with regtest(directory) as chain:
+    async with open_regtest(
+        directory, settings=RegtestSettings(), clock=clock or FixedClock(), entropy=SameEntropy(), metrics=Metrics()
+    ) as chain:
         rig = SourceRig(directory, chain, sender, metrics)
         rig.book = await book_of(FileStore(directory / "headers.sqlite3"))
         rig.coins = await chain.pay(SCRIPT, 100_000, 60)
@@ -161,6 +163,3 @@ def plain(status: SourceStatus) -> tuple[SourceState, bool]:
 def raw_of(item: ExtendedTransaction) -> Outgoing:
     """A transaction of which only the bytes are at hand."""
     return Outgoing(item.tx.txid, item.tx.raw)
-
-
-replace = msgspec.structs.replace

@@ -167,7 +167,7 @@ async def test_a_proof_to_a_new_block_makes_us_look_for_headers(rig: SourceRig) 
     status = await look_up_one(remote.pool, item.tx.txid)
     assert plain(status) == (SourceState.MINED, True)
     assert rig.node.desk.count("/") >= 1
-    assert remote.sync._nudged.is_set()
+    assert remote.sync.nudges >= 1
     assert rig.errors("arc", Fault.BAD_PROOF) == 0
 
 
@@ -420,6 +420,26 @@ async def test_headers_are_asked_for_now_and_then_and_when_nudged(
     assert sync.describe_staleness() == ""
     rig.clock.us = (book.tip.time_s + 7201) * 1_000_000
     assert "120 minutes old" in sync.describe_staleness()
+
+
+async def test_a_source_that_hangs_holds_up_no_other(rig: SourceRig, tmp_path: Path, mock_clock: MockClock) -> None:
+    """Each is followed at its own speed: blocks go on coming from the one that answers."""
+    remote = rig.remote(
+        rig.source("headers", timeout=Duration(600)), "node", book=await book_of(FileStore(tmp_path / "own.sqlite3")),
+        header_interval=Duration(5),
+    )  # fmt: skip
+    rig.headers.desk.always(".*", chaos.hang)
+    book = remote.sync._book
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(remote.sync.run)
+        await book.wait_moved(book.start)
+        started = trio.current_time()
+        for _ in range(3):
+            before = book.tip
+            await rig.chain.mine()
+            await book.wait_moved(before)
+        assert trio.current_time() - started < 20
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_source_cant_be_made_without_what_it_needs(rig: SourceRig) -> None:

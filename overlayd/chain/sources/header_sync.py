@@ -27,9 +27,11 @@ OnFollowed = Callable[[Followed], Awaitable[None]]
 
 
 class Feeds(Protocol):
-    """Who can be asked for headers (`SourcePool`)."""
+    """Who gives headers (`SourcePool`)."""
 
-    async def header_sources(self) -> list[tuple[HeaderSource, RemoteSource]]: ...
+    def header_sources(self) -> list[tuple[HeaderSource, RemoteSource]]: ...
+
+    async def is_ready(self, source: RemoteSource) -> bool: ...
 
 
 class HeaderSync:
@@ -47,6 +49,8 @@ class HeaderSync:
         self._metrics = metrics
         self._on_followed = on_followed
         self._nudged = trio.Event()
+        self.nudges = 0
+        """How often somebody thought that there might be a new block."""
         self.is_synced = False
         """Whether a source has been followed to its end since the start."""
 
@@ -55,20 +59,32 @@ class HeaderSync:
 
     def nudge(self) -> None:
         """There may be a new block: ask at once instead of at the next interval. Never waits."""
+        self.nudges += 1
         self._nudged.set()
+        self._nudged = trio.Event()
 
     async def run(self) -> None:
-        """Follows the sources until cancelled."""
-        while True:
-            self._nudged = trio.Event()
-            await self.follow_all()
-            with trio.move_on_after(self._settings.header_interval):
-                await self._nudged.wait()
+        """Follows the sources until cancelled, each at its own speed: one that hangs holds up no other."""
+        async with trio.open_nursery() as nursery:
+            for source, owner in self._feeds.header_sources():
+                nursery.start_soon(self._keep_up, source, owner)
+            await trio.sleep_forever()
 
     async def follow_all(self) -> None:
-        """Asks each source once. A checkpoint."""
-        for source, owner in await self._feeds.header_sources():
-            await self._follow(_Measured(source, owner.name, self._metrics), owner)
+        """Asks each source once, one after the other. A checkpoint."""
+        for source, owner in self._feeds.header_sources():
+            if await self._feeds.is_ready(owner):
+                await self._follow(_Measured(source, owner.name, self._metrics), owner)
+
+    async def _keep_up(self, source: HeaderSource, owner: RemoteSource) -> None:
+        measured = _Measured(source, owner.name, self._metrics)
+        while True:
+            heard = self.nudges
+            if await self._feeds.is_ready(owner):
+                await self._follow(measured, owner)
+            with trio.move_on_after(self._settings.header_interval):
+                if heard == self.nudges:
+                    await self._nudged.wait()
 
     def describe_staleness(self) -> str:
         """Why proofs can't be relied upon to come in time; empty when all is well. For readiness."""

@@ -111,7 +111,7 @@ class SourcePool:
         found: dict[TxId, list[SourceStatus]] = {}
         rest = list(transactions)
         for source in self._able(Ability.SUBMIT):
-            if not await self._is_ready(source):
+            if not await self.is_ready(source):
                 continue
             target = cast(TransactionSource, source)
             for batch in _batches(rest, target.batch_max):
@@ -134,7 +134,7 @@ class SourcePool:
         proven: set[TxId] = set()
         rest = list(txids)
         for source in self._able(Ability.STATUS):
-            if not await self._is_ready(source):
+            if not await self.is_ready(source):
                 continue
             target = cast(TransactionSource, source)
             for batch in _batches(rest, target.batch_max):
@@ -155,7 +155,7 @@ class SourcePool:
         found: dict[TxId, bytes] = {}
         rest, has_answer = list(txids), False
         for source in self._able(Ability.RAW):
-            if not await self._is_ready(source):
+            if not await self.is_ready(source):
                 continue
             target = cast(RawSource, source)
             for batch in _batches(rest, RAW_BATCH):
@@ -178,7 +178,7 @@ class SourcePool:
     async def read_policy(self) -> SourcePolicy:
         """What the first source asks of transactions that can be asked itself. A checkpoint. Raises SourceUnavailable."""
         for source in self._able(Ability.POLICY):
-            if not await self._is_ready(source):
+            if not await self.is_ready(source):
                 continue
             policy = await self._try(source, cast(TransactionSource, source).read_policy)
             if policy is not None:
@@ -208,12 +208,9 @@ class SourcePool:
         """Whether some source sends events."""
         return any(Ability.EVENTS in source.abilities for source in self._sources)
 
-    async def header_sources(self) -> list[tuple[HeaderSource, RemoteSource]]:
-        """Who can be asked for headers now. A checkpoint."""
-        return [
-            (cast(HeaderSource, source), source)
-            for source in self._able(Ability.HEADERS) if await self._is_ready(source)
-        ]  # fmt: skip
+    def header_sources(self) -> list[tuple[HeaderSource, RemoteSource]]:
+        """Who gives headers."""
+        return [(cast(HeaderSource, source), source) for source in self._able(Ability.HEADERS)]
 
     def report(self) -> list[SourceReport]:
         """How each source is doing, in the order of the settings."""
@@ -223,7 +220,7 @@ class SourcePool:
         """Who can do it, in the order of the settings."""
         return [source for source in self._sources if ability in source.abilities]
 
-    async def _is_ready(self, source: RemoteSource) -> bool:
+    async def is_ready(self, source: RemoteSource) -> bool:
         """Whether it isn't left alone now, and answers for our network. A checkpoint."""
         await trio.lowlevel.checkpoint()
         return not source.health.pause_s and await self._is_right(source)
