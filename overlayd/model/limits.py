@@ -10,7 +10,6 @@ from msgspec import Meta
 
 from overlayd.model.units import Duration, Size
 
-
 HOPS_MAX = 8
 """How often in a row a packet may be made from another one: agents' replies and all else. The log's word, no setting."""
 

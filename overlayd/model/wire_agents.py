@@ -7,7 +7,6 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from overlayd.model.wire import ConfirmationStatus, Json, Packet, Time, TxIdText
 
-
 Count = Annotated[int, Meta(ge=0)]
 
 
