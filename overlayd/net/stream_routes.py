@@ -29,7 +29,7 @@ from overlayd.model.errors import (
 from overlayd.model.limits import Limits
 from overlayd.model.names import parse_stream_name
 from overlayd.model.wire import StreamBody, StreamList, StreamRemoved, StreamStateBody, encode_wire
-from overlayd.net.app import answer, author_of, body_reader, principal_of
+from overlayd.net.app import answer, author_of, principal_of, read_body
 from overlayd.net.content import Bodies
 from overlayd.net.lane import Lane
 from overlayd.net.parameters import Parameters
@@ -163,7 +163,7 @@ class _StreamRoutes:
     async def _read_json(self, bytes_max: int, limit: str, path: str) -> bytes:
         _check_json_type(request, path)
         with self._bodies.hold() as hold:
-            return await body_reader(request, self._bodies, bytes_max, limit).read_all(hold)
+            return await read_body(request, self._bodies, hold, bytes_max, limit)
 
     def _answer(self, stream: Stream, status: int = 200, *, confirmed: int | None = None) -> Response:
         body = encode_wire(stream_body(stream, self._count_subscribers(stream.name), confirmed))

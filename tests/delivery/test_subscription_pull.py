@@ -8,7 +8,7 @@ from trio.testing import MockClock
 from overlayd.delivery.matching import PacketView
 from overlayd.delivery.subscriptions.leases import Lease
 from overlayd.delivery.subscriptions.pull import Desk, Fetched
-from overlayd.model.errors import StorageFull, SubscriptionConflict
+from overlayd.model.errors import StorageFull, SubscriptionConflict, Unauthorized
 from overlayd.model.limits import Limits
 
 
@@ -69,6 +69,30 @@ async def test_fetch_waits_for_a_first_message(autojump_clock: MockClock) -> Non
             started = trio.current_time()
             assert bodies(await desk.fetch(10, 30)) == ["1"]
             assert trio.current_time() - started == pytest.approx(5, abs=0.1)
+
+
+async def test_who_may_no_longer_fetch_gets_nothing_after_a_wait(autojump_clock: MockClock) -> None:
+    """A credential that ended while it waited; what came goes to the next one, as if it had never been asked for."""
+    async with running() as node:
+        desk = await pull_node(node)
+        ended: list[bool] = []
+
+        def check() -> None:
+            if ended:
+                raise Unauthorized("it was revoked")
+
+        async def revoke() -> None:
+            await trio.sleep(5)
+            ended.append(True)
+            node.log.add("a", 1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(revoke)
+            with pytest.raises(Unauthorized):
+                await desk.fetch(10, 30, check)
+        fetched = await desk.fetch(10, 0)
+        assert bodies(fetched) == ["1"]
+        assert [leased.deliveries for leased in fetched.messages] == [1]
 
 
 async def test_lease_that_ran_out(autojump_clock: MockClock) -> None:

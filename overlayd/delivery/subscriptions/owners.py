@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from overlayd.access.keys import Key
-from overlayd.access.principal import Principal, check_standing, may_some, require_some
-from overlayd.access.scopes import RIGHTS, Grants, grants_of, parse_scope
+from overlayd.access.principal import Principal, check_standing, may_hold, may_some, require_some
+from overlayd.access.scopes import EVERYWHERE, RIGHTS, Grants, Right, Scope, grants_of, parse_scope
 from overlayd.access.stream_guard import StreamGuard
 from overlayd.delivery.subscriptions.subscription import Reading, Subscription
 from overlayd.model.errors import Forbidden, UnknownSubscription
@@ -12,6 +12,8 @@ from overlayd.storage import Stream
 
 CONFIG = Reading("config", RIGHTS)
 """For whom the subscriptions of the configuration read: everything."""
+READING: tuple[Right, ...] = ("subscribe", "read")
+"""With either of them, packets are delivered."""
 _KEY = "key:"
 _DECLARED = ("identity:", "certificate:")
 _PASSING = frozenset(("ticket", "jwt"))
@@ -37,7 +39,7 @@ class Owners:
         who = self._principal_of(reading)
         if who is None:
             return False
-        return any(self._streams.may(who, right, stream.name) for right in ("subscribe", "read"))
+        return any(self._streams.may(who, right, stream.name) for right in READING)
 
     def require_create(self, principal: Principal, streams: tuple[str, ...]) -> Reading:
         """For whom a new subscription reads. Raises Forbidden for streams that the principal may not subscribe to,
@@ -71,10 +73,27 @@ class Owners:
             raise UnknownSubscription(f"there is no subscription {subscription.id!r}", subject=subscription.id)
 
     def may_use(self, principal: Principal, subscription: Subscription) -> bool:
-        """Whether the subscription is the principal's, or everything is."""
+        """Whether the subscription is the principal's, or everything is. Another key of the same owner must itself be
+        let see all that is selected: who uses a subscription gets what is in it, and says where it is sent."""
         reading = subscription.reading
-        is_theirs = principal.name == reading.principal or (principal.owner and principal.owner == reading.owner)
-        return bool(is_theirs) or "manage" in principal.rights
+        if principal.name == reading.principal or "manage" in principal.rights:
+            return True
+        is_same_owner = bool(principal.owner) and principal.owner == reading.owner
+        return is_same_owner and self._sees_all(principal, subscription)
+
+    def _sees_all(self, principal: Principal, subscription: Subscription) -> bool:
+        reader = self._principal_of(subscription.reading)
+        held = () if reader is None else tuple(map(parse_scope, reader.grants.scopes))
+        needed = [scope for scope in held if scope.right in READING]
+        if needed and all(may_hold(principal, scope) for scope in needed):
+            return True  # nothing is delivered that the principal's own subscription wouldn't get
+        patterns = subscription.definition.streams or (EVERYWHERE,)
+        return all(any(self._covers(principal, right, pattern) for right in READING) for pattern in patterns)
+
+    def _covers(self, principal: Principal, right: Right, pattern: str) -> bool:
+        if "*" in pattern or ">" in pattern:
+            return may_hold(principal, Scope(right, pattern))
+        return self._streams.may(principal, right, pattern)
 
     def _principal_of(self, reading: Reading) -> Principal | None:
         if reading.principal.startswith(_KEY):

@@ -1,6 +1,7 @@
 """Fetching by several workers: each message is leased to one of them, until it acknowledges, gives up, or is too late."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -67,10 +68,11 @@ class Desk:
     def leased(self) -> int:
         return len(self._leased)
 
-    async def fetch(self, count: int, wait_s: float) -> Fetched:
+    async def fetch(self, count: int, wait_s: float, check: Callable[[], object] | None = None) -> Fetched:
         """Leases up to so many messages; waits for a first one. The leases are durable when it returns. Checkpoint.
 
-        Cancelled, what was taken is given back. Raises SubscriptionConflict, StorageFull.
+        `check` raises when whoever asked may no longer have them; it is asked after each wait. Cancelled, what was taken
+        is given back. Raises SubscriptionConflict, StorageFull, and what `check` raises.
         """
         subscription, deadline = self._subscription, trio.current_time() + wait_s
         scanned, head = 0, self._shop.contents.head
@@ -97,6 +99,8 @@ class Desk:
             due = subscription.ledger.next_due()
             with trio.move_on_at(deadline if due is None else min(due, deadline)):
                 await bell.wait()
+            if check is not None:
+                check()
 
     async def ack(self, tokens: list[str]) -> list[Verdict]:
         """Settles the messages of the leases that still count; durable when it returns. Checkpoint."""
