@@ -14,6 +14,7 @@ class Canaries:
 
     def __init__(self) -> None:
         self.planted: dict[str, str] = {}
+        self.planted_bytes: dict[str, bytes] = {}
         self.shown_once: dict[str, set[str]] = {}
         self.seen: list[tuple[str, bytes]] = []
 
@@ -21,6 +22,13 @@ class Canaries:
         """A secret that must not come back, but for the outputs whose business it is to show it once."""
         assert len(secret) >= 16, "a short text could stand somewhere by chance"
         self.planted[name] = secret
+        self.shown_once[name] = set(may_be_in)
+        return secret
+
+    def plant_bytes(self, name: str, secret: bytes, *, may_be_in: tuple[str, ...] = ()) -> bytes:
+        """The same for one that isn't text, such as a private key."""
+        assert len(secret) >= 16
+        self.planted_bytes[name] = secret
         self.shown_once[name] = set(may_be_in)
         return secret
 
@@ -47,8 +55,17 @@ class Canaries:
                 base64.b64encode(secret.encode()).decode(),
                 secret.encode().hex(),
             }
-            for what, content in self.seen:
-                if what in self.shown_once[name]:
-                    continue
-                out += [f"{name} in {what}" for form in forms if form.encode() in content]
+            out += self._found(name, [form.encode() for form in forms])
+        for name, octets in self.planted_bytes.items():
+            unpadded = base64.b64encode(octets[: len(octets) // 3 * 3])
+            forms_of = [octets, octets.hex().encode(), octets.hex().upper().encode(), unpadded]
+            forms_of += [repr(octets)[2:-1].encode(), base64.urlsafe_b64encode(octets[: len(octets) // 3 * 3])]
+            out += self._found(name, forms_of)
         return sorted(set(out))
+
+    def _found(self, name: str, forms: list[bytes]) -> list[str]:
+        return [
+            f"{name} in {what}"
+            for what, content in self.seen
+            if what not in self.shown_once[name] and any(form in content for form in forms)
+        ]

@@ -1,5 +1,6 @@
 """Secrets of every kind are sent through a whole run of the node, right and wrong, and looked for in all it puts out."""
 
+import base64
 import http.client
 import json
 import os
@@ -10,12 +11,18 @@ from pathlib import Path
 
 import pytest
 from canaries import Canaries
-from node_process import Node
+from joserfc import jwt
+from joserfc.jwk import OctKey
+from node_process import Node, listen_tls
+from tls_authority import Authority
 
 from overlayd.access.secret_text import digest_of, draw_key, draw_ticket, format_digest
+from overlayd.bsv.keys import PrivateKey
 from overlayd.client import SyncClient, access_calls
-from overlayd.model.clock import Entropy
+from overlayd.model.clock import Entropy, SystemClock
 from overlayd.model.wire_access import KeyIn
+
+ROTATE = ("POST /v1/subscriptions/hook/rotate-secret",)
 
 
 class Run:
@@ -37,8 +44,36 @@ class Run:
                 'roles = ["admin"]', "[[keys]]", 'name = "press"', f'file = "{file}"', 'scopes = ["publish:press.*"]',
             ]
         )  # fmt: skip
+        self.config += "\n" + self._own_secrets()
         self.node = Node(directory / "data", config=self.config)
         self.config_file = directory / "data.toml"
+
+    def _own_secrets(self) -> str:
+        """Secrets of the node's other parts: a JWT secret, a TLS key, a wallet key from a file, a token's PIN."""
+        jwt_secret = self.canaries.plant("jwt secret", "shared-" + "s3cret-" * 6)
+        self.token = self.canaries.plant("jwt", make_token(jwt_secret))
+        pin = self.canaries.plant("pin", "pin-of-the-token-4711")
+        wallet = self.canaries.plant_bytes("wallet key", Entropy().draw(32))
+        for name, content in (("jwt", jwt_secret.encode()), ("pin", pin.encode()), ("wallet", wallet.hex().encode())):
+            (self.directory / name).write_bytes(content)
+            (self.directory / name).chmod(0o600)
+        certificate = Authority(self.directory).issue("localhost")
+        private_key = certificate.read_text().partition("PRIVATE KEY-----\n")[2].splitlines()
+        self.canaries.plant("tls key", private_key[1])
+        return "\n".join(
+            [
+                "[node]", f'wallet_key = "file:{self.directory / "wallet"}"', '[chain]\nnetwork = "regtest"',
+                "[[access.jwt]]", 'name = "login"', 'issuer = "https://login.example"', 'algorithm = "HS256"',
+                f'audience = ["overlayd"]\nfile = "{self.directory / "jwt"}"\nscopes = ["read"]',
+                "[[access.identities]]", 'name = "friend"', f'key = "{PrivateKey(b"f" * 32).public_key.hex()}"',
+                'scopes = ["read"]', listen_tls(certificate), '[webhooks]\nallow_private = ["127.0.0.0/8"]',
+            ]
+        )  # fmt: skip
+
+    def plant_own_keys(self) -> None:
+        """What the node drew for itself."""
+        for file in sorted((self.directory / "data" / "keys").iterdir()):
+            self.canaries.plant_bytes(f"own {file.name}", file.read_bytes())
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> bytes:
         """One request; its whole answer is looked at."""
@@ -79,10 +114,13 @@ def test_no_secret_comes_out_anywhere(run: Run) -> None:
     canaries = run.canaries
     use_right_ones(run)
     use_wrong_ones(run)
+    use_own_keys(run)
     look_around(run)
     assert run.node.stop() == 0
     canaries.look_at("the node's output", "".join(run.node.output))
-    canaries.look_at_files("data directory", run.directory / "data")
+    own = tuple(file.name for file in (run.directory / "data" / "keys").iterdir())
+    assert {"log.ed25519", "log-2.ed25519", "identity.key", "sealing.key", "index.key"} <= set(own)
+    canaries.look_at_files("data directory", run.directory / "data", but=own)
     assert canaries.found() == []
     assert len(canaries.seen) > 30
     assert "access.failed" in "".join(content.decode("utf-8", "replace") for _, content in canaries.seen)
@@ -112,6 +150,62 @@ def use_right_ones(run: Run) -> None:
     run.ask("GET", f"/v1/keys/{made.id}", Authorization=bearer)
     run.ask("DELETE", f"/v1/keys/{made.id}", Authorization=bearer)
     run.ask("GET", "/v1/node", Authorization=f"Bearer {rotated.key}")
+
+
+def use_own_keys(run: Run) -> None:
+    """The keys of the log, of webhooks and of token issuers are used and changed, and what fails is answered."""
+    canaries = run.canaries
+    bearer = f"Bearer {run.hashed}"
+    assert b'"origin"' in run.ask("GET", "/v1/node", Authorization=f"Bearer {run.token}")
+    run.ask("GET", "/v1/streams/press.a/packets/1", Authorization=f"Bearer {run.token[:-2]}AA")
+    for name, secret in (("hook", "whsec_" + base64.b64encode(b"w" * 24).decode()), ("wrong", "hunter2-" * 4)):
+        canaries.plant(
+            f"webhook secret of {name}", secret, may_be_in=("POST /v1/subscriptions",) if name == "hook" else ()
+        )
+        body = {
+            "name": name, "kind": "webhook", "streams": ["press.*"],
+            "webhook": {"url": "http://127.0.0.1:45999/", "secret": secret},
+        }  # fmt: skip
+        run.ask(
+            "POST",
+            "/v1/subscriptions",
+            json.dumps(body).encode(),
+            Authorization=bearer,
+            Content_Type="application/json",
+        )
+    again = canaries.plant("webhook secret, changed", "whsec_" + base64.b64encode(b"x" * 24).decode(), may_be_in=ROTATE)
+    run.ask(
+        "POST", "/v1/subscriptions/hook/rotate-secret", json.dumps({"secret": again}).encode(), Authorization=bearer,
+        Content_Type="application/json",
+    )  # fmt: skip
+    rotated = json.loads(run.ask("POST", "/v1/log/keys/rotate", Authorization=bearer))
+    assert [key["state"] for key in rotated["keys"]] == ["retired", "current"]
+    assert json.loads(run.ask("GET", "/v1/subscriptions/hook", Authorization=bearer))["name"] == "hook"
+    for path in (
+        "/v1/log/keys",
+        "/v1/log/checkpoint",
+        "/v1/wallet",
+        "/v1/chain",
+        "/v1/subscriptions",
+        "/v1/subscriptions/hook",
+    ):
+        run.ask("GET", path, Authorization=bearer)
+    run.plant_own_keys()
+    pin = run.directory / "pin"
+    token = f"pkcs11:token=none;object=none?module-path=/nowhere.so&pin-source=file:{pin}"
+    in_uri = canaries.plant("pin in a URI", "pin-in-the-uri-1234")
+    for number, place in enumerate((token, f"{token}&pin-value={in_uri}", f"file:{run.directory / 'jwt'}")):
+        config = run.directory / f"wrong-{number}.toml"
+        config.write_text(f'[node]\ncheckpoint_key = "{place}"\n')
+        data = str(run.directory / f"other-{number}")
+        run.command("run", "--data", data, "--listen", "127.0.0.1:0", "--config", str(config))
+
+
+def make_token(secret: str) -> str:
+    """Of the issuer in the configuration."""
+    now = SystemClock().now_us() // 1_000_000
+    claims = {"iss": "https://login.example", "aud": "overlayd", "sub": "alice", "exp": now + 3600}
+    return jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(secret))
 
 
 def use_wrong_ones(run: Run) -> None:

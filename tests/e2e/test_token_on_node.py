@@ -1,0 +1,86 @@
+"""A real node whose checkpoints a token signs: while it is there, while it is gone, and with its PIN nowhere to be found."""
+
+import http.client
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from canaries import Canaries
+from node_process import Node
+
+from overlayd.client import SyncClient
+from overlayd.client.retry import ONCE
+from overlayd.client.trust import LogView
+from overlayd.model.errors import SignerUnavailable
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "signers"))
+
+from soft_token import PIN, SoftToken, soft_token
+
+PATIENCE_S = 30.0
+
+
+@pytest.fixture
+def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SoftToken]:
+    """A token with a key for a log."""
+    place = tmp_path / "token"
+    place.mkdir()
+    for made in soft_token(place, monkeypatch):
+        made.make_key("log", "ed25519")
+        yield made
+
+
+def readiness(node: Node) -> tuple[int, str]:
+    """Status of /readyz, and what it says about the key."""
+    connection = http.client.HTTPConnection(node.url.removeprefix("http://"), timeout=10)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())["checks"]["checkpoint_key"].get("detail", "")
+    finally:
+        connection.close()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Within PATIENCE_S."""
+    for _ in range(int(PATIENCE_S / 0.1)):
+        if is_so():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never came to be")
+
+
+def test_a_node_signed_by_a_token(token: SoftToken, tmp_path: Path) -> None:
+    """It says when the token is gone and goes on taking packets; it signs again when the token is back, and never shows the PIN."""
+    canaries = Canaries()
+    canaries.plant("pin", PIN)
+    config = f'[node]\ncheckpoint_key = "{token.uri("log")}"\n[log]\nlevel = "debug"\n'
+    node = Node(tmp_path / "data", config=config).wait_ready()
+    try:
+        view = LogView()
+        with SyncClient(node.url, retry=ONCE) as client:
+            client.publish("a", {"n": 1})
+            client.verify_proof("a", 1, view)
+            assert readiness(node) == (200, "")
+            token.take_away()
+            client.publish("a", {"n": 2})
+            wait_until(lambda: readiness(node)[0] == 503)
+            assert "object 'log'" in readiness(node)[1]
+            with pytest.raises(SignerUnavailable):
+                client.verify_proof("a", 2, view)
+            client.publish("a", {"n": 3})
+            token.put_back()
+            wait_until(lambda: readiness(node)[0] == 200)
+            client.verify_proof("a", 3, view)
+        canaries.look_at("arguments", Path(f"/proc/{node.process.pid}/cmdline").read_bytes())
+        canaries.look_at("environment", Path(f"/proc/{node.process.pid}/environ").read_bytes())
+    finally:
+        assert node.stop() == 0
+    canaries.look_at("output", "".join(node.output))
+    canaries.look_at_files("data", tmp_path / "data")
+    assert canaries.found() == []
+    assert "checkpoints are signed again" in "".join(node.output)
+    assert not list((tmp_path / "data" / "keys").glob("log*"))
