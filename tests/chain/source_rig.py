@@ -11,7 +11,7 @@ from fakes.fake_arc import FakeArc
 from fakes.fake_arcade import FakeArcade
 from fakes.fake_desk import World, served
 from fakes.fake_headers_service import FakeHeadersService
-from fakes.fake_node import FakeNode
+from fakes.fake_sv_node import FakeNode
 from fakes.fake_whatsonchain import FakeWhatsOnChain
 
 from overlayd.bsv.tx import ExtendedTransaction, Transaction, TxOutput

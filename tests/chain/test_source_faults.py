@@ -11,7 +11,7 @@ import pytest
 import trio
 from chain_rig import outgoing
 from fakes.fake_desk import Reply, break_proof
-from fakes.fake_node import RpcFailed
+from fakes.fake_sv_node import RpcFailed
 from source_rig import SourceRig, look_up_one, only, plain, source_rig, submit_one
 from trio.testing import MockClock
 

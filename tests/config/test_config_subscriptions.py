@@ -39,7 +39,7 @@ def test_subscriptions_are_read_with_their_places(tmp_path: Path) -> None:
     [
         ("subscriptions = 1\n", "expected an array of tables"),
         ('[[subscriptions]]\nkind = "pull"\n', "missing required field `name`"),
-        ('[[subscriptions]]\nname = "x"\nkind = "agent"\n', "subscriptions.x.kind"),
+        ('[[subscriptions]]\nname = "x"\nkind = "agent"\n', "subscriptions.x.agent"),
         ('[[subscriptions]]\nname = "x"\nkind = "pull"\nfrom = "last"\n', "subscriptions.x.from"),
         ('[[subscriptions]]\nname = "x"\nkind = "pull"\nnonsense = 1\n', "nonsense"),
         ('[[subscriptions]]\nname = "x"\nkind = "pull"\npull = { lease = "0s" }\n', "subscriptions.x.pull.lease"),
