@@ -258,7 +258,8 @@ def note_mined(c: sqlite3.Connection, mined: Iterable[Mined], now_us: int) -> No
         c.execute(
             "UPDATE chain_item SET height = ?1, is_late = is_late OR state IN ('failed', 'dropped'), state = 'mined',"
             " is_mined_told = 0, verdict = '', next_depth = abs(next_depth)"
-            " WHERE tx_id = ?2 AND vout IS NOT NULL AND state IN ('pending', 'seen', 'failed', 'dropped')",
+            " WHERE tx_id = ?2 AND vout IS NOT NULL AND next_depth <> 0"
+            " AND state IN ('pending', 'seen', 'failed', 'dropped')",
             (proof.height, proof.tx_id),
         )
 

@@ -1,6 +1,7 @@
 """The operations about the chain and the node's wallet (openapi.py)."""
 
 from overlayd.model import wire_chain
+from overlayd.net.chain_callback_routes import CallbackIn
 from overlayd.net.operations import INTEGER, JSON, LIMIT, Answer, Operation, query_of
 
 _BODY_ERRORS = (400, 401, 403, 404, 409, 413, 415, 422, 429, 503)
@@ -19,6 +20,10 @@ CHAIN_OPERATIONS: tuple[Operation, ...] = (
             query_of("limit", "At most so many", {"type": "integer", "minimum": 1, "maximum": 2000}),
         ),
         {}, (400, 404), "any",
+    ),
+    Operation(
+        "post", "/v1/chain/callback", "Where sources of the chain say that something happened to a transaction", "chain",
+        (Answer(204, "Taken; the node looks for itself"),), (), {JSON: CallbackIn}, (400, 401, 403, 408, 413), "any",
     ),
     Operation(
         "post", "/v1/chain/regtest/mine", "Mine blocks on the embedded chain", "chain", _DONE, (),

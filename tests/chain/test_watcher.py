@@ -1,11 +1,16 @@
 """The watcher on the embedded chain: what it tells of packets with a transaction of their own, and what it doesn't."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from watch_rig import STREAM, watching
 
-from overlayd.model.chain_source import SourceState
+from overlayd.chain import item_tables
+from overlayd.chain.engine_settings import WatchSettings
+from overlayd.model.chain_source import SourceState, SourceStatus
+from overlayd.model.errors import SourceUnavailable
+from overlayd.model.txid import TxId
 
 
 async def test_a_packet_is_broadcast_seen_mined_and_confirmed_once(tmp_path: Path) -> None:
@@ -162,3 +167,77 @@ async def test_a_depth_that_is_added_is_told_of_older_packets(tmp_path: Path) ->
         assert (await node.told())[3:] == [f"{offset} confirmed2" for offset in offsets]
         await node.mine(2)
         assert (await node.told())[6:] == [f"{offset} confirmed5" for offset in offsets]
+
+
+async def test_hints_beyond_their_bound_become_one_look_at_everything(tmp_path: Path) -> None:
+    """Too many hints are no loss: all that is open is asked about instead, and the hit is counted."""
+    async with watching(tmp_path, watch=WatchSettings(hints_max=3)) as node:
+        await node.define()
+        ((receipt, _),) = await node.publish_many(1)
+        await node.settle()
+        await node.chain.mine()
+        await node.book.follow(node.chain)
+        for number in range(4):
+            node.watcher.hint(TxId(bytes([number]) * 32))
+        hits = node.metrics.registry.get_sample_value("overlayd_limit_hits_total", {"limit": "hints_max"})
+        assert hits == 1
+        assert await node.watcher.step()
+        assert (await node.now(receipt.offset)).state == "confirmed"
+
+
+async def test_a_hint_is_looked_at_without_a_block(tmp_path: Path) -> None:
+    """One transaction is asked about when a source hints at it, and nothing else is."""
+    async with watching(tmp_path) as node:
+        await node.define()
+        named, other = await node.publish_many(2, is_named=True)
+        await node.settle()
+        asked: list[int] = []
+        look_up = node.chain.look_up
+
+        async def counting(txids: Sequence[TxId]) -> list[SourceStatus]:
+            asked.append(len(txids))
+            return await look_up(txids)
+
+        node.chain.look_up = counting  # type: ignore[method-assign]
+        await node.send(node.unsent[named[1].txid])
+        node.watcher.hint(named[1].txid)
+        assert await node.watcher.step()
+        assert asked == [1]
+        assert (await node.now(named[0].offset)).state == "seen"
+        assert (await node.now(other[0].offset)).state == "pending"
+
+
+async def test_a_source_that_is_away_holds_nothing_back_but_answers(tmp_path: Path) -> None:
+    """What our own headers say is told all the same; the rest is tried again."""
+    async with watching(tmp_path) as node:
+        await node.define(depths=(1, 2))
+        ((receipt, _),) = await node.publish_many(1)
+        await node.settle()
+        await node.mine()
+        look_up, submit = node.chain.look_up, node.chain.submit
+
+        async def away(*_: object) -> list[SourceStatus]:
+            raise SourceUnavailable("gone", subject="source regtest")
+
+        node.chain.look_up = node.chain.submit = away  # type: ignore[method-assign]
+        ((late, _),) = await node.publish_many(1)
+        await node.chain.mine()
+        await node.book.follow(node.chain)
+        assert not await node.watcher.step()
+        assert await node.told(receipt.offset) == ["confirmed1", "confirmed2"]
+        node.chain.look_up, node.chain.submit = look_up, submit  # type: ignore[method-assign]
+        await node.settle()
+        await node.mine()
+        assert (await node.now(late.offset)).state == "confirmed"
+
+
+async def test_a_deleted_stream_waits_for_nothing(tmp_path: Path) -> None:
+    """Its packets' transactions may come into blocks; nobody is told of them any more."""
+    async with watching(tmp_path) as node:
+        await node.define()
+        await node.publish()
+        await node.settle()
+        await node.log.delete_stream(STREAM)
+        await node.mine(2)
+        assert await node.told() == []
+        assert await node.log.read(item_tables.read_open_streams) == []
