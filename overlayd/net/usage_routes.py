@@ -27,6 +27,8 @@ METHODS = ("publish", "read", "websocket", "sse", "ndjson", "pull", "webhook", "
 DEFAULT_HOURS = 24
 _SPANS = {"hour": 1, "day": 24}
 _ID_MAX = (1 << 63) - 1
+_LAST_HOUR = parse_time_us("9999-12-31T00:00:00Z") // HOUR_US
+"""The end of the last day whose end can be written down as a time."""
 _After = tuple[int, str, str, str]
 
 
@@ -114,12 +116,16 @@ def whose_usage(principal: Principal, parameters: Parameters) -> str:
 def _hour_of(parameters: Parameters, name: str, default: int, *, is_end: bool) -> int:
     text = parameters.text(name)
     if not text:
-        return default
+        return _within(default)
     try:
         time_us = parse_time_us(text)
     except ValueError as err:
         raise BadParameter(f"{name}: {err}", subject=name, hint="2026-01-02T03:00:00Z") from err
-    return -(-time_us // HOUR_US) if is_end else time_us // HOUR_US
+    return _within(-(-time_us // HOUR_US) if is_end else time_us // HOUR_US)
+
+
+def _within(hour: int) -> int:
+    return min(max(hour, 0), _LAST_HOUR)
 
 
 def _counts_body(row: UsageRow) -> UsageCounts:
@@ -145,4 +151,6 @@ def _after(text: str) -> _After | None:
         found: _After = msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=_After)
     except (binascii.Error, ValueError, msgspec.DecodeError) as err:
         raise BadParameter("after isn't what next_after said", subject="after") from err
+    if not 0 <= found[0] <= _LAST_HOUR:
+        raise BadParameter("after isn't what next_after said", subject="after")
     return found

@@ -111,10 +111,28 @@ def test_an_owners_narrow_key_doesnt_use_what_a_wide_one_subscribed_to(node: Nod
             ("POST", "/fetch"), ("GET", ""), ("PATCH", ""), ("GET", "/dead-letters"), ("GET", "/attempts"),
             ("POST", "/seek"), ("DELETE", ""),
         ):  # fmt: skip
-            body = {} if method in ("POST", "PATCH") else None
+            body: dict[str, Any] | None = {} if method in ("POST", "PATCH") else None
             assert ask(node, method, path + action, narrow.key, body)[0] == 404, (name, method, action)
     assert [one["name"] for one in ask(node, "GET", "/v1/subscriptions", narrow.key)[1]["subscriptions"]] == ["menu"]
     names = [one["name"] for one in ask(node, "GET", "/v1/subscriptions", peer.key)[1]["subscriptions"]]
     assert names == ["menu", "pay", "some"]
     assert len(ask(node, "GET", "/v1/subscriptions", make(node, "subscribe", owner="eve").key)[1]["subscriptions"]) == 4
     assert ask(node, "POST", "/v1/subscriptions/menu/fetch", narrow.key)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("to=0001-01-01T00:00:00Z", 400),
+        ("to=9999-12-31T23:59:59Z", 200),
+        ("from=0001-01-01T00:00:00Z&by=day", 200),
+        ("from=0001-01-01T00:00:00Z&to=9999-12-31T23:59:59Z&by=total", 200),
+        ("to=9999-12-31T23:59:59Z&by=day", 200),
+        ("after=WzEwMDAwMDAwMDAwMDAwMDAwMDAwMCwgIiIsICIiLCAiIl0", 400),  # the hour 10**20
+        ("after=WzkyMjMzNzIwMzY4NTQ3NzU4MDgsICJhIiwgImIiLCAiYyJd", 400),  # the hour 2**63
+        ("after=Wy0xLCAiIiwgIiIsICIiXQ", 400),  # the hour -1
+    ],
+)
+def test_usage_of_times_that_never_are(node: Node, query: str, status: int) -> None:
+    """What is beyond the calendar, or beyond what the database counts, isn't a fault of the node's."""
+    assert ask(node, "GET", f"/v1/usage?{query}", make(node, "manage").key)[0] == status
