@@ -46,19 +46,15 @@ class PublicKey:
 
     def verify_digest(self, digest: bytes, signature: bytes) -> None:
         """Checks a DER signature over 32 bytes. Raises SignatureInvalid, also for high-S and loose DER."""
-        assert len(digest) == DIGEST_BYTES
-        if not is_strict_der(signature):
-            raise SignatureInvalid("the signature isn't strict DER", subject="signature")
-        try:
-            is_valid = self._point.verify(signature, digest, None)
-        except ValueError:
-            is_valid = False
-        if not is_valid:
-            raise SignatureInvalid("the signature doesn't verify", subject="signature")
+        _verify(self._point, digest, signature)
 
     def verify(self, message: bytes, signature: bytes) -> None:
         """Checks a DER signature over a message, hashed with SHA-256 once. Raises SignatureInvalid."""
         self.verify_digest(sha256(message), signature)
+
+    def verify_as_child(self, message: bytes, signature: bytes, tweak: bytes) -> None:
+        """As `verify`, for this key plus a number (32 bytes). Raises SignatureInvalid, MalformedChainData as `add`."""
+        _verify(self._plus(tweak), sha256(message), signature)
 
     def multiply(self, scalar: bytes) -> "PublicKey":
         """The point `scalar` times (32 bytes, 1 to the order less 1); with a secret this is the shared point of ECDH."""
@@ -66,8 +62,11 @@ class PublicKey:
 
     def add(self, scalar: bytes) -> "PublicKey":
         """The point plus `scalar` times the generator. Raises MalformedChainData when that is no point of the curve."""
+        return PublicKey(self._plus(scalar))
+
+    def _plus(self, scalar: bytes) -> coincurve.PublicKey:
         try:
-            return PublicKey(self._point.add(scalar))
+            return self._point.add(scalar)
         except ValueError as err:
             raise MalformedChainData("the sum is no point of the curve", subject="public key") from err
 
@@ -150,6 +149,18 @@ class _BareSigner(coincurve.PrivateKey):
 
 ANYONE = PrivateKey((1).to_bytes(32, "big"))
 """The key that everybody knows (BRC-43): signatures for it can be checked by all."""
+
+
+def _verify(point: coincurve.PublicKey, digest: bytes, signature: bytes) -> None:
+    assert len(digest) == DIGEST_BYTES
+    if not is_strict_der(signature):
+        raise SignatureInvalid("the signature isn't strict DER", subject="signature")
+    try:
+        is_valid = point.verify(signature, digest, None)
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise SignatureInvalid("the signature doesn't verify", subject="signature")
 
 
 def has_key_form(octets: bytes) -> bool:

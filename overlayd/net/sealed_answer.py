@@ -18,10 +18,10 @@ from overlayd.net.problem import complete_headers, problem_body, problem_headers
 
 NOTHING = b"{}"
 _JSON = (b"content-type", b"application/json")
-_CONDITIONS = frozenset(
-    (b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since", b"if-range", b"range")
-)
-_ENCODING = b"accept-encoding"
+_ENCODING = frozenset((b"accept-encoding",))
+_CONDITIONS = _ENCODING | {
+    b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since", b"if-range", b"range",
+}  # fmt: skip
 _EMPTY_STATUS = frozenset((204, 205, 304))
 _LENGTHS = frozenset((b"content-length", b"transfer-encoding"))
 _Pairs = list[tuple[bytes, bytes]]
@@ -30,10 +30,9 @@ _Pairs = list[tuple[bytes, bytes]]
 def asking_plainly(head: Head) -> Head:
     """The head without what could make the answer another one than the client verifies: compressed, which its HTTP
     library undoes before it looks, and for a GET without a body (304) or with a part of it."""
-    refused = _CONDITIONS | {_ENCODING} if head.method == "GET" else {_ENCODING}
-    if not any(name in refused for name, _ in head.headers):
-        return head
-    return msgspec.structs.replace(head, headers=tuple(pair for pair in head.headers if pair[0] not in refused))
+    refused = _CONDITIONS if head.method == "GET" else _ENCODING
+    kept = [pair for pair in head.headers if pair[0] not in refused]
+    return head if len(kept) == len(head.headers) else msgspec.structs.replace(head, headers=tuple(kept))
 
 
 def refuse_endless(path: str) -> Forbidden:

@@ -87,11 +87,14 @@ class MutualPeer:
         """Whether the request is the session's; it counts once. Raises Unauthorized."""
         try:
             tweak = child_tweak(session.shared, f"{_INVOICE}{general.nonce} {session.own_nonce}")
-            session.identity.key.add(tweak).verify(signed, general.signature)
+            session.identity.key.verify_as_child(signed, general.signature, tweak)
         except (SignatureInvalid, MalformedChainData) as err:
             raise refusal("x-bsv-auth-signature doesn't verify") from err
-        if self.find(general) is not session:  # whoever was quicker while this one's body came
+        # Its body may have been long in coming.
+        if not self.sessions.holds(session):
             raise refusal("there is no such session, or it is over")
+        if self.sessions.is_used(session, general.nonce):
+            raise refusal("x-bsv-auth-nonce was used before")
         self.sessions.note(session, general.nonce)
 
     def seal(

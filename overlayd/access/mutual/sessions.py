@@ -40,6 +40,9 @@ class SessionBook:
 
     def __init__(self, settings: MutualSettings, metrics: Metrics, now_s: Callable[[], float]) -> None:
         self._settings = settings
+        self._handshake_ttl_s = float(settings.handshake_ttl)
+        self._ttl_s = float(settings.session_ttl)
+        self._idle_s = float(settings.session_idle)
         self._metrics = metrics
         self.now_s = now_s
         self._fresh: OrderedDict[str, Session] = OrderedDict()
@@ -77,6 +80,11 @@ class SessionBook:
             return session
         self._drop(session)
         return None
+
+    def holds(self, session: Session) -> bool:
+        """Whether nothing has ended the session since it was found."""
+        held = self._proven if session.is_proven else self._fresh
+        return held.get(session.own_nonce) is session
 
     def is_used(self, session: Session, nonce: str) -> bool:
         """Whether a request of the session had this nonce."""
@@ -126,12 +134,12 @@ class SessionBook:
             del self._of[key]
 
     def _is_over(self, session: Session) -> bool:
-        now, settings = self.now_s(), self._settings
+        now = self.now_s()
         if session.identity.standing.ended:
             return True
         if not session.is_proven:
-            return now - session.began_s > settings.handshake_ttl
-        return now - session.began_s > settings.session_ttl or now - session.used_s > settings.session_idle
+            return now - session.began_s > self._handshake_ttl_s
+        return now - session.began_s > self._ttl_s or now - session.used_s > self._idle_s
 
     def _drop_old(self) -> None:
         """Those at the front that are over; the others are found when they are asked for."""
