@@ -12,6 +12,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import Protocol
 
+import structlog
 import trio
 
 from overlayd.model.limits import Limits
@@ -23,6 +24,7 @@ SLICE_S = 0.002
 """Work after which others get their turn."""
 _ENDING = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _WATCHED = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_log = structlog.get_logger("net.turnstile")
 
 
 class QuickServer(Protocol):
@@ -127,6 +129,8 @@ class Turnstile:
         self._epoll = select.epoll()
         self._stays: OrderedDict[int, Stay] = OrderedDict()
         self._arrival = trio.Event()
+        crashes = "Connections ended between their requests by an unforeseen error"
+        self._crashes = metrics.counter("overlayd_net_turnstile_crashes", crashes)
         watched = metrics.gauge(
             "overlayd_net_connections_between_requests", "Connections watched for their next request"
         )
@@ -202,10 +206,20 @@ class Turnstile:
             for number, mask in self._epoll.poll(0, EVENTS_PER_LOOK):
                 stay = self._stays.get(number)
                 if stay is not None:
-                    stay.look(mask)
+                    self._look(stay, mask)
                     if time.perf_counter() - since > SLICE_S:
                         await trio.lowlevel.checkpoint()
                         since = time.perf_counter()
+
+    def _look(self, stay: Stay, mask: int) -> None:
+        """A fault of ours costs one connection, as it does in a connection's own task, not everybody's."""
+        try:
+            stay.look(mask)
+        except Exception as error:
+            self._crashes.inc()
+            _log.error("connection crashed", fd=stay.number, exc_info=error)
+            stay.connection.abort()
+            stay.leave(False)
 
     async def _end_idle_in_time(self) -> None:
         """The stays are in the order in which they became idle, but for those that are busy now."""

@@ -253,6 +253,29 @@ async def test_an_upload_beside_plain_packets(tmp_path: Path) -> None:
         assert packets_in(log) == 6
 
 
+@in_clear_text
+async def test_a_fault_of_the_quick_way_costs_one_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The turnstile is one task for everybody; what must not happen there ends a connection and is told."""
+    take = QuickPublish.take
+
+    def fail(quick: QuickPublish, stay: Stay, data: bytes) -> bool:
+        if b"unlucky" in data:
+            raise RecursionError("a fault")
+        return take(quick, stay, data)
+
+    monkeypatch.setattr(QuickPublish, "take", fail)
+    async with open_publishing(tmp_path, Limits(), is_fast=True) as (edge, log), await edge.connect() as other:
+        async with await edge.connect() as client:
+            for one in (client, other):
+                assert (await ask(one, post(b'{"data":1}')))[0] == 201
+            await client.send(post(b'{"data":"unlucky"}'))
+            assert await client.is_closed_by_peer()
+        assert (await ask(other, post(b'{"data":3}')))[0] == 201
+        assert packets_in(log) == 3
+        assert edge.count("overlayd_net_turnstile_crashes_total") == 1
+        assert len(_turnstile_of(edge)._stays) == 1
+
+
 def _turnstile_of(edge: Edge) -> Turnstile:
     turnstile = edge.door._turnstile
     assert turnstile is not None
