@@ -1,6 +1,6 @@
 """The operations about keys and tickets (openapi.py)."""
 
-from overlayd.model import wire_access
+from overlayd.model import wire_access, wire_mutual
 from overlayd.net.operations import JSON, LIMIT, TEXT, Answer, Operation, Parameter, query_of
 
 _KEY = Parameter("key", "path", "Id of the key", TEXT, True)
@@ -32,5 +32,10 @@ ACCESS_OPERATIONS: tuple[Operation, ...] = (
         "post", "/v1/tickets", "A bearer for one live connection, for pages in a browser", "access",
         (Answer(201, "The ticket", {JSON: wire_access.TicketBody}),), (), {JSON: wire_access.TicketIn},
         (400, 401, 403, 413, 415, 422, 429), "any", True,
+    ),
+    Operation(
+        "post", "/.well-known/auth", "Begin a session of mutual authentication (BRC-103, BRC-104)", "access",
+        (Answer(200, "The node's half", {JSON: wire_mutual.HandshakeBody}),), (), {JSON: wire_mutual.HandshakeIn},
+        (400, 401, 404, 408, 413, 415, 429, 503), "any",
     ),
 )  # fmt: skip
