@@ -24,7 +24,7 @@ from overlayd.chain.watch_tables import Answered, Mined, WatchedTx
 from overlayd.model.bodies import StatusEntry
 from overlayd.model.chain_source import Outgoing, RawSource, SourceStatus, TransactionSource
 from overlayd.model.clock import Clock
-from overlayd.model.errors import OverlaydError, ShuttingDown
+from overlayd.model.errors import OverlaydError, ShuttingDown, SourceUnavailable
 from overlayd.model.metrics import Metrics
 from overlayd.model.txid import BlockHash, TxId
 
@@ -244,7 +244,11 @@ class Watcher:
 
     async def _ask_sources(self) -> None:
         """Broadcasts what is to be, asks about what is open or hinted at, and tells what came of it."""
-        await self._send()
+        away: SourceUnavailable | None = None
+        try:
+            await self._send()
+        except SourceUnavailable as error:
+            away = error  # who can't be sent to may still answer
         hints, self._hints = self._hints, {}
         is_poll, self._is_poll_due = self._is_poll_due, False
         try:
@@ -253,9 +257,14 @@ class Watcher:
                 await self.count()
             elif hints:
                 await self._look_up(await self._log.read(lambda c: txs.find_txs(c, hints)))
+            # Those that were forgotten, or refused before, are tried once more.
+            if away is None:
+                await self._send()
         except OverlaydError:
             self._is_poll_due = True
             raise
+        if away is not None:
+            raise away
 
     async def _send(self) -> None:
         after, size = 0, self._source.batch_max
@@ -270,8 +279,6 @@ class Watcher:
         while batch := await self._log.read(lambda c: txs.read_open(c, after, size)):  # noqa: B023
             await self._look_up(batch)
             after = batch[-1].id
-        # Those that were forgotten, or refused before, are tried once more.
-        await self._send()
 
     async def _look_up(self, batch: Sequence[WatchedTx]) -> None:
         for start in range(0, len(batch), self._source.batch_max):

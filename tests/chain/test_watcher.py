@@ -241,3 +241,26 @@ async def test_a_deleted_stream_waits_for_nothing(tmp_path: Path) -> None:
         await node.mine(2)
         assert await node.told() == []
         assert await node.log.read(item_tables.read_open_streams) == []
+
+
+async def test_who_cannot_be_sent_to_is_asked_all_the_same(tmp_path: Path) -> None:
+    """With nobody to broadcast to, what others broadcast is found and confirmed."""
+    async with watching(tmp_path) as node:
+        await node.define(order="confirmation")
+        ((unsent, _),) = await node.publish_many(1)
+        ((receipt, tx),) = await node.publish_many(1)
+        await node.send(node.unsent[tx.txid])
+        await node.chain.mine()
+        await node.book.follow(node.chain)
+        submit = node.chain.submit
+
+        async def away(*_: object) -> list[SourceStatus]:
+            raise SourceUnavailable("nobody broadcasts", subject="sources")
+
+        node.chain.submit = away  # type: ignore[method-assign]
+        assert not await node.watcher.step()
+        assert await node.told() == [f"{receipt.offset} confirmed1"]
+        node.chain.submit = submit  # type: ignore[method-assign]
+        await node.settle()
+        await node.mine()
+        assert (await node.now(unsent.offset)).state == "confirmed"
