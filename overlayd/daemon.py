@@ -273,6 +273,7 @@ class Parts:
             app, log=log, node_name=node, metrics=self.metrics, ready_checks=self._ready_checks(),
             ready_notes={"access": self.ports.exposure, **({"chain": self.chain.describe} if self.chain else {})},
             network=self.settings.chain.network,
+            identity_key=self.schemes.mutual.key if self.schemes.mutual else "",
             is_metrics_served=self.settings.metrics.enabled,
         )  # fmt: skip
         add_docs_routes(app, agentpipe_operations(self.settings.agentpipe))

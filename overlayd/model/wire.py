@@ -194,6 +194,10 @@ class NodeBody(msgspec.Struct, kw_only=True):
     log: Annotated[str, Meta(description="Log id, from its first public key")]
     origin: Annotated[str, Meta(description="First line of its checkpoints")]
     keys: Annotated[list[str], Meta(description="Verifier keys of its checkpoints (C2SP vkey)")]
+    identity_key: Annotated[
+        str | UnsetType,
+        Meta(description="Public key that it signs answers with (BRC-104), where identities may come in"),
+    ] = UNSET
     network: Annotated[NetworkName, Meta(description="Its chain; none: this node confirms nothing on a chain")] = "none"
     epoch: str
     ancestry: list[EpochBody] = []

@@ -35,9 +35,11 @@ def add_node_routes(
     ready_notes: ReadyChecks | None = None,
     is_metrics_served: bool = True,
     network: NetworkName = "none",
+    identity_key: str = "",
 ) -> None:
     """Adds the routes about the node itself. `ready_notes`: what is told beside the checks and never wrong.
-    `is_metrics_served`: `[metrics] enabled`. `network`: of `[chain]`."""
+    `is_metrics_served`: `[metrics] enabled`. `network`: of `[chain]`. `identity_key`: the node's, where it signs
+    answers."""
     versions = {"overlayd": __version__, "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
     versions.update((part, version(part)) for part in _PARTS)
 
@@ -74,15 +76,16 @@ def add_node_routes(
     async def node() -> Response:
         """Who this node is and where its log stands."""
         check_standing(principal_of(request))
-        return answer(encode_wire(_node_body(log, node_name, versions, network)))
+        return answer(encode_wire(_node_body(log, node_name, versions, network, identity_key)))
 
 
-def _node_body(log: Log, node_name: str, versions: dict[str, str], network: NetworkName) -> NodeBody:
+def _node_body(log: Log, node_name: str, versions: dict[str, str], network: NetworkName, identity_key: str) -> NodeBody:
     return NodeBody(
         node=node_name,
         log=log.log_id,
         origin=log.origin,
         keys=[log.vkey],
+        identity_key=identity_key or UNSET,
         network=network,
         epoch=format_epoch(log.epoch),
         ancestry=[EpochBody(epoch=format_epoch(epoch), last_offset=offset) for epoch, offset in log.ancestry],

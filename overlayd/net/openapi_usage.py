@@ -55,7 +55,7 @@ USAGE_OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "delete", "/v1/quotas/policies/{policy}", "Take a policy away; whoever has it is refused", "usage",
-        (Answer(204, "Gone"),), (POLICY,), {}, (403, 404), "admin",
+        (Answer(204, "Gone"),), (POLICY,), {}, (403, 404, 409), "admin",
     ),
     Operation(
         "post", "/v1/streaming/sessions", "Begin a streaming session on a receipt", "streaming",
