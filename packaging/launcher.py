@@ -13,8 +13,8 @@ import signal
 import sys
 from pathlib import Path
 
-from overlayd.model.build_info import unpacked_in
 from overlayd.cli import main
+from overlayd.model.build_info import unpacked_in
 
 MARK = ".overlayd-run"
 _PR_SET_PDEATHSIG = 1

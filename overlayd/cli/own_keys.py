@@ -70,4 +70,6 @@ def _held_keys(directory: Path) -> Sequence[bytes]:
     except OSError as error:
         raise VerificationFailed(f"{error.filename}: {error.strerror}", subject=str(place)) from error
     except ValueError as error:
-        raise VerificationFailed(f"a key file in {place} doesn't hold {SEED_BYTES} bytes", subject=str(place)) from error
+        raise VerificationFailed(
+            f"a key file in {place} doesn't hold {SEED_BYTES} bytes", subject=str(place)
+        ) from error

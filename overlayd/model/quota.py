@@ -11,9 +11,7 @@ from msgspec import Meta
 WindowName: TypeAlias = Literal["hour", "day", "month"]
 WINDOWS: tuple[WindowName, ...] = ("hour", "day", "month")
 HOUR_US = 3_600_000_000
-PolicyName = Annotated[
-    str, Meta(description="Name of the policy", pattern="^[a-z0-9_-]{1,64}$", examples=["standard"])
-]
+PolicyName = Annotated[str, Meta(description="Name of the policy", pattern="^[a-z0-9_-]{1,64}$", examples=["standard"])]
 _Figure = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 _GIB = 1 << 30
 

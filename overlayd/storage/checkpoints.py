@@ -13,7 +13,15 @@ import structlog
 import trio
 
 from overlayd.model.clock import Clock
-from overlayd.model.errors import CommitFailed, ConfigInvalid, KeyNotSuited, OverlaydError, ShuttingDown, SignerUnavailable, StorageFull
+from overlayd.model.errors import (
+    CommitFailed,
+    ConfigInvalid,
+    KeyNotSuited,
+    OverlaydError,
+    ShuttingDown,
+    SignerUnavailable,
+    StorageFull,
+)
 from overlayd.model.metrics import Metrics
 from overlayd.model.note import CheckpointText, VerifierKey
 from overlayd.storage.checkpoint import Checkpoint

@@ -168,7 +168,6 @@ class Log:
         self, statuses: Sequence[StatusEntry], along: Callable[[sqlite3.Connection], None]
     ) -> list[int]:
         """Entries of what became of packets, a few hundred at most, and rows about it in one transaction; the offsets.
-
         `along` must not fail: it would take the whole group along. Checkpoint. Raises as `append_own`."""
         return list(await self._change(statuses_job(statuses, along)))
 

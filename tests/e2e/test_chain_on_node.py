@@ -136,8 +136,7 @@ def test_the_chain_is_shown(chain_node: ChainNode) -> None:
     assert [header["height"] for header in headers] == list(range(chain["tip"]["height"] + 1))
     assert headers[-1]["hash"] == chain["tip"]["hash"]
     assert all(
-        bytes.fromhex(one["raw"])[4:36][::-1].hex() == before["hash"]
-        for before, one in itertools.pairwise(headers)
+        bytes.fromhex(one["raw"])[4:36][::-1].hex() == before["hash"] for before, one in itertools.pairwise(headers)
     )
     ready = chain_node.ask("GET", "/readyz")
     assert ready["checks"]["chain"]["detail"].startswith("regtest at block ")

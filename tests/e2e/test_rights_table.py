@@ -187,7 +187,9 @@ async def asked(walk: Walk, method: str, path: str) -> dict[str, bool]:
 
 def test_the_node_serves_nothing_that_isnt_in_the_table() -> None:
     """The operations are those of the app (tests/test_daemon.py holds them against each other), each with its row."""
-    messages = {name.removeprefix("client.") for name in build_asyncapi()["components"]["messages"] if "client." in name}
+    messages = {
+        name.removeprefix("client.") for name in build_asyncapi()["components"]["messages"] if "client." in name
+    }
     assert messages <= {message["type"] for message in MESSAGES.values()}
     rows = "\n".join(written_table())
     for operation in OPERATIONS:

@@ -276,7 +276,10 @@ async def test_pieces_become_one() -> None:
         await send({"type": "http.response.body"})
 
     start, body = await sealed(app, LoudSeal(), Limits())
-    assert (start["status"], start["headers"]) == (200, [(b"a", b"b"), (b"content-length", b"10"), (b"seal", b"200 10")])
+    assert (start["status"], start["headers"]) == (
+        200,
+        [(b"a", b"b"), (b"content-length", b"10"), (b"seal", b"200 10")],
+    )
     assert body == {"type": "http.response.body", "body": b"x" * 10, "more_body": False}
 
 
