@@ -62,8 +62,17 @@ async def test_every_metric_is_on_the_page_and_nothing_else(tmp_path: Path) -> N
         registered = {family.name for family in parts.metrics.registry.collect()}
     page = METRICS_PAGE.read_text()
     named = set(re.findall(r"^\| `([a-z_]+?)(?:_total)?(?:\{[^`]*\})?` \|", page, re.MULTILINE))
-    # The listeners' own are registered when they open, the chain's when there is one.
-    late = ("overlayd_net_", "overlayd_tls_", "overlayd_chain_", "overlayd_wallet_", "overlayd_anchor_", *OF_DIALECTS)
+    # The listeners' own are registered when they open, the chain's and those of two schemes when there is one.
+    late = (
+        "overlayd_net_",
+        "overlayd_tls_",
+        "overlayd_chain_",
+        "overlayd_wallet_",
+        "overlayd_anchor_",
+        "overlayd_access_jwks_",
+        "overlayd_access_mutual_",
+        *OF_DIALECTS,
+    )
     absent = {name for name in named - registered if not name.startswith(late)}
     assert absent == set()
     assert registered - named == set()

@@ -55,6 +55,8 @@ async def count_log_and_usage(directory: Path) -> tuple[Counter[str], Counter[st
                 if entry.sequence:
                     stream = log.find_stream_by_hash(entry.stream_hash)
                     assert stream is not None
+                    if stream.name.startswith("overlayd."):  # what the node tells of itself is nobody's usage
+                        continue
                     name = f"{decode_meta(entry.meta).principal} {entry.appended_us // HOUR_US} {stream.name}"
                     logged[f"{name} packets"] += 1
                     logged[f"{name} bytes"] += len(entry.body)
