@@ -48,7 +48,7 @@ async def test_every_route_is_in_the_document_and_nothing_else(tmp_path: Path) -
     """An operation without a route, or a route without an operation, would mislead a client."""
     async with open_parts(tmp_path) as parts:
         routed = {
-            (method.lower(), re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+            (method.lower(), re.sub(r"<(?:[^:>]+:)?(\w+)>", r"{\1}", rule.rule))
             for rule in parts.app.url_map.iter_rules()
             for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
         }

@@ -17,6 +17,7 @@ from overlayd.net.app import answer
 from overlayd.net.json_body import JsonBodies
 from overlayd.net.lane import Lane
 from overlayd.net.parameters import Parameters
+from overlayd.net.path_parts import know_exceptions
 
 ONE = "/v1/subscriptions/<subscription>"
 LIST_LIMIT = 100
@@ -35,12 +36,15 @@ def add_dead_letter_routes(
     """Adds `attempts` and `dead-letters` below `/v1/subscriptions/{subscription}`. `find`: for the caller."""
     routes = _LetterRoutes(durable, find, bodies, lane)
     letters = f"{ONE}/dead-letters"
+    know_exceptions(app)
     app.add_url_rule(f"{ONE}/attempts", "subscriptions.attempts", routes.attempts, methods=["GET"])
     app.add_url_rule(letters, "dead_letters.list", routes.show_all, methods=["GET"])
     app.add_url_rule(letters, "dead_letters.clear", routes.clear, methods=["DELETE"])
     app.add_url_rule(f"{letters}/redeliver", "dead_letters.redeliver", routes.redeliver, methods=["POST"])
-    app.add_url_rule(f"{letters}/<number>", "dead_letters.show", routes.show, methods=["GET"])
-    app.add_url_rule(f"{letters}/<number>", "dead_letters.delete", routes.delete, methods=["DELETE"])
+    app.add_url_rule(f"{letters}/<unless('redeliver'):number>", "dead_letters.show", routes.show, methods=["GET"])
+    app.add_url_rule(
+        f"{letters}/<unless('redeliver'):number>", "dead_letters.delete", routes.delete, methods=["DELETE"]
+    )
     app.add_url_rule(
         f"{letters}/<number>/redeliver", "dead_letters.redeliver_one", routes.redeliver_one, methods=["POST"]
     )

@@ -34,6 +34,10 @@ class Parameters:
     def text(self, name: str, default: str = "") -> str:
         return self._values.get(name, default)
 
+    def has(self, name: str) -> bool:
+        """Whether it was given, even if empty."""
+        return name in self._values
+
     def flag(self, name: str) -> bool | None:
         """None when it isn't given. Raises BadParameter."""
         if name not in self._values:

@@ -17,9 +17,14 @@ async def prove_body(
 ) -> Head:  # fmt: skip
     """Reads the body, has it proven, and puts it back as unread; gives the head that fits it from now on.
 
-    The body is bounded, so what was sent in chunks is put back in one piece. Checkpoint. Raises BodyTooLarge,
+    The body is bounded, so what was sent in chunks is put back in one piece. A checkpoint when it waits for the body,
+    or `prove` is one. Raises BodyTooLarge,
     RequestTimeout, IntakeBusy, ClientLeft, and what `prove` raises.
     """
+    length = head.content_length or 0
+    if not head.is_chunked and length <= min(bytes_max, len(connection.unread)):  # it is all here, and may stay so
+        await prove(bytes(connection.unread[:length]))
+        return head
     source = RequestBody(connection, head, bodies.limits)
     with bodies.hold() as hold:
         body = await bodies.reader(source, "", bytes_max, LIMIT).read_all(hold)

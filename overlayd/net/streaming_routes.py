@@ -40,6 +40,7 @@ from overlayd.net.app import answer, principal_of
 from overlayd.net.json_body import JsonBodies
 from overlayd.net.lane import Lane
 from overlayd.net.parameters import Parameters
+from overlayd.net.path_parts import know_exceptions
 
 UNBOUNDED = (1 << 53) - 1
 """The largest number that every JSON reader takes exactly."""
@@ -53,10 +54,11 @@ def add_streaming_routes(
     """Adds the routes. `put_policy`: as `PUT /v1/quotas/policies/{policy}` does it."""
     routes = _StreamingRoutes(sessions, clock, lane, bodies, put_policy)
     add = app.add_url_rule
+    know_exceptions(app)
     add("/v1/streaming/sessions", "streaming.open", routes.open, methods=["POST"])
     add("/v1/streaming/sessions/<session>", "streaming.show", routes.show, methods=["GET"])
     add("/v1/streaming/quotas/policies", "streaming.policy", routes.make_policy, methods=["POST"])
-    add("/v1/streaming/quotas/<receipt>", "streaming.quota", routes.quota, methods=["GET"])
+    add("/v1/streaming/quotas/<unless('policies'):receipt>", "streaming.quota", routes.quota, methods=["GET"])
     add("/v1/agent/streaming/sessions", "streaming.agent", routes.agent, methods=["POST"])
 
 

@@ -115,7 +115,7 @@ def whose_usage(principal: Principal, parameters: Parameters) -> str:
 
 def _hour_of(parameters: Parameters, name: str, default: int, *, is_end: bool) -> int:
     text = parameters.text(name)
-    if not text:
+    if not text and not parameters.has(name):
         return _within(default)
     try:
         time_us = parse_time_us(text)
