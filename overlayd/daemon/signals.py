@@ -1,0 +1,63 @@
+"""What the outside says to the process, and what it says to its service manager: signals, readiness, the watchdog."""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+import trio
+
+from overlayd.daemon.parts import Parts
+from overlayd.model.audit import AuditRecord
+from overlayd.model.errors import ConfigInvalid
+from overlayd.model.systemd import Notifier, watchdog_interval_s
+
+_log = structlog.get_logger("daemon")
+
+
+@asynccontextmanager
+async def stopping_on_signals() -> AsyncIterator[trio.Event]:
+    """An event that a TERM or INT sets; from here on they don't end the process in any other way."""
+    asked = trio.Event()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def receive() -> None:
+                async for number in signals:
+                    _log.info("stopping", signal=signal.Signals(number).name)
+                    asked.set()
+
+            nursery.start_soon(receive)
+            yield asked
+            nursery.cancel_scope.cancel()
+
+
+async def stop_when_asked(asked: trio.Event, stop: trio.Event, notifier: Notifier) -> None:
+    """Sets `stop` once `asked` is, and tells the service manager. Checkpoint."""
+    await asked.wait()
+    notifier.stopping("telling clients, then closing the log")
+    stop.set()
+
+
+async def reload_on_hangup(parts: Parts) -> None:
+    """Reads certificates anew on SIGHUP; what is wrong with them is logged, and changes nothing."""
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        async for _ in signals:
+            try:
+                listeners = parts.ports.reload()
+            except ConfigInvalid as error:
+                _log.error("not reloaded", subject=error.subject, reason=error.detail, hint=error.hint)
+                parts.access.trail.note(AuditRecord("certificates.reload", "failed", detail={"reason": error.detail}))
+            else:
+                parts.access.trail.note(AuditRecord("certificates.reload", subject=", ".join(listeners)))
+
+
+async def feed_watchdog(notifier: Notifier) -> None:
+    """Says that the event loop turns, when the service manager wants to hear it."""
+    interval_s = watchdog_interval_s(os.environ, os.getpid())
+    if interval_s is None:
+        return
+    while True:
+        notifier.alive()
+        await trio.sleep(interval_s)
