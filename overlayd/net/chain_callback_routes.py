@@ -17,7 +17,7 @@ from overlayd.model.callback import CALLBACK_PATH
 from overlayd.model.errors import BadRequest, BatchTooLarge, Forbidden, MalformedChainData
 from overlayd.model.metrics import Metrics
 from overlayd.model.txid import TxId, parse_txid
-from overlayd.net.app import answer, body_reader, principal_of
+from overlayd.net.app import answer, principal_of, read_body
 from overlayd.net.content import Bodies
 
 _log = structlog.get_logger("net.callback")
@@ -56,7 +56,7 @@ def add_chain_callback_routes(
         source, outcome = principal.name.partition(":")[2], "refused"
         try:
             with bodies.hold() as hold:
-                raw = await body_reader(request, bodies, int(settings.callback_bytes), "callback_bytes").read_all(hold)
+                raw = await read_body(request, bodies, hold, int(settings.callback_bytes), "callback_bytes")
             txids = read_callback(raw)
             if len(txids) > settings.callback_entries:
                 metrics.count_limit_hit("callback_entries")

@@ -9,7 +9,7 @@ from overlayd.access.mutual.messages import AUTH_PATH
 from overlayd.access.mutual.peer import MutualPeer
 from overlayd.model.errors import BadRequest, NotFound, Unauthorized
 from overlayd.model.wire_mutual import HandshakeIn
-from overlayd.net.app import answer, body_reader, principal_of
+from overlayd.net.app import answer, principal_of, read_body
 from overlayd.net.content import Bodies
 
 LIMIT = "handshake_bytes"
@@ -28,7 +28,7 @@ def add_mutual_routes(
                 hint="[[access.identities]] lists who may, and [access.mutual] enabled lets them",
             )  # fmt: skip
         with bodies.hold() as hold:
-            raw = await body_reader(request, bodies, bytes_max, LIMIT).read_all(hold)
+            raw = await read_body(request, bodies, hold, bytes_max, LIMIT)
         try:
             asked = msgspec.json.decode(raw, type=HandshakeIn)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
