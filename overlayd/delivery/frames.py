@@ -4,7 +4,7 @@ A frame is a pure function of its trigger and the format, so one text serves eve
 payload is carried as stored, byte for byte.
 """
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -13,7 +13,7 @@ from prometheus_client import Counter
 from overlayd.delivery.caching import ByteBounded
 from overlayd.delivery.deflate import deflate_message
 from overlayd.delivery.matching import PacketView
-from overlayd.delivery.query import Format
+from overlayd.delivery.query import FrameFormat
 from overlayd.model.bodies import StatusBody
 from overlayd.model.clock import format_time_us
 from overlayd.model.cursor import Cursor, Epoch, format_epoch
@@ -32,6 +32,7 @@ from overlayd.model.wire import (
     format_blake3,
     format_sha256,
 )
+from overlayd.model.wire_agents import AgentPacket, Producer
 
 DEFAULT_EVENT_TYPE = "overlayd.packet"
 NODE_SOURCE = "/node"
@@ -174,6 +175,29 @@ def packet_message(message: Message) -> PacketMessage:
     )  # fmt: skip
 
 
+def producer_of(view: PacketView) -> Producer:
+    """Who a packet is from, as far as the node knows."""
+    return Producer(principal=view.meta.principal or UNSET, signature="verified" if view.meta.signature else "none")
+
+
+def agent_packet(view: PacketView, state: PacketState) -> AgentPacket:
+    """The packet as consumers see it, with who it is from and what it was made from."""
+    return AgentPacket(
+        **msgspec.structs.asdict(packet_body(view, state)),
+        producer=producer_of(view),
+        made_from=list(view.meta.derived_from) or UNSET,
+    )
+
+
+def agent_message(message: Message) -> PacketMessage:
+    """A packet's message as agents get it, in the packet format."""
+    view = message.subject
+    assert isinstance(view, PacketView)
+    return PacketMessage(
+        stream_id=view.stream, cursor=str(message.cursor), packet=agent_packet(view, message.state)
+    )  # fmt: skip
+
+
 def other_message(message: Message) -> StatusMessage | GapMessage | ErasedMessage:
     """Everything but a packet, in the packet format."""
     subject = message.subject
@@ -250,9 +274,11 @@ def _other_event(message: Message) -> CloudEvent:
     return wrap_event(body, id=name, source=source, time_us=message.trigger_us, cursor=str(cursor))
 
 
-def encode_message(message: Message, format: Format) -> bytes:
+def encode_message(message: Message, format: FrameFormat) -> bytes:
     """The frame's JSON text."""
-    if format == "packet":
+    if format == "agent" and message.kind == "packet":
+        return encode_wire(agent_message(message))
+    if format != "cloudevents":
         return encode_wire(packet_message(message) if message.kind == "packet" else other_message(message))
     return encode_wire(_packet_event(message) if message.kind == "packet" else _other_event(message))
 
@@ -266,14 +292,14 @@ class FrameBook:
     """Frames that were written last, so that a packet is encoded once however many readers get it."""
 
     def __init__(self, capacity_bytes: int, metrics: Metrics) -> None:
-        self._texts: ByteBounded[tuple[int, int | None, Format], bytes] = ByteBounded(capacity_bytes)
-        self._packed: ByteBounded[tuple[int, int | None, Format], bytes] = ByteBounded(capacity_bytes // 4)
+        self._texts: ByteBounded[tuple[int, int | None, FrameFormat], bytes] = ByteBounded(capacity_bytes)
+        self._packed: ByteBounded[tuple[int, int | None, FrameFormat], bytes] = ByteBounded(capacity_bytes // 4)
         self._encoded: Counter = metrics.counter(
             "overlayd_frames_encoded", "Frames encoded; each serves every reader that gets it", "format"
         )
-        self._by_format = {name: self._encoded.labels(name) for name in ("packet", "cloudevents")}
+        self._by_format = {name: self._encoded.labels(name) for name in get_args(FrameFormat)}
 
-    def text(self, message: Message, format: Format) -> bytes:
+    def text(self, message: Message, format: FrameFormat) -> bytes:
         """The frame's JSON text. Only packets are kept: the rest is rare, or one reader's own."""
         if message.kind != "packet":
             return encode_message(message, format)
@@ -285,7 +311,7 @@ class FrameBook:
             self._texts.put(key, found, len(found) + _CACHED_MESSAGE_BYTES)
         return found
 
-    def packed(self, message: Message, format: Format, text: bytes) -> bytes | None:
+    def packed(self, message: Message, format: FrameFormat, text: bytes) -> bytes | None:
         """The frame's text as the payload of a compressed WebSocket message; None if it is better sent as it is."""
         if message.kind != "packet":
             return deflate_message(text)

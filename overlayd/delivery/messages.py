@@ -6,7 +6,7 @@ from msgspec import UNSET, Struct
 
 from overlayd.delivery.delivery import Delivery, OpenReader
 from overlayd.delivery.frames import Message, tag_frame, wrap_event
-from overlayd.delivery.query import Format
+from overlayd.delivery.query import FrameFormat
 from overlayd.delivery.session import Ending
 from overlayd.model.clock import Clock, format_time_us
 from overlayd.model.cursor import Cursor, format_epoch
@@ -33,16 +33,16 @@ class Scribe:
         self._clock: Clock = delivery.clock
         self._numbers = itertools.count(1)
 
-    def own(self, body: Struct, format: Format) -> bytes:
+    def own(self, body: Struct, format: FrameFormat) -> bytes:
         """The JSON text of one of the node's own messages."""
-        if format == "packet":
+        if format != "cloudevents":
             return encode_wire(body)
         source = f"/sessions/{self._session_id}"
         name = f"{self._session_id}/{next(self._numbers)}"
         cursor = getattr(body, "cursor", UNSET)
         return encode_wire(wrap_event(body, id=name, source=source, time_us=self._clock.now_us(), cursor=cursor))
 
-    def frame(self, message: Message, format: Format, sub: str = "") -> bytes:
+    def frame(self, message: Message, format: FrameFormat, sub: str = "") -> bytes:
         """The JSON text of a message out of the log; with member `sub` for a named subscription."""
         text = self._delivery.frames.text(message, format)
         return tag_frame(text, sub) if sub else text

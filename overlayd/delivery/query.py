@@ -20,6 +20,8 @@ from overlayd.model.wire import QueryBody, parse_sha256
 
 Deliver: TypeAlias = Literal["appended", "confirmed", "both"]
 Format: TypeAlias = Literal["packet", "cloudevents"]
+FrameFormat: TypeAlias = Literal["packet", "cloudevents", "agent"]
+"""`agent`: as `packet`, and packets say who they are from. Nobody asks for it; agents get it."""
 OnGap: TypeAlias = Literal["message", "error"]
 
 _LISTS = {"stream": "streams", "topic": "topics", "type": "types", "key": "keys"}
@@ -108,7 +110,7 @@ class LiveQuery(msgspec.Struct, frozen=True):
 
     selection: Selection = Selection()
     start: Start = Now()
-    format: Format = "packet"
+    format: FrameFormat = "packet"
     on_gap: OnGap = "message"
     heartbeat_s: float = 15.0
     seen: Seen | None = None

@@ -17,7 +17,7 @@ from overlayd.delivery.feed import Feed
 from overlayd.delivery.lane import LiveLane
 from overlayd.delivery.line import Line, Seat
 from overlayd.delivery.messages import Scribe, bye_message, error_message, subscribed_message
-from overlayd.delivery.query import Format, LiveQuery
+from overlayd.delivery.query import Format, FrameFormat, LiveQuery
 from overlayd.delivery.scanning import Piece
 from overlayd.delivery.session import (
     CLOSE_EXPIRED,
@@ -79,9 +79,11 @@ class NamedSubscription(Protocol):
 
 class AttachNamed(Protocol):
     """Attaches a client to the durable subscription of the name. An earlier client's session is ended by the callee,
-    with close code 4009. Raises OverlaydErrors."""
+    with close code 4009. `forced`: the format that the client's subprotocol demands. Raises OverlaydErrors."""
 
-    def __call__(self, name: str, principal: Principal, session: Session) -> Awaitable[NamedSubscription]: ...
+    def __call__(
+        self, name: str, principal: Principal, session: Session, forced: Format | None
+    ) -> Awaitable[NamedSubscription]: ...
 
 
 Control = Callable[[Principal, int], None]
@@ -362,7 +364,7 @@ class SocketSession:
         if named is not None:
             named.detach()
 
-    async def send(self, body: msgspec.Struct, format: Format = "packet") -> None:
+    async def send(self, body: msgspec.Struct, format: FrameFormat = "packet") -> None:
         """One of the node's own messages. Checkpoint. Raises BrokenResourceError."""
         wire = _PLAIN
         await self.line.send(wire.own("", self.scribe.own(body, self.forced or format)))

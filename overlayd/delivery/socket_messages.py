@@ -275,7 +275,7 @@ class SocketMessages:
         if not isinstance(durable, str):
             raise BadParameter("name must be the name of a durable subscription", subject="name")
         assert socket.parts.attach_named is not None
-        named = await socket.parts.attach_named(durable, socket.principal, socket.session)
+        named = await socket.parts.attach_named(durable, socket.principal, socket.session, socket.forced)
         if socket.named is None:
             socket.named = {}
         socket.named[name] = named

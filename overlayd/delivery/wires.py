@@ -9,7 +9,7 @@ import msgspec
 
 from overlayd.delivery.deflate import deflate_message, gzip_part
 from overlayd.delivery.frames import FrameBook, Message, tag_frame
-from overlayd.delivery.query import Format
+from overlayd.delivery.query import FrameFormat
 from overlayd.delivery.scanning import Piece, Pieces
 from overlayd.model.cursor import Cursor, Epoch
 
@@ -43,7 +43,7 @@ class Wire(msgspec.Struct, frozen=True):
     HTTP/1.1 answer. Compression is `deflate` on WebSockets, `gzip` on the others."""
 
     transport: Transport
-    format: Format = "packet"
+    format: FrameFormat = "packet"
     sub: str = ""
     is_chunked: bool = False
     packing: Packing = ""

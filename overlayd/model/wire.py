@@ -232,7 +232,9 @@ class QueryBody(msgspec.Struct, kw_only=True):
     deliver: Literal["appended", "confirmed", "both"] = "appended"
     min_confirmations: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
     filter: Annotated[str, Meta(description="A CEL expression")] | UnsetType = UNSET
-    format: Literal["packet", "cloudevents"] = "packet"
+    format: Annotated[
+        Literal["packet", "cloudevents", "agent"], Meta(description="agent: packets also say who they are from")
+    ] = "packet"
     status: Annotated[bool, Meta(description="Whether status changes are sent too")] = False
 
 

@@ -8,7 +8,6 @@ from msgspec import UNSET
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from overlayd.delivery.agents.bodies import agent_message
 from overlayd.delivery.subscriptions.definition import LEASE_MAX_S
 from overlayd.delivery.subscriptions.parts import DurableSubscriptions
 from overlayd.delivery.subscriptions.pull import Desk, Fetched, Leased
@@ -135,10 +134,7 @@ class _PullRoutes:
         return b'{"messages":[%s]%s,"cursor":%s}' % (texts, until, msgspec.json.encode(str(fetched.cursor)))
 
     def _message(self, leased: Leased, *, is_agent: bool) -> bytes:
-        if is_agent and leased.message.kind == "packet":
-            text = agent_message(leased.message)
-        else:
-            text = self._durable.engine.delivery.frames.text(leased.message, "packet")
+        text = self._durable.engine.delivery.frames.text(leased.message, "agent" if is_agent else "packet")
         return b'{"lease":%s,"deliveries":%d,' % (msgspec.json.encode(leased.lease), leased.deliveries) + text[1:]
 
 

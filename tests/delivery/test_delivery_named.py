@@ -25,7 +25,7 @@ class Durable:
         self.holder: Session | None = None
         self.detached = 0
 
-    async def attach(self, name: str, principal: Principal, session: Session) -> "Durable":
+    async def attach(self, name: str, principal: Principal, session: Session, forced: str | None = None) -> "Durable":
         """What a node's own would do."""
         await trio.lowlevel.checkpoint()
         if name != "mine":

@@ -215,6 +215,7 @@ async def reply_live(url: str, headers: dict[str, str]) -> None:
             message: dict[str, Any] = {}
             while message.get("type") != "packet":
                 message = json.loads(await socket.get_message())
+            assert message["packet"]["producer"]["principal"].startswith("key:")
             wrong = {"type": "ack", "id": "a", "cursor": message["cursor"], "reply": {"packets": 5}, "ref": 1}
             await socket.send_message(json.dumps(wrong))
             answer = json.loads(await socket.get_message())

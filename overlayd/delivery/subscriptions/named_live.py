@@ -5,7 +5,7 @@ import trio
 from overlayd.access.principal import Principal
 from overlayd.delivery.frames import Message
 from overlayd.delivery.matching import PacketView
-from overlayd.delivery.query import LiveQuery
+from overlayd.delivery.query import Format, LiveQuery
 from overlayd.delivery.session import CLOSE_POLICY, Ending, Session
 from overlayd.delivery.subscriptions.book import SubscriptionBook
 from overlayd.delivery.subscriptions.engine import Engine
@@ -28,8 +28,9 @@ class Attachment:
         self.subscription = subscription
         self.session = session
         self._query = LiveQuery(
-            selection=subscription.selection, start=subscription.ledger.floor, heartbeat_s=heartbeat_s
-        )
+            selection=subscription.selection, start=subscription.ledger.floor, heartbeat_s=heartbeat_s,
+            format="packet" if subscription.definition.kind == "live" else "agent",
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"Attachment({self.subscription.name!r}, {self.session.id!r})"
@@ -66,11 +67,14 @@ class NamedLive:
     def __repr__(self) -> str:
         return f"NamedLive(attached={len(self._attached)})"
 
-    async def attach(self, name: str, principal: Principal, session: Session) -> Attachment:
+    async def attach(
+        self, name: str, principal: Principal, session: Session, forced: Format | None = None
+    ) -> Attachment:
         """From now on this connection reads the subscription; the session of one that did before is ended.
 
         `delivery.socket.AttachNamed`. Checkpoint. Raises UnknownSubscription, Unauthorized, and SubscriptionConflict
-        for another kind, one that isn't active, or one that this very connection reads already.
+        for another kind, one that isn't active, one that this very connection reads already, or an agent where events
+        are demanded, which don't say who a packet is from.
         """
         await trio.lowlevel.checkpoint()
         subscription = self._book.find(name)
@@ -82,6 +86,11 @@ class NamedLive:
             )
         if not subscription.is_served:
             raise SubscriptionConflict(f"{subscription.name} is {subscription.rest.state}", subject=subscription.id)
+        if forced == "cloudevents" and subscription.definition.kind == "agent":
+            raise SubscriptionConflict(
+                "events don't say who a packet is from, which agents are told", subject=subscription.id,
+                hint="connect with the subprotocol overlayd.v1",
+            )  # fmt: skip
         before = self._attached.get(subscription.number)
         if before is not None and before.session is session:
             raise SubscriptionConflict(f"this connection reads {subscription.name} already", subject=subscription.id)

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from overlayd.delivery.agents.bodies import agent_notification, agent_packet
-from overlayd.delivery.frames import Message, encode_message, other_message, packet_body, wrap_event
+from overlayd.delivery.agents.bodies import agent_notification
+from overlayd.delivery.frames import Message, agent_packet, encode_message, other_message, packet_body, wrap_event
 from overlayd.delivery.matching import PacketView
 from overlayd.delivery.webhooks.template import TemplateTooLong, fill_template, judged_template
 from overlayd.model.clock import format_time_us
