@@ -25,7 +25,7 @@ from overlayd.model.limits import Limits
 from overlayd.model.names import StreamName
 from overlayd.net.content import Bodies, BodyReader, Hold
 from overlayd.net.lane import AnyLane, NoLane
-from overlayd.net.publish_answers import Published, Rejected, answer_many, answer_one, receipt_bodies
+from overlayd.net.publish_answers import Published, Rejected, answer_many, answer_one, receipt_texts
 from overlayd.pipeline.cloudevents import decode_binary, decode_event
 from overlayd.pipeline.data_form import decode_data, media_type_of
 from overlayd.pipeline.decode import Decoded, ValueBudget, is_array, split_array
@@ -242,16 +242,16 @@ class Publisher:
     async def _one(self, ask: Ask, given: PublishAnswer) -> Published:
         if given.rejections:
             raise _alone(given.rejections[0][1])
-        bodies = await receipt_bodies(self.log, ask.stream, given.receipts, with_proof=ask.with_proof)
-        return answer_one(given.receipts[0], bodies[0])
+        texts = await receipt_texts(self.log, ask.stream, given.receipts, with_proof=ask.with_proof)
+        return answer_one(given.receipts[0], texts[0])
 
     async def _many(self, ask: Ask, given: PublishAnswer, rejected: list[Rejected]) -> Published:
         everything = rejected + [Rejected(error, index=index) for index, error in given.rejections]
         everything.sort(key=lambda one: one.index or 0)
         self.intake.count_errors(len(everything))
-        bodies = await receipt_bodies(self.log, ask.stream, given.receipts, with_proof=ask.with_proof)
+        texts = await receipt_texts(self.log, ask.stream, given.receipts, with_proof=ask.with_proof)
         return answer_many(
-            bodies, everything, rejected_count=len(everything), duplicates=given.duplicates, accepted=given.accepted,
+            texts, everything, rejected_count=len(everything), duplicates=given.duplicates, accepted=given.accepted,
             errors_max=self.limits.errors_max,
         )  # fmt: skip
 

@@ -3,14 +3,15 @@
 from collections.abc import Iterable, Sequence
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from overlayd.model.cursor import Epoch
 from overlayd.model.draft import Receipt
 from overlayd.model.errors import InvalidPacket, OverlaydError, Violation
 from overlayd.model.names import StreamName
 from overlayd.model.proof import encode_proof
-from overlayd.model.wire import PublishBody, ReceiptBody, encode_wire, receipt_body
+from overlayd.model.receipt_text import encode_receipt
+from overlayd.model.wire import ReceiptBody, encode_wire, receipt_body
 from overlayd.net.proofs import prove_entry
 from overlayd.storage import Log
 
@@ -23,6 +24,18 @@ class Published(msgspec.Struct, frozen=True):
     status: int
     body: bytes
     content_type: str = JSON
+
+
+class PublishText(msgspec.Struct, kw_only=True):
+    """A `PublishBody` whose receipts are text already."""
+
+    accepted: int
+    duplicates: int
+    rejected: int
+    receipts: Raw | UnsetType
+    errors: list[Violation]
+    first: Raw | UnsetType
+    last: Raw | UnsetType
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -67,16 +80,28 @@ async def receipt_bodies(
     return bodies
 
 
-def answer_one(receipt: Receipt, body: ReceiptBody) -> Published:
+async def receipt_texts(
+    log: Log, stream: StreamName, receipts: Sequence[Receipt], *, with_proof: bool
+) -> list[bytes]:  # fmt: skip
+    """The same as JSON texts. A checkpoint with proofs only."""
+    if not with_proof:
+        return [encode_receipt(receipt) for receipt in receipts]
+    return [encode_wire(body) for body in await receipt_bodies(log, stream, receipts, with_proof=True)]
+
+
+def answer_one(receipt: Receipt, text: bytes) -> Published:
     """201 for a packet, 200 for a repeat."""
-    return Published(200 if receipt.duplicate else 201, encode_wire(body))
+    return Published(200 if receipt.duplicate else 201, text)
 
 
 def answer_many(
-    receipts: list[ReceiptBody] | None, rejected: Sequence[Rejected], *, rejected_count: int, duplicates: int,
-    accepted: int, errors_max: int, first: ReceiptBody | None = None, last: ReceiptBody | None = None,
+    receipts: Sequence[bytes] | None, rejected: Sequence[Rejected], *, rejected_count: int, duplicates: int,
+    accepted: int, errors_max: int, first: bytes = b"", last: bytes = b"",
 ) -> Published:  # fmt: skip
-    """201 when something is new, 200 when all was there before. Raises InvalidPacket (422) when all were rejected."""
+    """201 when something is new, 200 when all was there before. Raises InvalidPacket (422) when all were rejected.
+
+    Receipts are JSON texts. `first` and `last` (b"" = none) are told where `receipts` is None.
+    """
     errors = list_violations(rejected, errors_max)
     if rejected_count and not accepted and not duplicates:
         raise InvalidPacket(
@@ -84,13 +109,11 @@ def answer_many(
             violations=errors,
             extra={"accepted": 0, "duplicates": 0, "rejected": rejected_count, "receipts": []},
         )
-    body = PublishBody(
-        accepted=accepted,
-        duplicates=duplicates,
-        rejected=rejected_count,
-        receipts=UNSET if receipts is None else receipts,
+    body = PublishText(
+        accepted=accepted, duplicates=duplicates, rejected=rejected_count,
+        receipts=UNSET if receipts is None else Raw(b"[%b]" % b",".join(receipts)),
         errors=errors,
-        first=first if first is not None and receipts is None else UNSET,
-        last=last if last is not None and receipts is None else UNSET,
-    )
+        first=Raw(first) if first and receipts is None else UNSET,
+        last=Raw(last) if last and receipts is None else UNSET,
+    )  # fmt: skip
     return Published(201 if accepted else 200, encode_wire(body))

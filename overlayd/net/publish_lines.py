@@ -11,7 +11,8 @@ import trio
 from overlayd.model.cursor import Epoch
 from overlayd.model.draft import Receipt
 from overlayd.model.errors import BadParameter, BatchTooLarge, BodyTooLarge, OverlaydError, PacketTooLarge
-from overlayd.model.wire import ReceiptBody, encode_wire, receipt_body
+from overlayd.model.receipt_text import encode_receipt
+from overlayd.model.wire import receipt_body
 from overlayd.net.content import BodyReader, Hold
 from overlayd.net.publish import Ask, Publisher
 from overlayd.net.publish_answers import Published, Rejected, answer_many
@@ -229,7 +230,7 @@ class LinesRun:
         tally.first = tally.first or given.receipts[0]
         tally.last = given.receipts[-1]
         if self._spool is not None:
-            await self._spool.write(b"".join(encode_wire(_body(one)) + b"\n" for one in given.receipts))
+            await self._spool.write(b"".join(encode_receipt(one) + b"\n" for one in given.receipts))
         elif tally.line_count <= self._limits.ndjson_receipts_max:
             tally.receipts += given.receipts
 
@@ -251,7 +252,7 @@ class LinesRun:
             "accepted": tally.accepted, "duplicates": tally.duplicates, "rejected": tally.rejected_count,
         }  # fmt: skip
         if tally.last is not None:
-            known["last"] = msgspec.to_builtins(_body(tally.last))
+            known["last"] = msgspec.to_builtins(receipt_body(tally.last, Epoch(tally.last.epoch)))
         return known
 
     async def _finish(self) -> Published | PublishedLines:
@@ -261,10 +262,10 @@ class LinesRun:
             self._publisher.intake.count_limit_hit("ndjson_receipts_max")
         self._publisher.intake.count_errors(tally.rejected_count)
         published = answer_many(
-            [_body(one) for one in tally.receipts] if is_short else None, tally.rejected,
+            [encode_receipt(one) for one in tally.receipts] if is_short else None, tally.rejected,
             rejected_count=tally.rejected_count, duplicates=tally.duplicates, accepted=tally.accepted,
-            errors_max=self._limits.errors_max, first=None if tally.first is None else _body(tally.first),
-            last=None if tally.last is None else _body(tally.last),
+            errors_max=self._limits.errors_max, first=b"" if tally.first is None else encode_receipt(tally.first),
+            last=b"" if tally.last is None else encode_receipt(tally.last),
         )  # fmt: skip
         if self._spool is None:
             await trio.lowlevel.checkpoint()
@@ -275,7 +276,3 @@ class LinesRun:
     def _close(self) -> None:
         if self._spool is not None:
             self._spool.close()
-
-
-def _body(receipt: Receipt) -> ReceiptBody:
-    return receipt_body(receipt, Epoch(receipt.epoch))

@@ -12,11 +12,10 @@ import trio
 
 from overlayd.access import Principal
 from overlayd.access.gate import Gate
-from overlayd.model.cursor import Epoch
 from overlayd.model.draft import AppendResult, Receipt
 from overlayd.model.errors import OverlaydError
 from overlayd.model.names import StreamName
-from overlayd.model.wire import encode_wire, receipt_body
+from overlayd.model.receipt_text import encode_receipt
 from overlayd.net.access_log import RequestLog
 from overlayd.net.answer_head import AnswerHeads
 from overlayd.net.connection import Connection
@@ -159,7 +158,7 @@ class QuickPublish:
             return
         connection, status = stay.connection, 200 if receipt.duplicate else 201
         now, started = trio.current_time(), taken.started
-        body = encode_wire(receipt_body(receipt, Epoch(receipt.epoch)))
+        body = encode_receipt(receipt)
         connection.requests_left -= 1
         goes_on = connection.requests_left > 0 and not self._stop.is_set()
         head = self._answer_heads.encode_receipt(

@@ -15,6 +15,8 @@ from overlayd.model.limits import Limits
 from overlayd.model.note import VerifierKey
 from overlayd.model.proof import TrustedKeys, decode_proof, verify_proof
 from overlayd.model.units import Size
+from overlayd.model.wire import PublishBody
+from overlayd.net.publish_answers import PublishText
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
@@ -305,3 +307,8 @@ async def test_octets(node: Node) -> None:
     assert (await post(node, {"data_base64": text})).status == 201
     assert (await post(node, {"data_base64": "AAE"})).status == 422
     assert await stored(node) == [f'"{text}"'.encode()]
+
+
+def test_answer_text_has_the_members_of_the_body() -> None:
+    """The answer whose receipts are text already names the same members in the same order as the documented body."""
+    assert PublishText.__struct_fields__ == PublishBody.__struct_fields__
