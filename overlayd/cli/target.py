@@ -38,17 +38,17 @@ def resolve(data: str | None, url: str | None, key_file: str | None, environ: Ma
     return Target(url, read_key(Path(key_file)) if key_file else environ.get("OVERLAYD_KEY") or None)
 
 
-def read_key(path: Path) -> str:
-    """The API key in a file: its first line that isn't empty or a comment. Raises UsageError."""
+def read_key(path: Path, option: str = "--key-file") -> str:
+    """The key in a file: its first line that isn't empty or a comment. Raises UsageError, which names the option."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError) as err:
         reason = err.strerror if isinstance(err, OSError) else "it isn't text"
-        raise click.UsageError(f"--key-file {path}: {reason}") from err
+        raise click.UsageError(f"{option} {path}: {reason}") from err
     for line in lines:
         if line.strip() and not line.startswith("#"):
             return line.strip()
-    raise click.UsageError(f"--key-file {path}: there is no key in it")
+    raise click.UsageError(f"{option} {path}: there is no key in it")
 
 
 def target_options(command: F) -> F:

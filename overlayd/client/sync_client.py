@@ -17,7 +17,9 @@ from msgspec import UNSET, Raw
 from overlayd.client import calls, transport, usage_calls
 from overlayd.client.address import Address
 from overlayd.client.calls import Call
+from overlayd.client.following import Following, OnStatus
 from overlayd.client.lines import LiveLines
+from overlayd.client.producing import Prepared
 from overlayd.client.publishing import Chunk, Chunker, PacketLike, PublishOutcome, build_packet, explained
 from overlayd.client.reading import (
     PAGE_PACKETS,
@@ -203,6 +205,34 @@ class SyncClient:
             if reason is error:
                 raise
             raise reason from error
+
+    def produce(self, prepared: Prepared) -> ReceiptBody:
+        """Publishes a packet that brings its transaction, and checks that the receipt is about both. Safe to repeat."""
+        call = calls.publish_packet(prepared.stream, prepared.packet, is_repeatable=True)
+        receipt = self.send(call)
+        prepared.check_receipt(receipt)
+        return receipt
+
+    def follow(
+        self,
+        receipts: ReceiptBody | Sequence[ReceiptBody],
+        *,
+        min_confirmations: int = 0,
+        on_status: OnStatus | None = None,
+    ) -> list[Packet]:
+        """Waits until packets of one stream are confirmed so deep (0: at the stream's smallest depth); gives them.
+
+        `on_status` hears what happens on the way. Raises NotConfirmed for one that failed or was dropped.
+        """
+        wanted = (receipts,) if isinstance(receipts, ReceiptBody) else receipts
+        following = Following(wanted, min_confirmations, on_status)
+        with self.live(**following.query()) as messages:
+            for message in messages:
+                for sequence in following.to_look_at(message):
+                    following.judge(self.read_packet(following.stream, sequence))
+                if following.take(message):
+                    break
+        return following.in_order()
 
     def publish_many(
         self,

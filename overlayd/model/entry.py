@@ -19,6 +19,8 @@ ENTRY_BYTES = 146
 ENTRY_VERSION = 1
 SALT_BYTES = 16
 Z32 = bytes(32)
+SIGNATURE_PREFIX = b"overlayd/sign/1\n"
+"""What stands before the commitment in what a producer signs."""
 
 _ENTRY = struct.Struct(">BBQQQ32sQ32sQQ32s")
 _HEAD_ROW = struct.Struct(">B32sQ32s")

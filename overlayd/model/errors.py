@@ -4,57 +4,13 @@ Every concrete class has a stable dotted `code`, a status hint and a retryable f
 docs/errors.md (a test compares the two).
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Iterator
+from typing import Any, Self
 
 import msgspec
 
-
-class Violation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing wrong with the input: where (JSON pointer), which rule, in words.
-
-    `index` is the position in an array or batch, `line` the 1-based line of NDJSON.
-    """
-
-    pointer: str
-    code: str
-    detail: str
-    index: int | None = None
-    line: int | None = None
-
-
-class OverlaydError(Exception):
-    """Root of everything this project raises on purpose.
-
-    `subject` names the thing it is about (a stream, a file, a cursor), `hint` says what to do.
-    `extra` holds members that a problem body adds, such as `oldest` of a cursor that is too old.
-    """
-
-    code: ClassVar[str] = "internal"
-    title: ClassVar[str] = "Internal error"
-    status: ClassVar[int] = 500
-    retryable: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        detail: str,
-        *,
-        subject: str = "",
-        hint: str = "",
-        violations: Sequence[Violation] = (),
-        retry_after_s: float | None = None,
-        extra: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.subject = subject
-        self.hint = hint
-        self.violations = tuple(violations)
-        self.retry_after_s = retry_after_s
-        self.extra = extra or {}
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.detail!r}, code={self.code!r}, subject={self.subject!r})"
+from overlayd.model.error_root import OverlaydError as OverlaydError
+from overlayd.model.error_root import Violation as Violation
 
 
 class MalformedJson(OverlaydError):
@@ -129,6 +85,10 @@ class UnknownReceipt(OverlaydError):
     code, title, status = "receipt.unknown", "No such receipt", 404
 
 
+class UnknownHold(OverlaydError):
+    code, title, status = "hold.unknown", "No such hold", 404
+
+
 class UnknownKey(OverlaydError):
     code, title, status = "key.unknown", "No such key", 404
 
@@ -173,6 +133,12 @@ class SequenceMismatch(OverlaydError):
 
 class CommitmentUsed(OverlaydError):
     code, title, status = "commitment.used", "This commitment is in the log already", 409
+
+
+class UnderHold(OverlaydError):
+    """A legal hold or the stream's least age keeps a packet; `hold` or `until` says which."""
+
+    code, title, status = "packet.held", "The packet is held", 409
 
 
 class StreamPaused(OverlaydError):
@@ -333,6 +299,18 @@ class CommitFailed(OverlaydError):
     code, title, status, retryable = "storage.failed", "The log can't be written", 503, True
 
 
+class BackupRefused(OverlaydError):
+    code, title, status = "backup.refused", "The backup wasn't made", 409
+
+
+class BackupDamaged(OverlaydError):
+    code, title, status = "backup.damaged", "The backup isn't what was written", 422
+
+
+class RestoreRefused(OverlaydError):
+    code, title, status = "restore.refused", "The backup wasn't restored", 409
+
+
 class SealBroken(OverlaydError):
     code, title, status = "secret.sealed", "A stored secret can't be opened", 500
 
@@ -362,7 +340,7 @@ class OutboundFailure(OverlaydError):
 
 
 class ConfigInvalid(OverlaydError):
-    code, title, status = "config.invalid", "The configuration can't be used", 500
+    code, title, status = "config.invalid", "The configuration can't be used", 422
 
 
 class DirectoryInUse(OverlaydError):
@@ -457,6 +435,18 @@ class SessionClosed(OverlaydError):
     """Raised by the client: the node ended the live session in a way that reconnecting wouldn't change."""
 
     code, title = "client.closed", "The node ended the session"
+
+
+class NoCoins(OverlaydError):
+    """Raised by the client: none of the producer's coins can pay for the packet's transaction now."""
+
+    code, title = "client.no_coins", "No coin can pay for it"
+
+
+class NotConfirmed(OverlaydError):
+    """Raised by the client: a packet that is followed has failed, was dropped, or can't be given any more."""
+
+    code, title = "client.not_confirmed", "The packet isn't confirmed"
 
 
 class UnexpectedAnswer(OverlaydError):

@@ -145,6 +145,22 @@ class TxidIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     txid: Hash
 
 
+class PayIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Whom the regtest chain's miner pays, and how much."""
+
+    address: Annotated[str, Meta(min_length=26, max_length=64, description="A P2PKH address of regtest")]
+    satoshis: Annotated[int, Meta(ge=1, le=100_000_000, description="Of each output")]
+    outputs: Annotated[int, Meta(ge=1, le=1000)] = 1
+
+
+class PaidBody(msgspec.Struct, kw_only=True):
+    """The payment, which the next block holds; its first `outputs` outputs are the address's."""
+
+    txid: Hash
+    tx: Annotated[str, Meta(description="The transaction in hex")]
+    outputs: int
+
+
 class RegtestBody(msgspec.Struct, kw_only=True):
     """What the regtest chain did."""
 

@@ -9,6 +9,8 @@ from quart_trio import QuartTrio
 from overlayd.access import require
 from overlayd.access.audit import AuditTrail
 from overlayd.access.principal import check_standing
+from overlayd.bsv.base58 import parse_address
+from overlayd.bsv.script import lock_to_hash
 from overlayd.chain.engine import ChainEngine
 from overlayd.chain.header_chain import HeldHeader
 from overlayd.chain.regtest import RegtestChain
@@ -22,6 +24,8 @@ from overlayd.model.wire_chain import (
     HeaderBody,
     HeaderList,
     MineIn,
+    PaidBody,
+    PayIn,
     RegtestBody,
     ReorgIn,
     TipBody,
@@ -44,6 +48,7 @@ def add_chain_routes(
     app.add_url_rule("/v1/chain", "chain", routes.show, methods=["GET"])
     app.add_url_rule("/v1/chain/headers", "chain.headers", routes.headers, methods=["GET"])
     app.add_url_rule("/v1/chain/regtest/mine", "regtest.mine", routes.mine, methods=["POST"])
+    app.add_url_rule("/v1/chain/regtest/pay", "regtest.pay", routes.pay, methods=["POST"])
     app.add_url_rule("/v1/chain/regtest/reorg", "regtest.reorg", routes.reorg, methods=["POST"])
     app.add_url_rule("/v1/chain/regtest/drop", "regtest.drop", routes.drop, methods=["POST"])
     app.add_url_rule("/v1/chain/regtest/double-spend", "regtest.double_spend", routes.double_spend, methods=["POST"])
@@ -129,6 +134,17 @@ class _ChainRoutes:
         async with self._lane.step_out():
             other = await chain.double_spend(parse_txid(wanted.txid), engine_of(self._chain).regtest_keys)
             return await self._done("double-spend", {"txid": wanted.txid}, [format_hash(other.txid)])
+
+    async def pay(self) -> Response:
+        """Pays an address out of the miner's coins."""
+        chain = self._regtest()
+        wanted = await self._bodies.read(request, PayIn, "nobody can be paid")
+        script = lock_to_hash(parse_address(wanted.address, engine_of(self._chain).network))
+        async with self._lane.step_out():
+            paid = await chain.pay(script, wanted.satoshis, wanted.outputs)
+            await self._done("pay", {"address": wanted.address, "satoshis": wanted.satoshis, "outputs": wanted.outputs})
+        body = PaidBody(txid=format_hash(paid.txid), tx=paid.raw.hex(), outputs=wanted.outputs)
+        return answer(encode_wire(body), 201)
 
     def _regtest(self) -> RegtestChain:
         require(principal_of(request), "admin")

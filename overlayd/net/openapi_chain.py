@@ -30,6 +30,11 @@ CHAIN_OPERATIONS: tuple[Operation, ...] = (
         {JSON: wire_chain.MineIn}, _BODY_ERRORS, "admin", is_bare_allowed=True,
     ),
     Operation(
+        "post", "/v1/chain/regtest/pay", "Pay an address out of the embedded chain's miner's coins", "chain",
+        (Answer(201, "The payment, which the next block holds", {JSON: wire_chain.PaidBody}),), (),
+        {JSON: wire_chain.PayIn}, _BODY_ERRORS, "admin",
+    ),
+    Operation(
         "post", "/v1/chain/regtest/reorg", "Let another branch of the embedded chain overtake", "chain", _DONE, (),
         {JSON: wire_chain.ReorgIn}, _BODY_ERRORS, "admin",
     ),

@@ -17,14 +17,13 @@ from overlayd.bsv.brought import Brought, parse_brought
 from overlayd.model.confirmation import BroughtTx, ConfirmationReads
 from overlayd.model.definition import ConfirmRule
 from overlayd.model.draft import Draft, Receipt
+from overlayd.model.entry import SIGNATURE_PREFIX
 from overlayd.model.errors import MalformedChainData, SignatureInvalid
 from overlayd.model.txid import TxId, format_hash, parse_txid
 from overlayd.pipeline.members import Findings, is_base64, word_of
 from overlayd.storage.lookup import draft_commitment
 
 CHAIN_MEMBERS = ("tx", "txid", "signature")
-SIGNATURE_PREFIX = b"overlayd/sign/1\n"
-"""What stands before the commitment in what a producer signs."""
 _COMMITTED = ("salt", "id")
 
 

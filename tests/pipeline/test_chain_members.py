@@ -16,11 +16,12 @@ from overlayd.bsv.tx import ExtendedTransaction, OutPoint, Transaction, TxInput,
 from overlayd.model.confirmation import BroughtTx, ConfirmationNow, ConfirmationState, NothingConfirmed
 from overlayd.model.definition import ConfirmRule
 from overlayd.model.draft import Draft, Receipt
+from overlayd.model.entry import SIGNATURE_PREFIX
 from overlayd.model.errors import InvalidPacket
 from overlayd.model.limits import Limits
 from overlayd.model.names import StreamName
 from overlayd.model.txid import TxId, format_hash
-from overlayd.pipeline.chain_members import SIGNATURE_PREFIX, judge_claim, note_confirmation
+from overlayd.pipeline.chain_members import judge_claim, note_confirmation
 from overlayd.pipeline.decode import decode_packet
 from overlayd.storage.lookup import draft_commitment
 
