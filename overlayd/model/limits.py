@@ -69,6 +69,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     # Streams
     streams_max: Annotated[int, Meta(ge=1, description="Streams on the node")] = 100_000
+    holds_per_stream: Annotated[int, Meta(ge=1, description="Legal holds on one stream")] = 1000
     auto_create_per_minute: Annotated[int, Meta(ge=0, description="Streams that publishing may create a minute")] = 600
     definition_bytes: Annotated[Size, Meta(description="A stream's definition")] = Size(256 << 10)
     schema_pattern_chars: Annotated[int, Meta(ge=1, description="Characters of one pattern in a schema")] = 512

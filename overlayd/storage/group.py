@@ -3,6 +3,7 @@
 import base64
 import sqlite3
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -40,13 +41,15 @@ from overlayd.model.meta import (
     COMMITMENT_OPEN,
     Meta,
     encode_meta,
-    encode_plain_meta,
 )
 from overlayd.model.metrics import Metrics
 from overlayd.model.usage import GroupMeter, GroupWriting
+from overlayd.storage import links
 from overlayd.storage.fingerprint import fingerprint_of
 from overlayd.storage.hashindex import HashIndex
+from overlayd.storage.hold_book import HoldBook
 from overlayd.storage.pace import PACKETS_PER_SLICE, Pace, slices_of
+from overlayd.storage.packet_meta import meta_of
 from overlayd.storage.positions import Positions
 from overlayd.storage.record import encode_sealed, reduce_entry
 from overlayd.storage.removals import Removal, Removals
@@ -86,6 +89,7 @@ class LogState:
         self.tail = Tail(limits.tail_bytes)
         self.book = StreamBook()
         self.removals = Removals()
+        self.holds = HoldBook()
         self.creation_minute = 0
         self.creations = 0
         self.changed: set[Stream] = set()
@@ -162,6 +166,7 @@ class Group:
         self.creations = 0
         self._metered: dict[tuple[str, str], tuple[int, int]] = {}
         self._to_confirm: list[NewPacket] = []
+        self._links: list[links.Link] = []
         self._writings: list[GroupWriting] = []
         self._adoptions: list[Callable[[], None]] = []
         self._salts: list[bytes] = []
@@ -309,10 +314,12 @@ class Group:
     def add_statuses(self, statuses: Iterable[StatusEntry], along: Callable[[sqlite3.Connection], None]) -> list[int]:
         """Entries that say what became of packets, and the rows that go with them."""
         self.actions.append(along)
-        return [
-            self._add(Kind.STATUS, encode_status_body(body), stream_hash, b"", from_offset, to_offset).offset
+        added = [
+            self._add(Kind.STATUS, encode_status_body(body), stream_hash, b"", from_offset, to_offset)
             for body, stream_hash, from_offset, to_offset in statuses
         ]
+        self._links += [link for entry in added for link in links.links_of(entry)]
+        return [entry.offset for entry in added]
 
     def on_adopt(self, change: Callable[[], None]) -> None:
         """Something else in memory that counts from the COMMIT on."""
@@ -329,6 +336,8 @@ class Group:
             self._write_along(self.state.meter.begin(self.appended_us, self._metered))
         if self._to_confirm and self.state.confirmations is not None:
             self._write_along(self.state.confirmations.begin(self.appended_us, self._to_confirm))
+        if self._links:
+            self.actions.insert(0, partial(links.write, links=self._links))
         self.plan = self.state.tree.extend([entry.leaf for entry in self.entries])
 
     async def adopt_indexes(self, pace: Pace) -> None:
@@ -437,7 +446,7 @@ class Group:
                 draft.metadata, draft.body,
             )  # fmt: skip
         body, brought = draft.body, draft.brought
-        meta = _meta_of(draft, pending, form, csalt)
+        meta = meta_of(draft, pending.version, pending.topics, form, csalt)
         content_hash = content_hash_of(body)
         seal = seal_of(salt, commitment, content_hash, body, meta)
         offset = self.head + 1
@@ -463,6 +472,8 @@ class Group:
             self.ids.setdefault(prepared.id_key, []).append(entry)
         if draft.key:
             self.keys[state.keys.key(draft.key.encode(), stream.stream_hash)] = offset
+        if draft.derived_from:
+            self._links += [(source, links.MADE, offset) for source in draft.derived_from]
         if draft.csalt:
             self.commitments[prepared.commitment_key] = offset
         if pending.definition.confirm.commit != "none":
@@ -470,24 +481,6 @@ class Group:
                 NewPacket(offset, stream.stream_hash, sequence, commitment, pending.definition.confirm, brought)
             )
         return entry
-
-
-def _meta_of(draft: Draft, pending: PendingStream, form: int, csalt: bytes) -> bytes:
-    """What is stored of a draft beside its body. Most have an id, a version and a principal, and nothing else."""
-    brought = draft.brought
-    if not (
-        form or draft.type or draft.key or draft.time or draft.source or draft.topics or draft.metadata
-        or draft.signature or draft.is_octets or pending.topics or draft.hops or draft.traceparent
-        or draft.derived_from or brought
-    ):  # fmt: skip
-        return encode_plain_meta(draft.id, pending.version, draft.principal)
-    return encode_meta(
-        Meta(
-            draft.id, draft.type, draft.time, draft.source, draft.key, draft.topics, draft.metadata,
-            draft.signature, draft.is_octets, pending.version, pending.topics, draft.hops, draft.traceparent,
-            draft.principal, draft.derived_from, b"", form, csalt, b"" if brought is None else brought.txid[::-1],
-        )
-    )  # fmt: skip
 
 
 def producers_commitment(entry: StoredEntry, meta: Meta) -> bytes:

@@ -10,6 +10,7 @@ import structlog
 import trio
 
 from overlayd.model.bodies import NodeBody, RemovalCause, StatusEntry
+from overlayd.model.clock import Clock
 from overlayd.model.confirmation import Confirmations
 from overlayd.model.cursor import Epoch
 from overlayd.model.definition import Definition
@@ -22,9 +23,11 @@ from overlayd.model.usage import GroupMeter
 from overlayd.storage import definitions, files, queries
 from overlayd.storage.checkpoint import Checkpoint
 from overlayd.storage.checkpoints import CheckpointSigner
+from overlayd.storage.erasing import Erasing
 from overlayd.storage.errors import FULL_RETRY_AFTER_S
 from overlayd.storage.group import Group, LogState, id_key
 from overlayd.storage.heads import add_heads
+from overlayd.storage.holds import Holds
 from overlayd.storage.housekeeping import DiskWatch, StorageStats
 from overlayd.storage.intake import AnyTicket, Intake, Ticket
 from overlayd.storage.jobs import AppendJob, ChangeJob, WriteJob, node_job, statuses_job
@@ -58,7 +61,7 @@ class Log:
 
     def __init__(
         self, *, directory: Path, state: LogState, keys: KeyRing, intake: Intake, readers: ReaderPool,
-        signer: CheckpointSigner, disk: DiskWatch, started_us: int,
+        signer: CheckpointSigner, disk: DiskWatch, clock: Clock, started_us: int,
     ) -> None:  # fmt: skip
         self._directory = directory
         self._state = state
@@ -66,7 +69,11 @@ class Log:
         self._readers = readers
         self._signer = signer
         self._disk = disk
-        self._remover = Remover(state, intake, readers)
+        self.holds = Holds(state, readers, clock, self._change)
+        self._remover = Remover(state, intake, readers, self.holds)
+        self.erasing = Erasing(
+            state, intake, self._remover, read=self.read, write=self.write, read_page=self.read_page
+        )  # fmt: skip
         self._read_tiles: ReadTiles = lambda wanted: readers.read(lambda c: queries.read_tiles(c, wanted))
         self.log_id = keys.log_id
         self.origin = keys.origin

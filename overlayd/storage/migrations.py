@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from overlayd.model.errors import NewerSchema
-from overlayd.storage import hashindex, log_keys, positions, tree
+from overlayd.storage import hashindex, hold_book, links, log_keys, positions, tree
 
 PAGE_BYTES = 4096
 
@@ -87,13 +87,14 @@ CREATE TABLE checkpoint (
 ) STRICT, WITHOUT ROWID;
 """
 
-LOG_FEATURE = Feature("log", (_LOG_TABLES,))
+LOG_FEATURE = Feature("log", (_LOG_TABLES, hold_book.TABLES))
 FEATURES = (
     LOG_FEATURE,
     Feature("tree", (tree.TABLES,)),
     Feature("positions", (positions.TABLES,)),
     Feature("hashindex", hashindex.STEPS),
     Feature("log_keys", (log_keys.TABLES,)),
+    Feature("links", (links.TABLES,)),
 )
 
 

@@ -133,7 +133,7 @@ class _Store:
         )  # fmt: skip
         self.log = Log(
             directory=directory, state=state, keys=opened.keys, intake=self._intake, readers=self._readers,
-            signer=self._signer, disk=self._disk, started_us=started_us,
+            signer=self._signer, disk=self._disk, clock=clock, started_us=started_us,
         )  # fmt: skip
         self._add_gauges(metrics)
 

@@ -1,5 +1,6 @@
 """Taking packets away: E and leaf stay, everything else goes, and a removal entry says so in the same transaction."""
 
+import bisect
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -11,15 +12,17 @@ import trio
 from overlayd.model.bodies import RemovalCause
 from overlayd.model.errors import OwnedByConfig, UnknownStream, VerificationFailed
 from overlayd.model.meta import Meta, decode_meta
-from overlayd.storage import queries
+from overlayd.storage import links, queries
 from overlayd.storage.definitions import set_state
 from overlayd.storage.group import Group, LogState, id_key, producers_commitment
+from overlayd.storage.holds import Holds
 from overlayd.storage.intake import Intake
 from overlayd.storage.jobs import ChangeJob
 from overlayd.storage.maintenance import head_row, store_heads
 from overlayd.storage.own import OwnPacket, append_own
 from overlayd.storage.positions import join_positions, read_stored
 from overlayd.storage.readers import ReaderPool
+from overlayd.storage.record import reduce_entry
 from overlayd.storage.removals import Removal
 from overlayd.storage.streams import Stream
 
@@ -30,12 +33,14 @@ _REDUCE = "UPDATE entry SET sealed = NULL WHERE offset IN (SELECT value FROM jso
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """A packet that is still whole: where, how long its row's sealed part is, and the names that lead to it.
+    """A packet that is still whole: where, since when, how long its row's sealed part is, and the names that lead to it.
 
     `commitment`: the producer's, or b"".
     """
 
     offset: int
+    sequence: int
+    appended_us: int
     size: int
     id: str
     key: str
@@ -45,8 +50,9 @@ class _Kept(msgspec.Struct, frozen=True):
 class Remover:
     """One removal at a time; each in slices, between which others get their turn."""
 
-    def __init__(self, state: LogState, intake: Intake, readers: ReaderPool) -> None:
+    def __init__(self, state: LogState, intake: Intake, readers: ReaderPool, holds: Holds) -> None:
         self._state = state
+        self._holds = holds
         self._intake = intake
         self._readers = readers
         self._lock = trio.Lock()
@@ -55,6 +61,14 @@ class Remover:
         """Packets taken away in the range of offsets, inclusive."""
         async with self._lock:
             return await self._reduce(stream, low, high, cause, [])
+
+    async def take(self, stream: Stream, positions: Sequence[tuple[int, int]], cause: RemovalCause) -> int:
+        """Packets taken away of those at these (sequence, offset), ascending, wherever they lie."""
+        removed = 0
+        async with self._lock:
+            for at in range(0, len(positions), SLICE_ROWS):
+                removed += await self._reduce_slice(stream, list(positions[at : at + SLICE_ROWS]), cause, [])
+        return removed
 
     async def delete_stream(self, name: str, own: Sequence[OwnPacket] = ()) -> int:
         """Packets taken away. Raises UnknownStream, OwnedByConfig."""
@@ -66,6 +80,7 @@ class Remover:
                 raise OwnedByConfig(
                     f"{name} is declared in the config file", subject=name, hint="remove it there first"
                 )
+            await self._holds.refuse_if_held(stream, 1, stream.head_sequence)
             await self._send(lambda group: (set_state(group, name, "stopped"), append_own(group, own)))
             definitions = await self._readers.read(lambda c: _read_definition_offsets(c, stream.id))
             count = await self._reduce(stream, 1, self._state.head.offset, "deleted", definitions)
@@ -93,30 +108,46 @@ class Remover:
     async def _reduce_slice(
         self, stream: Stream, chosen: list[tuple[int, int]], cause: RemovalCause, along: list[int]
     ) -> int:  # fmt: skip
-        offsets = [offset for _, offset in chosen]
+        offsets, runs = [offset for _, offset in chosen], _runs_of(chosen)
         kept = await self._readers.read(lambda c: _read_kept(c, offsets))
         if not kept:
             return 0
         oldest = stream.oldest_sequence
         if chosen[0][0] <= oldest:
-            following = await self._read_positions(stream, chosen[-1][0] + 1, 1)
+            last = next(sequence for sequence, offset in chosen if offset == runs[0][1])
+            following = await self._read_positions(stream, last + 1, 1)
             oldest = following[0][0] if following else 0
-        await self._send(lambda group: self._take_away(group, stream, kept, oldest, cause, along), len(kept))
+        await self._send(lambda group: self._take_away(group, stream, kept, oldest, cause, along, runs), len(kept))
         return len(kept)
 
     def _take_away(
-        self, group: Group, stream: Stream, kept: list[_Kept], oldest: int, cause: RemovalCause, along: list[int]
-    ) -> None:
+        self, group: Group, stream: Stream, kept: list[_Kept], oldest: int, cause: RemovalCause, along: list[int],
+        runs: list[tuple[int, int]],
+    ) -> None:  # fmt: skip
+        """`runs`: offsets of the first and last packet of each run of sequences. What goes along goes with the last."""
+        self._check_holds(stream, kept)
         head = group.touch(stream).head
         head.packets -= len(kept)
         head.bytes -= sum(packet.size for packet in kept)
         head.oldest_sequence = oldest if head.packets else 0
-        offsets = sorted([*(packet.offset for packet in kept), *along])
-        group.add_removal(Removal(stream.stream_hash, offsets[0], offsets[-1], cause), len(kept))
-        self._clear_rows(group, offsets)
+        packets = [packet.offset for packet in kept]
+        for low, high in [(runs[0][0], runs[-1][1])] if along else runs:
+            gone = packets[bisect.bisect_left(packets, low) : bisect.bisect_right(packets, high)]
+            if gone:
+                ends = sorted((*gone, *along))
+                group.add_removal(Removal(stream.stream_hash, ends[0], ends[-1], cause), len(gone))
+        self._clear_rows(group, [*packets, *along])
+        add_status_reduction(group, packets)
         row = head_row(group, stream)
         group.actions.append(lambda connection: store_heads(connection, [row]))
         self._keep_or_drop_names(group, stream.stream_hash, kept, cause)
+
+    def _check_holds(self, stream: Stream, kept: list[_Kept]) -> None:
+        """In the writer, where no hold can come in between. Raises UnderHold."""
+        for packet in kept:
+            if self._state.holds.find(stream, packet.sequence, packet.sequence) is not None:
+                self._holds.check_hold(stream, packet.sequence, packet.sequence)
+        self._holds.check_age(stream, max(packet.appended_us for packet in kept))
 
     def _keep_or_drop_names(self, group: Group, stream_hash: bytes, kept: list[_Kept], cause: RemovalCause) -> None:
         """Commitments are remembered for ever, ids after retention alone."""
@@ -159,6 +190,35 @@ class Remover:
         await job.ticket.wait()
 
 
+def add_status_reduction(group: Group, offsets: Sequence[int]) -> None:
+    """Takes the content of the packets' own status entries away, in the group's transaction."""
+    tail, gone = group.state.tail, list[int]()
+
+    def write(connection: sqlite3.Connection) -> None:
+        gone.extend(links.reduce_statuses(connection, offsets))
+
+    def adopt() -> None:
+        for entry in map(tail.find, gone):
+            if entry is not None and not entry.is_reduced:
+                tail.replace(reduce_entry(entry))
+
+    group.actions.append(write)
+    group.on_adopt(adopt)
+
+
+def _runs_of(positions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """First and last offset of each run of sequences that follow one another."""
+    runs: list[tuple[int, int]] = []
+    last = -1
+    for sequence, offset in positions:
+        if runs and sequence == last + 1:
+            runs[-1] = (runs[-1][0], offset)
+        else:
+            runs.append((offset, offset))
+        last = sequence
+    return runs
+
+
 def _read_kept(connection: sqlite3.Connection, offsets: Sequence[int]) -> list[_Kept]:
     sizes = dict(connection.execute(_SIZES, (json.dumps(offsets),)))
     kept = []
@@ -170,7 +230,11 @@ def _read_kept(connection: sqlite3.Connection, offsets: Sequence[int]) -> list[_
             meta = decode_meta(stub.meta)
         except VerificationFailed:  # a damaged row goes like any other; its names can't be found any more
             meta = Meta()
-        kept.append(_Kept(stub.offset, size, meta.id, meta.key, producers_commitment(stub, meta)))
+        kept.append(
+            _Kept(
+                stub.offset, stub.sequence, stub.appended_us, size, meta.id, meta.key, producers_commitment(stub, meta)
+            )
+        )
     return kept
 
 

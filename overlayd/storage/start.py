@@ -90,6 +90,7 @@ def load_state(
     if size and not facts.get("is_clean", 0):
         _check_tail(connection, size)
     _load_streams(connection, state)
+    state.holds.load(connection)
     for row in connection.execute("SELECT stream_hash, from_offset, to_offset, cause FROM removal"):
         state.removals.add(Removal(*row))
     _replay(connection, state, size)
