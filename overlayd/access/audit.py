@@ -61,6 +61,10 @@ class AuditTrail:
     def __repr__(self) -> str:
         return f"AuditTrail(waiting={len(self._waiting)}, counted={len(self._repeats)})"
 
+    def adopt(self, settings: AccessSettings) -> None:
+        """Its limits are these from now on."""
+        self._settings = settings
+
     def packet(self, record: AuditRecord) -> OwnPacket:
         """The record as a packet, to be appended in the transaction of what it tells about."""
         self._written.labels("written").inc()

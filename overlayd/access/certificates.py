@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from overlayd.access.gate import Claim, RequestHead
 from overlayd.access.origin import Origin, Peer, PeerCertificate
-from overlayd.access.principal import Principal
+from overlayd.access.principal import Principal, Standing
 from overlayd.access.roles import RoleBook
 from overlayd.access.scopes import Grants, grants_of
 from overlayd.access.settings import CertificateSettings
@@ -24,6 +24,7 @@ class _Rule:
         self._subject = _pattern_of(settings.subject)
         self._san = _pattern_of(settings.san)
         self.grants: Grants = grants_of(roles.scopes_of(settings.scopes, settings.roles))
+        self.standing = Standing()
 
     def find(self, certificate: PeerCertificate) -> str | None:
         """The name of whom the certificate is about; None when the rule doesn't fit."""
@@ -59,6 +60,7 @@ class CertificateScheme:
                 raise ConfigInvalid(
                     f"access.certificates {rule.name}: {err.detail}", subject=rule.name, hint=err.hint
                 ) from err
+        self.is_asked = is_asked
         self._rules = [_Rule(rule, roles) for rule in rules]
         if self._rules and not is_asked:
             raise ConfigInvalid(
@@ -71,6 +73,15 @@ class CertificateScheme:
 
     def __len__(self) -> int:
         return len(self._rules)
+
+    def adopt(self, other: "CertificateScheme") -> None:
+        """The other's rules from now on. Whoever was let in by any of these is let in anew if they differ, because another
+        rule may come first now."""
+        if [(rule.settings, rule.grants) for rule in self._rules] == [(r.settings, r.grants) for r in other._rules]:
+            return
+        for rule in self._rules:
+            rule.standing.ended = "changed"
+        self._rules = other._rules
 
     def find_grants(self, name: str) -> Grants | None:
         """What the rule that once gave a name gives now; None when there is none of its name any more."""
@@ -99,7 +110,7 @@ class CertificateScheme:
 def _principal_of(rule: _Rule, name: str, origin: Origin) -> Principal:
     return Principal(
         name=f"certificate:{name}", kind="certificate", rights=rule.grants.everywhere, address=origin.address,
-        grants=rule.grants, owner=rule.settings.owner or name, policy=rule.settings.policy,
+        grants=rule.grants, owner=rule.settings.owner or name, policy=rule.settings.policy, standing=rule.standing,
     )  # fmt: skip
 
 

@@ -181,10 +181,20 @@ class Gate:
         if self.has_credentials == self._had_credentials:
             return False
         self._had_credentials = not self._had_credentials
+        self._end_keyless()
+        return True
+
+    def adopt(self, unix_users: UnixUsers, *, is_loopback_free: bool) -> None:
+        """Who may come in without a credential is said anew; whoever did so under other rules comes in again."""
+        if not self._unix_users.adopt(unix_users) and is_loopback_free is self._is_loopback_free:
+            return
+        self._is_loopback_free = is_loopback_free
+        self._end_keyless()
+
+    def _end_keyless(self) -> None:
         self.generation += 1
         ended, self._keyless = self._keyless, Standing()
         ended.ended = "changed"
-        return True
 
     def is_good(self, principal: Principal, generation: int) -> bool:
         """Whether somebody who was let in at a generation of the gate's still counts."""
@@ -322,8 +332,8 @@ class Gate:
             known = self._unix_users.find(origin)
             if known is not None:
                 return Principal(
-                    name=f"unix:{origin.uid}", kind="unix", rights=known.everywhere, address=origin.address,
-                    may_create=self._rules.auto_create, grants=known,
+                    name=f"unix:{origin.uid}", kind="unix", rights=known.grants.everywhere, address=origin.address,
+                    may_create=self._rules.auto_create, grants=known.grants, standing=known.standing,
                 )  # fmt: skip
             if origin.uid in (0, self._rules.service_uid):
                 return keyless_principal(self._rules, origin)

@@ -1,6 +1,6 @@
-"""Making, rotating and revoking API keys: each change durable together with its audit record, then in force at once."""
+"""Making, changing, rotating and revoking API keys: each change durable together with its audit record, then in force at once."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -10,6 +10,7 @@ from overlayd.access.audit import AuditTrail
 from overlayd.access.key_records import KeyRecord, SecretRecord, drop_key, store_key
 from overlayd.access.keys import Key, KeyBook
 from overlayd.access.principal import Principal
+from overlayd.access.scopes import Scope
 from overlayd.access.secret_text import KeyKind, NewSecret, draw_key
 from overlayd.access.settings import AccessSettings
 from overlayd.model.audit import AuditRecord, AuditValue
@@ -44,6 +45,17 @@ class KeyAsk(msgspec.Struct, frozen=True):
     policy: str = ""
 
 
+class KeyPatch(msgspec.Struct, frozen=True):
+    """What of a key is to be different; None leaves it. `owner`: never empty; `expires_us`: 0 for never."""
+
+    title: str | None = None
+    owner: str | None = None
+    scopes: tuple[str, ...] | None = None
+    roles: tuple[str, ...] | None = None
+    expires_us: int | None = None
+    policy: str | None = None
+
+
 class Author(msgspec.Struct, frozen=True):
     """Who changes something, and with which request."""
 
@@ -76,18 +88,21 @@ class KeyChanges:
         self._on_change = on_change
         self._lock = trio.Lock()
 
+    def adopt(self, settings: AccessSettings) -> None:
+        """Its limits are these from now on."""
+        self._settings = settings
+
+    def pause(self) -> trio.Lock:
+        """Whoever holds it changes keys in another way meanwhile."""
+        return self._lock
+
     async def create(self, ask: KeyAsk, author: Author) -> tuple[Key, NewSecret]:
         """A new key and its secret, which is kept nowhere. Durable. Checkpoint.
 
         Raises BadParameter, LimitReached, and what appending raises.
         """
-        scopes = self._keys.roles.scopes_of(ask.scopes, ask.roles)
-        self._keys.roles.check(ask.roles)
         now_us = self._clock.now_us()
-        if not scopes:
-            raise BadParameter("a key needs scopes or roles", subject="scopes", hint='such as ["publish:weather.*"]')
-        if ask.expires_us and ask.expires_us <= now_us:
-            raise BadParameter("the key would have expired already", subject="expires_at")
+        scopes = self._check(ask.scopes, ask.roles, ask.expires_us, now_us)
         async with self._lock:
             if len(self._keys) >= self._settings.keys_max:
                 self._metrics.count_limit_hit("keys_max")
@@ -109,6 +124,36 @@ class KeyChanges:
         key = self._keys.get(record.id)
         assert key is not None
         return key, secret
+
+    async def change(self, id: str, patch: KeyPatch, author: Author) -> Key:
+        """The key in another form from now on, with the secrets that it has: what was let in by it with other rights,
+        another owner, end or quota is let in anew. Durable. Checkpoint.
+
+        Raises UnknownKey, OwnedByConfig, BadParameter, and what appending raises.
+        """
+        if patch.owner == "":
+            raise BadParameter("a key belongs to somebody", subject="owner", hint="leave it out to keep the owner")
+        async with self._lock:
+            key = self._changeable(id)
+            before, now_us = key.record, self._clock.now_us()
+            members = {name: value for name, value in msgspec.structs.asdict(patch).items() if value is not None}
+            for name in {"scopes", "roles"} & members.keys():
+                members[name] = tuple(dict.fromkeys(members[name]))
+            changed = msgspec.structs.replace(before, **members)
+            scopes = self._check(changed.scopes, changed.roles, members.get("expires_us", 0), now_us)
+            different = [name for name in members if getattr(changed, name) != getattr(before, name)]
+            if not different:
+                return key
+            detail: dict[str, AuditValue] = {
+                "changed": " ".join("expires_at" if name == "expires_us" else name for name in sorted(different)),
+                "owner": changed.owner, "scopes": " ".join(sorted(map(str, scopes))),
+            }  # fmt: skip
+            if changed.expires_us:
+                detail["expires_at"] = format_time_us(changed.expires_us)
+            await self._commit(
+                author.record("key.change", id, **detail), [store_key(changed)], lambda: self._put(changed)
+            )
+        return self.known(id)
 
     async def rotate(self, id: str, grace_s: float | None, author: Author) -> tuple[Key, NewSecret]:
         """A new secret for a key; those that it has go on for the grace (None: the setting's). Durable. Checkpoint.
@@ -158,11 +203,21 @@ class KeyChanges:
             raise UnknownKey(f"there is no key {id[:64]!r}", subject="id", hint="GET /v1/keys lists what there is")
         return key
 
+    def _check(self, scopes: Iterable[str], roles: Iterable[str], expires_us: int, now_us: int) -> frozenset[Scope]:
+        """The scopes of a key that is to be. Raises BadParameter."""
+        found = self._keys.roles.scopes_of(scopes, roles)
+        self._keys.roles.check(roles)
+        if not found:
+            raise BadParameter("a key needs scopes or roles", subject="scopes", hint='such as ["publish:weather.*"]')
+        if expires_us and expires_us <= now_us:
+            raise BadParameter("the key would have expired already", subject="expires_at")
+        return found
+
     def _changeable(self, id: str) -> Key:
         key = self.known(id)
         if key.declared_in:
             raise OwnedByConfig(
-                f"the key {id} is declared at {key.declared_in}", subject=id, hint="change it there and restart",
+                f"the key {id} is declared at {key.declared_in}", subject=id, hint="change it there",
                 extra={"declared_in": key.declared_in},
             )  # fmt: skip
         return key

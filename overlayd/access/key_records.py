@@ -79,6 +79,12 @@ def read_keys(connection: sqlite3.Connection) -> tuple[list[KeyRecord], dict[str
     return records, dict(connection.execute("SELECT id, used_us FROM access_key_use"))
 
 
+def read_key(connection: sqlite3.Connection, id: str) -> KeyRecord | None:
+    """A stored key."""
+    row = connection.execute("SELECT body FROM access_key WHERE id = ?", (id,)).fetchone()
+    return None if row is None else _decode(row[0])
+
+
 def store_owner(stream: str, owner: str) -> Statement:
     """Whose stream it is."""
     return "INSERT OR REPLACE INTO stream_owner (name, owner) VALUES (?, ?)", (stream, owner)

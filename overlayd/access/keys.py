@@ -53,6 +53,11 @@ class Found(msgspec.Struct, frozen=True):
     secret: SecretRecord
 
 
+def _terms_of(key: Key) -> tuple[Grants, str, int, str]:
+    """What a principal of the key is made of, beside its secret."""
+    return key.grants, key.record.owner, key.record.expires_us, key.record.policy
+
+
 class KeyBook:
     """All keys. Decides nothing about who may change them, and stores nothing."""
 
@@ -94,15 +99,15 @@ class KeyBook:
         return found if is_same(stored, digest) else None
 
     def put(self, record: KeyRecord, *, declared_in: str = "", used_us: int = 0) -> Key:
-        """The key in this form from now on. Secrets that it had and has no more are revoked; other rights end what
-        was let in with the old ones."""
+        """The key in this form from now on. Secrets that it had and has no more are revoked; what was let in under other
+        terms (rights, owner, end, quota) is ended as changed, so that it comes in anew."""
         grants = grants_of(self.roles.scopes_of(record.scopes, record.roles))
         before = self._keys.get(record.id)
         key = Key(record, grants, declared_in, used_us if before is None else before.used_us)
-        is_same_right = before is not None and (before.grants, before.record.owner) == (grants, record.owner)
+        is_same = before is not None and _terms_of(before) == _terms_of(key)
         for secret in record.secrets:
             standing = None if before is None else before.standings.pop(secret.digest, None)
-            if standing is not None and not is_same_right:
+            if standing is not None and not is_same:
                 standing.ended = "changed"
                 standing = None
             key.standings[secret.digest] = standing or Standing()

@@ -88,16 +88,27 @@ class Metering:
         self._log.meter_with(self.quotas)
         self._is_started = True
 
-    def require_policies(self, named: Iterable[tuple[str, str]]) -> None:
-        """After `start`. `named`: policies that the settings name, each after who has it. From now on they can't be
-        deleted. Raises ConfigInvalid for one that there isn't."""
+    def replace_rates(self, settings: RateSettings) -> None:
+        """After `start`: from now on these rates hold. What was used up of a rate that stays counts on."""
+        self.rates.replace_rules(settings)
+        self._has_rates = bool(self.rates.names)
+
+    def check_policies(self, named: Iterable[tuple[str, str]]) -> dict[str, str]:
+        """As `require_policies`, and changes nothing; gives the policies, each with who has it first."""
+        declared: dict[str, str] = {}
         for place, policy in named:
             if policy not in self.quotas.policies:
                 raise ConfigInvalid(
                     f"{place}: there is no quota policy {policy!r}", subject=place,
                     hint=f"known are {', '.join(sorted(self.quotas.policies))}; PUT /v1/quotas/policies/NAME makes others",
                 )  # fmt: skip
-            self._declared.setdefault(policy, place)
+            declared.setdefault(policy, place)
+        return declared
+
+    def require_policies(self, named: Iterable[tuple[str, str]]) -> None:
+        """After `start`. `named`: policies that the settings name, each after who has it. From now on they can't be
+        deleted, and those of an earlier call can. Raises ConfigInvalid for one that there isn't."""
+        self._declared = self.check_policies(named)
 
     async def run(self) -> None:
         """Writes out what was counted, now and then, until it is cancelled."""

@@ -11,9 +11,11 @@ from overlayd.access.declared_keys import declare_keys
 from overlayd.access.failures import FailureBook
 from overlayd.access.gate import Gate, Scheme
 from overlayd.access.key_changes import KeyChanges
-from overlayd.access.key_records import read_keys, read_owners, store_uses
+from overlayd.access.key_records import read_key, read_keys, read_owners, store_uses
 from overlayd.access.keys import Key, KeyBook
+from overlayd.access.node_schemes import NodeSchemes
 from overlayd.access.origin import AccessRules
+from overlayd.access.reloading import replace_declared, take_live
 from overlayd.access.roles import RoleBook
 from overlayd.access.settings import AccessSettings, KeySettings
 from overlayd.access.stream_changes import StreamChanges
@@ -107,6 +109,39 @@ class NodeAccess:
             self.streams.own(name, owner)
         self.keys.end_expired(now_us)
         self.gate.refresh()
+
+    def prepare_reload(
+        self, declared: Sequence[KeySettings], settings: AccessSettings, others: NodeSchemes
+    ) -> tuple[Callable[[], Awaitable[None]], tuple[str, ...]]:  # fmt: skip
+        """What makes other settings and other declared keys count, and the names of the settings that count only after a
+        restart. Nothing has changed before the first is awaited; then live sessions follow, too: what somebody was let in
+        by is ended unless it is still the same.
+
+        `others`: the schemes beside keys and tickets. Reads small files, blocking. Raises ConfigInvalid.
+        """
+        counted, waiting = take_live(self.settings, settings, is_mutual_same=others.is_mutual_as(settings))
+        roles = RoleBook(counted.roles)
+        keys = KeyBook(roles)
+        declare_keys(keys, declared, self._environ, self._clock.now_us())
+        users = UnixUsers(counted.unix_users, roles)
+        adopt_others = others.prepare(counted)
+
+        async def commit() -> None:
+            """Checkpoint. Raises what keeps the log from being read, before anything changes."""
+            async with self.changes.pause():
+                gone = {key.name for key in self._declared} - {key.name for key in declared}
+                stored = await self._log.read(lambda connection: [read_key(connection, id) for id in gone])
+                renamed = self.keys.roles.adopt(roles)
+                replace_declared(self.keys, keys, gone, stored, renamed)
+                self.gate.adopt(users, is_loopback_free=counted.loopback_free)
+                adopt_others()
+                self.changes.adopt(counted)
+                self.tickets.adopt(counted)
+                self.trail.adopt(counted)
+                self.settings, self._declared = counted, tuple(declared)
+            self.note_change()
+
+        return commit, waiting
 
     async def run(self) -> None:
         """Writes audit records, ends what expires, notes which keys are used. Until cancelled. Checkpoint."""

@@ -1,7 +1,7 @@
 """Every scheme beside the node's own keys and tickets, made of the settings: tokens, identities, certificates."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import trio
@@ -48,10 +48,14 @@ class NodeSchemes:
         self._metrics = metrics
         self._chance = random.Random(entropy.draw(8))  # noqa: S311 - spreads fetches, keeps no secret
         self._environ = environ
-        self._published: list[PublishedKeys] = []
+        self._nursery: trio.Nursery | None = None
         roles = RoleBook(settings.roles)
         self.certificates = certificates
-        self.tokens = self._jwt_scheme(roles, may_create)
+        self._issuers = self._read_issuers(settings, roles)
+        self.tokens = JwtScheme(
+            self._issuers, settings=settings, roles=roles, clock=clock, metrics=metrics, may_create=may_create
+        )
+        self._roles = roles
         self.identities = IdentityBook(settings, roles)
         if settings.nonce_mode == "clock":
             self._nonces: ClockNonces | DurableNonces = ClockNonces(
@@ -68,8 +72,9 @@ class NodeSchemes:
                 ), identities=self.identities,
                 sessions=SessionBook(settings.mutual, metrics, trio.current_time), entropy=entropy,
             )  # fmt: skip
+        self._signed = IdentityScheme(self.identities, self._nonces, may_create=may_create)
         self.all: tuple[Scheme, ...] = (
-            self.tokens, IdentityScheme(self.identities, self._nonces, may_create=may_create),
+            self.tokens, self._signed,
             MutualScheme(self.mutual, settings.mutual, metrics, may_create=may_create), self.certificates,
         )  # fmt: skip
 
@@ -101,42 +106,91 @@ class NodeSchemes:
         """Fetches published keys, until cancelled; then notes what must outlive the process. Checkpoint."""
         try:
             async with trio.open_nursery() as nursery:
-                for published in self._published:
-                    nursery.start_soon(published.run)
+                self._nursery = nursery
+                self._start_fetching(self._issuers)
                 await trio.sleep_forever()
         finally:
+            self._nursery = None
             with trio.move_on_after(STOP_S, shield=True):
                 await self._nonces.stop()
 
-    def _jwt_scheme(self, roles: RoleBook, may_create: bool) -> JwtScheme:
+    def prepare(self, settings: AccessSettings) -> Callable[[], None]:
+        """What makes other settings count, roles, identities, certificates and issuers of them; nothing has changed before
+        it is called. What somebody was let in by is ended unless it is still the same. Reads small files, blocking.
+        Raises ConfigInvalid."""
+        roles = RoleBook(settings.roles)
+        identities = IdentityBook(settings, roles)
+        certificates = CertificateScheme(settings.certificates, roles, is_asked=self.certificates.is_asked)
+        issuers = self._read_issuers(settings, roles)
+
+        def adopt() -> None:
+            renamed = self._roles.adopt(roles)
+            self.identities.adopt(identities)
+            self._signed.refresh()
+            self.certificates.adopt(certificates)
+            self._adopt_issuers(issuers, renamed)
+            self._settings = settings
+
+        return adopt
+
+    def is_mutual_as(self, settings: AccessSettings) -> bool:
+        """Whether mutual authentication would be on or off with other settings as it is now: that is settled at start."""
+        is_wanted = settings.mutual.enabled and bool(settings.identities or settings.identity.anyone)
+        return is_wanted is (self.mutual is not None)
+
+    def _adopt_issuers(self, issuers: list[Issuer], renamed: frozenset[str]) -> None:
+        """`renamed`: roles that mean something else now."""
+        before = {issuer.settings.name: issuer for issuer in self._issuers}
+        found, new = [], []
+        for issuer in issuers:
+            known = before.get(issuer.settings.name)
+            if known is None or known.settings != issuer.settings or not renamed.isdisjoint(_roles_of(issuer.settings)):
+                new.append(issuer)
+                found.append(issuer)
+                continue
+            del before[issuer.settings.name]
+            if isinstance(issuer.keys, FixedKeys) and isinstance(known.keys, FixedKeys):
+                issuer.keys.keep(known.keys)
+                found.append(issuer)
+            else:
+                found.append(known)
+        for gone in before.values():
+            gone.keys.end()
+        self._issuers = found
+        self.tokens.adopt(found)
+        self._start_fetching(new)
+
+    def _start_fetching(self, issuers: Iterable[Issuer]) -> None:
+        """Those that publish their keys are fetched from, once `run` runs."""
+        for issuer in issuers:
+            if self._nursery is not None and isinstance(issuer.keys, PublishedKeys):
+                self._nursery.start_soon(issuer.keys.run)
+
+    def _read_issuers(self, settings: AccessSettings, roles: RoleBook) -> list[Issuer]:
+        """Raises ConfigInvalid."""
         issuers, seen = [], set()
-        for issuer in self._settings.jwt:
+        for issuer in settings.jwt:
             try:
-                roles.check((*issuer.roles, *(role for grant in issuer.grants for role in grant.roles)))
+                roles.check(_roles_of(issuer))
             except BadParameter as err:
                 raise _invalid(issuer, err.detail, err.hint) from err
             if issuer.issuer in seen or issuer.name in seen:
                 raise _invalid(issuer, "its name or issuer stands there twice")
             seen |= {issuer.issuer, issuer.name}
             issuers.append(Issuer(issuer, self._keys_of(issuer)))
-        return JwtScheme(
-            issuers,
-            settings=self._settings,
-            roles=roles,
-            clock=self._clock,
-            metrics=self._metrics,
-            may_create=may_create,
-        )
+        return issuers
 
     def _keys_of(self, issuer: JwtSettings) -> FixedKeys | PublishedKeys:
         if not issuer.jwks_url:
             return read_key_file(issuer, self._environ, self._settings.jwks_keys_max)
-        published = PublishedKeys(
+        return PublishedKeys(
             issuer, self._settings, self._fetch, on_change=lambda: self.on_change(), chance=self._chance,
             metrics=self._metrics,
         )  # fmt: skip
-        self._published.append(published)
-        return published
+
+
+def _roles_of(issuer: JwtSettings) -> tuple[str, ...]:
+    return (*issuer.roles, *(role for grant in issuer.grants for role in grant.roles))
 
 
 def named_policies(settings: AccessSettings, keys: tuple[KeySettings, ...]) -> Iterator[tuple[str, str]]:

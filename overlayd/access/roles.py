@@ -30,6 +30,13 @@ class RoleBook:
                     f"access.roles {role.name}: {err.detail}", subject=role.name, hint=err.hint
                 ) from err
 
+    def adopt(self, other: "RoleBook") -> frozenset[str]:
+        """The other's roles from now on; gives the names of those that mean something else now."""
+        before, self._roles = self._roles, other._roles
+        return frozenset(
+            name for name in before.keys() | self._roles.keys() if before.get(name) != self._roles.get(name)
+        )
+
     @property
     def names(self) -> list[str]:
         """Known roles, by name."""

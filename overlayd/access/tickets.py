@@ -45,6 +45,10 @@ class TicketBook:
     def __len__(self) -> int:
         return len(self._tickets)
 
+    def adopt(self, settings: AccessSettings) -> None:
+        """Its limits are these from now on."""
+        self._settings = settings
+
     def issue(self, principal: Principal, scopes: Iterable[Scope] | None, ttl_s: float | None) -> tuple[str, float]:
         """The ticket and the seconds in which it must be used. `scopes`: less than the principal has, None for all.
 

@@ -12,7 +12,7 @@ from overlayd.client import SyncClient, access_calls, calls
 from overlayd.client.retry import ONCE
 from overlayd.model.clock import Entropy
 from overlayd.model.key_chain import LogKeysBody
-from overlayd.model.wire_access import KeyBody, KeyIn, KeyMade
+from overlayd.model.wire_access import KeyBody, KeyChangeIn, KeyIn, KeyMade
 
 _WARNING = "Keep it now: it isn't shown again."
 
@@ -22,7 +22,7 @@ _WARNING = "Keep it now: it isn't shown again."
 @json_option
 @click.pass_context
 def command(ctx: click.Context, target: Target, as_json: bool) -> None:
-    """Make, list, rotate and revoke API keys; without a subcommand they are listed."""
+    """Make, list, change, rotate and revoke API keys; without a subcommand they are listed."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_keys, target=target, as_json=as_json, owner="")
 
@@ -69,6 +69,43 @@ def create(
     with _open(target) as client:
         made = client.send(access_calls.create_key(wanted))
     _print_made(made, as_json)
+
+
+@command.command("change")
+@click.argument("key_id", metavar="KEY")
+@click.option("--scope", "scopes", multiple=True, help="Instead of those that it has; may be repeated")
+@click.option("--role", "roles", multiple=True, help="Instead of those that it has; may be repeated")
+@click.option("--no-scopes", is_flag=True, help="Take all scopes away; its roles stay")
+@click.option("--no-roles", is_flag=True, help="Take all roles away; its scopes stay")
+@click.option("--owner", default=None, help="Whose it is")
+@click.option("--title", default=None, help="What it is for")
+@click.option("--expires", default=None, metavar="TIME", help='RFC 3339 time at which it ends; "never"')
+@click.option("--policy", default=None, help='Quota policy; "": the default one')
+@target_options
+@json_option
+def change(
+    target: Target, key_id: str, scopes: tuple[str, ...], roles: tuple[str, ...], no_scopes: bool, no_roles: bool,
+    owner: str | None, title: str | None, expires: str | None, policy: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Change what a key may do, whose it is, or when it ends. Its secret stays; what it let in comes in anew."""
+    if (scopes and no_scopes) or (roles and no_roles):
+        raise click.UsageError("give either new ones, or none")
+    wanted = KeyChangeIn(
+        title=_given(title), owner=_given(owner), policy=_given(policy),
+        scopes=list(scopes) if scopes or no_scopes else UNSET, roles=list(roles) if roles or no_roles else UNSET,
+        expires_at=None if expires == "never" else _given(expires),
+    )  # fmt: skip
+    if wanted == KeyChangeIn():
+        raise click.UsageError("say what is to change")
+    with _open(target) as client:
+        changed = client.send(access_calls.change_key(key_id, wanted))
+    if as_json:
+        print_json(changed)
+        return
+    expires_at = changed.expires_at if isinstance(changed.expires_at, str) else "never"
+    print_facts(
+        (("id", changed.id), ("owner", printable(changed.owner)), ("scopes", _scopes(changed)), ("expires", expires_at))
+    )
 
 
 @command.command("rotate")
@@ -163,6 +200,10 @@ def _all_keys(client: SyncClient, owner: str) -> Iterator[KeyBody]:
         if not isinstance(page.next_after, str):
             return
         after = page.next_after
+
+
+def _given(text: str | None) -> str | UnsetType:
+    return UNSET if text is None else text
 
 
 def _print_made(made: KeyMade, as_json: bool) -> None:

@@ -7,7 +7,16 @@ import msgspec
 from msgspec import UNSET
 
 from overlayd.client.calls import JSON, Call, decoder_of
-from overlayd.model.wire_access import KeyBody, KeyIn, KeyList, KeyMade, KeyRotation, TicketBody, TicketIn
+from overlayd.model.wire_access import (
+    KeyBody,
+    KeyChangeIn,
+    KeyIn,
+    KeyList,
+    KeyMade,
+    KeyRotation,
+    TicketBody,
+    TicketIn,
+)
 
 _KEYS = decoder_of(KeyList)
 _KEY = decoder_of(KeyBody)
@@ -32,6 +41,11 @@ def create_key(wanted: KeyIn) -> Call[KeyMade]:
     return Call(
         "POST", "/v1/keys", _MADE, headers=_HEADERS, content=msgspec.json.encode(wanted), is_repeatable=False
     )  # fmt: skip
+
+
+def change_key(id: str, wanted: KeyChangeIn) -> Call[KeyBody]:
+    """Changes what an API key may do, whose it is, when it ends; at once for what it let in, too."""
+    return Call("PATCH", _path(id), _KEY, headers=_HEADERS, content=msgspec.json.encode(wanted))
 
 
 def rotate_key(id: str, grace: str = "") -> Call[KeyMade]:

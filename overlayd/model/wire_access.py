@@ -60,6 +60,17 @@ class KeyIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     policy: Annotated[str, Meta(max_length=64, description="Quota policy; empty: the default one")] = ""
 
 
+class KeyChangeIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What of a key is to be different. What is left out stays."""
+
+    title: Annotated[str, Meta(max_length=200, description="For people")] | UnsetType = UNSET
+    owner: Annotated[str, Meta(min_length=1, max_length=128, description="Whose it is")] | UnsetType = UNSET
+    scopes: Scopes | UnsetType = UNSET
+    roles: Roles | UnsetType = UNSET
+    expires_at: Annotated[str, Meta(max_length=40, description="RFC 3339 time; null: never")] | None | UnsetType = UNSET
+    policy: Annotated[str, Meta(max_length=64, description="Quota policy; empty: the default one")] | UnsetType = UNSET
+
+
 class KeyRotation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """How a key's secret is replaced."""
 

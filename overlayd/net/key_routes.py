@@ -1,4 +1,4 @@
-"""`/v1/keys`: API keys, made, listed, rotated and revoked. A secret is told once, in the answer that makes it."""
+"""`/v1/keys`: API keys, made, listed, changed, rotated and revoked. A secret is told once, in the answer that makes it."""
 
 from bisect import bisect_right
 from typing import Any
@@ -11,14 +11,14 @@ from quart_trio import QuartTrio
 
 from overlayd.access import require
 from overlayd.access.audit import AuditTrail
-from overlayd.access.key_changes import KeyAsk, KeyChanges
+from overlayd.access.key_changes import KeyAsk, KeyChanges, KeyPatch
 from overlayd.access.keys import Key, KeyBook
 from overlayd.access.secret_text import NewSecret
 from overlayd.model.clock import Clock, format_time_us, parse_time_us
 from overlayd.model.errors import BadParameter
 from overlayd.model.units import Duration
 from overlayd.model.wire import encode_wire
-from overlayd.model.wire_access import KeyBody, KeyIn, KeyList, KeyMade, KeyRotation, KeySecretBody
+from overlayd.model.wire_access import KeyBody, KeyChangeIn, KeyIn, KeyList, KeyMade, KeyRotation, KeySecretBody
 from overlayd.net.app import answer, author_of, principal_of
 from overlayd.net.json_body import JsonBodies
 from overlayd.net.lane import Lane
@@ -39,6 +39,7 @@ def add_key_routes(
     app.add_url_rule("/v1/keys", "keys.list", routes.list_keys, methods=["GET"])
     app.add_url_rule("/v1/keys", "keys.create", routes.create, methods=["POST"])
     app.add_url_rule(one, "keys.show", routes.show, methods=["GET"])
+    app.add_url_rule(one, "keys.change", routes.change, methods=["PATCH"])
     app.add_url_rule(one, "keys.revoke", routes.revoke, methods=["DELETE"])
     app.add_url_rule(f"{one}/rotate", "keys.rotate", routes.rotate, methods=["POST"])
 
@@ -98,6 +99,21 @@ class _KeyRoutes:
             made, secret = await self._changes.create(ask, author_of(request))
         return _made(made, secret, 201)
 
+    async def change(self, key: str) -> Response:
+        """Changes what a key may do, whose it is, when it ends."""
+        require(principal_of(request), "admin")
+        Parameters(request, ())
+        wanted = await self._bodies.read(request, KeyChangeIn, "the key can't be changed")
+        patch = KeyPatch(
+            title=_given(wanted.title), owner=_given(wanted.owner), policy=_given(wanted.policy),
+            scopes=tuple(wanted.scopes) if isinstance(wanted.scopes, list) else None,
+            roles=tuple(wanted.roles) if isinstance(wanted.roles, list) else None,
+            expires_us=0 if wanted.expires_at is None else _time_of(wanted.expires_at) or None,
+        )  # fmt: skip
+        async with self._lane.step_out():
+            changed = await self._changes.change(key, patch, author_of(request))
+        return answer(encode_wire(KeyBody(**_members(changed))))
+
     async def rotate(self, key: str) -> Response:
         """Gives a key another secret."""
         require(principal_of(request), "admin")
@@ -128,6 +144,10 @@ def seconds_of(text: str | msgspec.UnsetType, name: str) -> float | None:
         return float(Duration.parse(text))
     except ValueError as err:
         raise BadParameter(f"{name}: {err}", subject=name) from err
+
+
+def _given(text: str | msgspec.UnsetType) -> str | None:
+    return text if isinstance(text, str) else None
 
 
 def _time_of(text: str | msgspec.UnsetType) -> int:

@@ -20,6 +20,11 @@ ACCESS_OPERATIONS: tuple[Operation, ...] = (
         (401, 403, 404), "admin",
     ),
     Operation(
+        "patch", "/v1/keys/{key}", "Change what a key may do, whose it is, when it ends", "access",
+        (Answer(200, "The key", {JSON: wire_access.KeyBody}),), (_KEY,), {JSON: wire_access.KeyChangeIn},
+        (400, 401, 403, 404, 409, 413, 415, 422, 503, 507), "admin",
+    ),
+    Operation(
         "delete", "/v1/keys/{key}", "Revoke an API key and end what it let in", "access", (Answer(204, "Revoked"),), (_KEY,), {},
         (401, 403, 404, 409, 503, 507), "admin",
     ),

@@ -9,12 +9,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
+from click.testing import CliRunner
 from live_sockets import Refused, open_socket
 from node_process import Node
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
+from overlayd.cli import cli
 from overlayd.client import Client, SyncClient, access_calls
 from overlayd.model.errors import Forbidden, Unauthorized
 from overlayd.model.wire import Packet
@@ -287,6 +290,33 @@ def test_rotation_on_the_node(node: Node) -> None:
         assert len(client.send(access_calls.show_key(made.id)).secrets) == 2
         third = client.send(access_calls.rotate_key(made.id, "0s"))
     assert [ask(node, "GET", "/v1/node", key)[0] for key in (made.key, second.key, third.key)] == [401, 401, 200]
+
+
+async def test_changed_rights_reach_a_live_session(node: Node) -> None:
+    """It is told to come back (1001); the next request on a kept connection is judged by the new rights."""
+    made = await trio.to_thread.run_sync(make, node, "subscribe:fresh.a", "read:fresh.a")
+    with httpx.Client(base_url=node.url, headers={"Authorization": f"Bearer {made.key}"}) as kept:
+        assert kept.get("/v1/streams/fresh.a/last").status_code == 404
+        async with open_socket(
+            f"{node.url}/v1/live?stream=fresh.a", {"Authorization": f"Bearer {made.key}"}
+        ) as connection:
+            assert json.loads(await connection.get_message())["type"] == "welcome"
+            await trio.to_thread.run_sync(
+                run_keys, node, "change", made.id, "--scope", "read:else", "--expires", "2999-01-01T00:00:00Z"
+            )
+            told, code = await read_to_end(connection)
+            assert (told[-1]["type"], code) == ("bye", 1001)
+        assert kept.get("/v1/streams/fresh.a/last").status_code == 403
+    changed = [
+        record for record in await trio.to_thread.run_sync(audited, node, "key.change") if record["subject"] == made.id
+    ]
+    assert changed[0]["detail"]["changed"] == "expires_at scopes"
+
+
+def run_keys(node: Node, *arguments: str) -> None:
+    """`overlayd keys`, over the node's own socket."""
+    result = CliRunner().invoke(cli, ["keys", *arguments, "--url", f"unix:{node.directory}/overlayd.sock"])
+    assert result.exit_code == 0, result.output
 
 
 def test_owned_streams_on_the_node(node: Node) -> None:

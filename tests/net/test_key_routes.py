@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from route_rig import LOOPBACK, Node, Reply, open_node, scoped
 
-from overlayd.access.key_records import KeyRecord, SecretRecord
+from overlayd.access.key_records import KeyRecord, SecretRecord, read_key
 from overlayd.access.secret_text import is_key, is_ticket
 from overlayd.model.clock import SystemClock
 from overlayd.model.metrics import Metrics
@@ -72,6 +72,55 @@ async def test_a_keys_life(node: Node) -> None:
     assert await audited(node) == ["key.create", "keys.read", "key.rotate", "key.revoke"]
 
 
+async def test_a_key_is_changed(node: Node) -> None:
+    """What is left out stays, and its secret; `null` takes an end away. What changed is written down, a change of nothing
+    isn't."""
+    made = (await post(node, "/v1/keys", {"scopes": ["read"], "title": "T", "owner": "alice"})).json
+    path = f"/v1/keys/{made['id']}"
+    found = node.access.keys.find(made["key"])
+    assert found is not None
+    before = found.key.standings[found.secret.digest]
+    reply = await node.ask(
+        "PATCH", path, b'{"scopes":["publish:a","publish:a"],"expires_at":"2999-01-01T00:00:00Z"}', Content_Type=JSON
+    )
+    assert (reply.status, reply.json["scopes"], reply.json["title"], reply.json["owner"]) == (
+        200,
+        ["publish:a"],
+        "T",
+        "alice",
+    )
+    assert reply.json["expires_at"] == "2999-01-01T00:00:00.000000Z"
+    assert reply.json["secrets"] == made["secrets"]
+    assert before.ended == "changed"
+    assert (await node.ask("GET", path)).json == reply.json
+    again = await node.ask("PATCH", path, b'{"expires_at":null,"roles":["agent"],"scopes":[],"policy":"premium","owner":"bob","title":""}',
+                           Content_Type=JSON)  # fmt: skip
+    assert [again.json.get(name) for name in ("expires_at", "roles", "scopes", "policy", "owner", "title")] == [
+        None, ["agent"], [], "premium", "bob", None,
+    ]  # fmt: skip
+    assert (await node.ask("PATCH", path, b'{"owner":"bob"}', Content_Type=JSON)).json == again.json
+    assert (await audited(node)).count("key.change") == 2
+    stored = await node.log.read(lambda connection: read_key(connection, made["id"]))
+    assert stored is not None
+    assert (stored.owner, stored.scopes, stored.roles) == ("bob", (), ("agent",))
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ('{"scopes":[]}', 400), ('{"scopes":["fly"]}', 400), ('{"roles":["nosuch"]}', 400), ('{"owner":""}', 422),
+        ('{"expires_at":"2001-01-01T00:00:00Z"}', 400), ('{"expires_at":"soon"}', 400), ('{"key":"x"}', 422), ("{", 400),
+    ],
+)  # fmt: skip
+async def test_changes_that_arent_made(node: Node, body: str, status: int) -> None:
+    """The key stays as it was."""
+    made = (await post(node, "/v1/keys", {"scopes": ["read"]})).json
+    assert (await node.ask("PATCH", f"/v1/keys/{made['id']}", body.encode(), Content_Type=JSON)).status == status
+    assert (await node.ask("GET", f"/v1/keys/{made['id']}")).json["scopes"] == ["read"]
+    assert "key.change" not in await audited(node)
+    assert (await node.ask("PATCH", "/v1/keys/nosuch", b"{}", Content_Type=JSON)).status == 404
+
+
 async def test_a_list_in_pages(node: Node) -> None:
     """By id, of one owner if asked."""
     ids = sorted(
@@ -108,8 +157,8 @@ async def test_keys_of_the_configuration_are_read_only(node: Node) -> None:
     node.access.keys.put(record, declared_in="node.toml:7")
     shown = (await node.ask("GET", "/v1/keys/press")).json
     assert (shown["declared_in"], shown["created_by"]) == ("node.toml:7", "config")
-    for method, path in (("DELETE", "/v1/keys/press"), ("POST", "/v1/keys/press/rotate")):
-        reply = await node.ask(method, path)
+    for method, path in (("DELETE", "/v1/keys/press"), ("POST", "/v1/keys/press/rotate"), ("PATCH", "/v1/keys/press")):
+        reply = await node.ask(method, path, b'{"owner":"x"}' if method == "PATCH" else b"", Content_Type=JSON)
         assert (reply.status, reply.json["code"], reply.json["declared_in"]) == (
             409,
             "definition.config",

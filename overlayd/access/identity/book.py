@@ -42,6 +42,8 @@ class IdentityBook:
     def __init__(self, settings: AccessSettings, roles: RoleBook) -> None:
         """Raises ConfigInvalid for what isn't a key, for a key or name that stands twice, and for unknown roles."""
         self._common = settings.identity
+        self._strangers = Standing()
+        """Of all who aren't listed."""
         self._anyone = grants_of(roles.scopes_of(settings.identity.anyone, ()))
         self._known: dict[str, Identity] = {}
         self._by_name: dict[str, Identity] = {}
@@ -58,6 +60,20 @@ class IdentityBook:
                 grants=grants_of(roles.scopes_of(known.scopes, known.roles)), owner=known.owner or known.name,
                 policy=known.policy, scheme=known.scheme or self._common.scheme, standing=Standing(),
             )  # fmt: skip
+
+    def adopt(self, other: "IdentityBook") -> None:
+        """The other's identities from now on. Who is the same stays in; who isn't, is ended."""
+        for text, was in self._known.items():
+            now = other._known.get(text)
+            if now is not None and msgspec.structs.replace(now, standing=was.standing) == was:
+                other._known[text] = other._by_name[now.name.removeprefix("identity:")] = was
+            else:
+                was.standing.ended = "revoked" if now is None else "changed"
+        terms = [(one._anyone, one._common.anyone_policy, one._common.scheme) for one in (self, other)]
+        if terms[0] != terms[1] or self._known.keys() != other._known.keys():  # a stranger may have got a name
+            self._strangers.ended, self._strangers = "changed", Standing()
+        self._common, self._anyone = other._common, other._anyone
+        self._known, self._by_name = other._known, other._by_name
 
     def __len__(self) -> int:
         return len(self._known)
@@ -109,7 +125,7 @@ class IdentityBook:
         name = f"identity:{key.hex()}"
         return Identity(
             name=name, key=key, grants=self._anyone, owner=name, policy=self._common.anyone_policy,
-            scheme=self._common.scheme, standing=Standing(),
+            scheme=self._common.scheme, standing=self._strangers,
         )  # fmt: skip
 
 

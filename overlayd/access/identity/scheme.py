@@ -36,7 +36,11 @@ class IdentityScheme:
         self._identities = identities
         self._nonces = nonces
         self._may_create = may_create
-        self._is_on = bool(identities.schemes)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Looks again at whether anybody signs so. Call it when the identities have changed."""
+        self._is_on = bool(self._identities.schemes)
 
     def __repr__(self) -> str:
         return f"IdentityScheme({self._identities!r})"

@@ -51,6 +51,10 @@ class IssuerKeys(Protocol):
         """Those that a token which names this `kid` ("" for none) may be signed with."""
         ...
 
+    def end(self) -> None:
+        """They don't count any more, nor does what they let in."""
+        ...
+
     async def want(self, id: str) -> None:
         """`find` gave nothing: looks for newer keys, if that may help. Raises IssuerUnavailable when there are none
         at all because the issuer can't be reached. Checkpoint if it waits."""
@@ -63,9 +67,20 @@ class FixedKeys:
     def __init__(self, keys: Iterable[IssuerKey]) -> None:
         self._keys = tuple(keys)
 
+    def keep(self, before: "FixedKeys") -> None:
+        """A key that was there before stays the same, with what it let in; the others of then are ended."""
+        known = {key.mark: key for key in before._keys}
+        self._keys = tuple(known.pop(key.mark, key) for key in self._keys)
+        for gone in known.values():
+            gone.standing.ended = "revoked"
+
     def find(self, id: str) -> tuple[IssuerKey, ...]:
         """Keys from a PEM file have no id and may be meant by any."""
         return choose(self._keys, id)
+
+    def end(self) -> None:
+        for key in self._keys:
+            key.standing.ended = "revoked"
 
     async def want(self, id: str) -> None:
         """There are no others."""

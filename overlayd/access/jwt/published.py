@@ -43,6 +43,7 @@ class PublishedKeys:
         self._asked_s = float("-inf")
         self._is_asked = trio.Event()
         self._is_done = trio.Event()
+        self._life = trio.CancelScope()
         fetches = metrics.counter(
             "overlayd_access_jwks_fetches", "Times that an issuer's keys were fetched", "issuer", "outcome"
         )
@@ -73,8 +74,18 @@ class PublishedKeys:
                 retry_after_s=RETRY_FIRST_S,
             )
 
+    def end(self) -> None:
+        """As `IssuerKeys`. Ends `run`, too."""
+        self._life.cancel()
+        gone, self._keys = list(self._keys.values()), {}
+        self._end(gone)
+
     async def run(self) -> None:
-        """Fetches the keys now and then, and when a token wants it. Until cancelled."""
+        """Fetches the keys now and then, and when a token wants it. Until cancelled, or ended."""
+        with self._life:
+            await self._keep_fetching()
+
+    async def _keep_fetching(self) -> None:
         wait_s = RETRY_FIRST_S
         while True:
             is_fetched = await self._refresh()

@@ -83,21 +83,29 @@ class JwtScheme:
         may_create: bool,
     ) -> None:  # fmt: skip
         """`may_create`: publishing from this machine creates unknown streams."""
-        self._issuers = {issuer.settings.issuer: issuer for issuer in issuers}
         self._bytes_max = int(settings.jwt_bytes)
         self._kept_max = settings.jwt_tokens_kept
         self._roles = roles
         self._clock = clock
         self._metrics = metrics
         self._may_create = may_create
-        self._registries = {
-            name: _Registry(issuer.settings.algorithm, self._bytes_max) for name, issuer in self._issuers.items()
-        }
+        self._issuers: dict[str, Issuer] = {}
+        self._registries: dict[str, _Registry] = {}
         self._reading = _Registry("", self._bytes_max)
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         metrics.gauge("overlayd_access_jwts", "Tokens that were checked and are kept").set_function(
             lambda: len(self._known)
         )
+        self.adopt(issuers)
+
+    def adopt(self, issuers: Iterable[Issuer]) -> None:
+        """These issuers from now on. Tokens that were checked are checked anew; ending what they let in is for whoever
+        takes an issuer's keys away."""
+        self._issuers = {issuer.settings.issuer: issuer for issuer in issuers}
+        self._registries = {
+            name: _Registry(issuer.settings.algorithm, self._bytes_max) for name, issuer in self._issuers.items()
+        }
+        self._known.clear()
 
     def __repr__(self) -> str:
         return f"JwtScheme(issuers={len(self)}, known={len(self._known)})"

@@ -79,6 +79,8 @@ class MutualPeer:
             raise refusal("there is no such session, or it is over")
         if session.identity.key.hex() != general.key:
             raise refusal("the session is somebody else's")
+        if session.identity.standing.ended:  # the settings say something else about the key now, or nothing
+            session.identity = self._identities.find(general.key)
         if self.sessions.is_used(session, general.nonce):
             raise refusal("x-bsv-auth-nonce was used before")
         return session
