@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,24 +17,22 @@ from overlayd.model.draft import AppendRequest, AppendResult, StreamStateName
 from overlayd.model.entry import StoredEntry
 from overlayd.model.errors import BadParameter, DamagedEntry, NotFound, StorageFull, UnknownPacket, VerificationFailed
 from overlayd.model.merkle import TILE_WIDTH
-from overlayd.model.meta import decode_meta
 from overlayd.model.usage import GroupMeter
-from overlayd.storage import definitions, files, queries
+from overlayd.storage import definitions, files, queries, searching
 from overlayd.storage.checkpoint import Checkpoint
 from overlayd.storage.checkpoints import CheckpointSigner
 from overlayd.storage.erasing import Erasing
 from overlayd.storage.errors import FULL_RETRY_AFTER_S
-from overlayd.storage.group import Group, LogState, id_key
+from overlayd.storage.group import Group, LogState
 from overlayd.storage.heads import add_heads
 from overlayd.storage.holds import Holds
 from overlayd.storage.housekeeping import DiskWatch, StorageStats
 from overlayd.storage.intake import AnyTicket, Intake, Ticket
 from overlayd.storage.jobs import AppendJob, ChangeJob, WriteJob, node_job, statuses_job
-from overlayd.storage.judge import is_packet_of
 from overlayd.storage.key_rotation import LogKeys
 from overlayd.storage.log_keys import KeyRing
 from overlayd.storage.own import OwnPacket, Statement, append_own
-from overlayd.storage.positions import find_stored, join_positions, read_stored, read_stored_back
+from overlayd.storage.positions import find_stored, join_positions, read_stored
 from overlayd.storage.readers import ReaderPool
 from overlayd.storage.removing import Remover
 from overlayd.storage.streams import Owner, Stream
@@ -47,8 +44,6 @@ Along = Callable[[Group, bool], None]
 
 DAMAGED_PAGE_ROWS = 32
 """A page that doesn't verify is read again row by row, in small steps."""
-BACK_ROWS = 1000
-"""Packets looked at in one step towards the newest one that is kept."""
 
 _log = structlog.get_logger("storage.log")
 
@@ -339,47 +334,11 @@ class Log:
 
     async def find_last(self, stream: Stream, key: str | None = None) -> StoredEntry | None:
         """The newest packet that is kept, of a key if one is given; None when there is none. A checkpoint."""
-        if key is None:
-            offset = await self._find_newest_kept(stream)
-            offsets = [] if offset is None else [offset]
-        else:
-            keys, name = self._state.keys, key.encode()
-            hashed = keys.key(name, stream.stream_hash)
-            found = set(keys.recent(hashed))
-            if keys.maybe_stored(hashed):
-                found.update((await self._readers.read(lambda c: keys.read_stored(c, [hashed])))[hashed])
-            offsets = sorted(found, reverse=True)
-        await trio.lowlevel.checkpoint()
-        for offset in offsets:
-            if offset > self.head:
-                continue
-            entry = await self.read_entry(offset)
-            if entry.is_reduced or entry.stream_hash != stream.stream_hash:
-                continue
-            if key is None or decode_meta(entry.meta).key == key:
-                return entry
-        return None
+        return await searching.find_last(self._state, self._readers, self.read_entry, stream, key)
 
     async def find_by_id(self, packet_id: str) -> list[StoredEntry]:
         """The kept packets with this id in any stream, oldest first; damaged ones are left out. A checkpoint."""
-        ids = self._state.ids
-        prefix = ids.prefix(packet_id.encode())
-        pairs = set(ids.recent_like(prefix))
-        pairs.update(await self._readers.read(lambda c: ids.read_stored_like(c, prefix)))
-        entries = []
-        for hashed, offset in sorted(pairs, key=lambda pair: pair[1]):
-            if offset > self.head:
-                break
-            try:
-                entry = await self.read_entry(offset)
-            except DamagedEntry:  # it may be another packet whose hash collides, and the others are sound
-                _log.error("damaged entry left out of a search", offset=offset)
-                continue
-            if entry.is_reduced or id_key(ids, entry.stream_hash, packet_id) != hashed:
-                continue
-            if is_packet_of(entry, entry.stream_hash, packet_id):
-                entries.append(entry)
-        return entries
+        return await searching.find_by_id(self._state, self._readers, self.read_entry, packet_id)
 
     async def find_offset_at(self, time_us: int) -> int:
         """The first offset appended at or after a time; head + 1 if there is none. A checkpoint."""
@@ -467,25 +426,6 @@ class Log:
         if not entries or [entry.offset for entry in entries] != offsets[: len(entries)]:
             raise DamagedEntry("a stored entry is missing", subject=f"offsets {offsets[0]} to {offsets[-1]}")
         return entries
-
-    async def _find_newest_kept(self, stream: Stream) -> int | None:
-        """Where the newest packet that isn't reduced stands; looks backwards, a bounded step at a time."""
-        positions, sequence, limit = self._state.positions, stream.head_sequence, 1
-        while stream.packets and sequence >= stream.oldest_sequence:
-            found = positions.read_recent_back(stream.id, sequence, limit)
-            if not found:
-                read = partial(read_stored_back, stream=stream.id, sequence=sequence, limit=limit)
-                found = await self._readers.read(read)
-            if not found:
-                return None
-            newest = self._state.tail.find(found[0][1])
-            if newest is not None and not newest.is_reduced:
-                return newest.offset
-            kept = await self._readers.read(partial(queries.find_kept, offsets=[offset for _, offset in found]))
-            if kept is not None:
-                return kept
-            sequence, limit = found[-1][0] - 1, BACK_ROWS
-        return None
 
     async def _read_offsets(self, stream: Stream, sequence: int, limit: int) -> list[int]:
         """Where the packets from a sequence on stand; memory is asked before the disk."""

@@ -94,7 +94,7 @@ async def test_erasure_forgets_ids_and_keys(rig: Rig) -> None:
 @pytest.mark.parametrize("flush_entries", [8, 65_536])
 async def test_the_newest_that_is_kept(rig: Rig, flush_entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many of a stream's last packets were taken away, its last one is the newest that is left."""
-    monkeypatch.setattr("overlayd.storage.log.BACK_ROWS", 3)
+    monkeypatch.setattr("overlayd.storage.searching.BACK_ROWS", 3)
     rig.set_settings(flush_entries=flush_entries)
     async with rig.open() as log:
         stream = await fill(log, 24)
