@@ -110,6 +110,19 @@ def check_log(directory: Path, trusted: TrustedKeys) -> LogReport:
         return check.run(directory)
 
 
+def check_copy(database: Path, trusted: TrustedKeys) -> LogReport:
+    """Checks a database that nobody writes to, such as a backup's, without any file beside it.
+
+    `trusted`: the log's keys as somebody else knows them; without any, those that the copy itself lists.
+    Raises VerificationFailed where there is no log to check, or the keys aren't the log's.
+    """
+    with _connected(f"{database.absolute().as_uri()}?immutable=1") as connection:
+        own = read_own_keys(connection, database.parent)
+        return _Check(connection, trusted if trusted.log_keys else own.trusted, own, LogReport(str(database), "a copy")).run(
+            database.parent
+        )
+
+
 @contextmanager
 def opened_log(directory: Path) -> Iterator[tuple[sqlite3.Connection, str]]:
     """The database to read from, without changing a byte of it.
@@ -344,9 +357,10 @@ class _Check:
                 self._report.note(f"entry {entry.offset}: {error.detail}")
 
     def _is_removed(self, entry: StoredEntry) -> bool:
-        if not _is_in_runs(self._removals.get(entry.stream_hash, []), entry.offset):
+        at = entry.target_from or entry.offset  # what is about one packet goes with it
+        if not _is_in_runs(self._removals.get(entry.stream_hash, []), at):
             self._removals = _read_removals(self._connection)  # a running node may have taken it just now
-        return _is_in_runs(self._removals.get(entry.stream_hash, []), entry.offset)
+        return _is_in_runs(self._removals.get(entry.stream_hash, []), at)
 
     def _epoch_at(self, offset: int) -> int:
         at = bisect.bisect_right(self._epochs, offset, key=lambda row: row[1])

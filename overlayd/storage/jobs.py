@@ -82,6 +82,17 @@ class WriteJob:
             self.ticket.settle(self.call.answer)
 
 
+class CutWalJob:
+    """Asks the writer to cut the write-ahead log now; answers whether no reader stood in the way."""
+
+    __slots__ = ("bytes", "packets", "ticket")
+
+    def __init__(self) -> None:
+        self.packets = 1
+        self.bytes = OVERHEAD_BYTES
+        self.ticket: Ticket[bool] = Ticket()
+
+
 def node_job(body: NodeBody | dict[str, Any]) -> ChangeJob:
     """Appends an entry of the node itself; answers its offset. Raises ValueError for wrong members."""
     encode_node_body(body)

@@ -17,7 +17,7 @@ from overlayd.storage.commit import Call, commit_group
 from overlayd.storage.errors import is_fatal, translate_sqlite
 from overlayd.storage.group import Group, LogState
 from overlayd.storage.intake import Intake, Job
-from overlayd.storage.jobs import AppendJob, ChangeJob, WriteJob
+from overlayd.storage.jobs import AppendJob, ChangeJob, CutWalJob, WriteJob
 from overlayd.storage.lookup import Lookups, Wanted, note_wanted, prepare, prepare_single, read_wanted
 from overlayd.storage.maintenance import Maintenance
 from overlayd.storage.pace import Pace
@@ -151,17 +151,28 @@ class Writer:
                 await self._checkpoint_wal(truncate=False)
         return is_more
 
-    async def _checkpoint_wal(self, *, truncate: bool) -> None:
-        started = trio.current_time()
+    async def _checkpoint_wal(self, *, truncate: bool) -> bool:
+        """Whether all of it was copied, and the file cut, where that was asked for."""
+        started, is_done = trio.current_time(), True
         try:
             if truncate:
-                await self.in_thread(checkpoint_truncate)
+                is_done = await self.in_thread(checkpoint_truncate)
             else:
                 await self.in_thread(checkpoint_passive)
         except sqlite3.Error as err:
             self._fail([], translate_sqlite(err))
+            is_done = False
         self._wal.note_checkpoint(truncate)
         self._wal_seconds.observe(trio.current_time() - started)
+        return is_done
+
+    async def _cut_wal(self, jobs: list[Job]) -> list[Job]:
+        """Cuts the write-ahead log for those who ask for it; gives the other jobs."""
+        is_done = await self._checkpoint_wal(truncate=True)
+        for job in jobs:
+            if isinstance(job, CutWalJob):
+                job.ticket.settle(is_done)
+        return [job for job in jobs if not isinstance(job, CutWalJob)]
 
     async def in_thread(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Runs a function over the writing connection. For start, shutdown and the writer itself."""
@@ -174,6 +185,8 @@ class Writer:
 
     async def _run_group(self, jobs: list[Job]) -> None:
         started, pace = trio.current_time(), Pace()
+        if any(isinstance(job, CutWalJob) for job in jobs):
+            jobs = await self._cut_wal(jobs)
         group = Group(self._state, self._clock.now_us())
         lookups = await self._look_up(jobs, pace)
         if lookups is None:

@@ -1,0 +1,88 @@
+"""What erasure asks of the log beyond a removal: scattered packets, what was made from them, and a write-ahead log
+that holds nothing of them any more.
+"""
+
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+import trio
+
+from overlayd.model.errors import IntakeBusy
+from overlayd.storage import definitions, links
+from overlayd.storage.group import LogState
+from overlayd.storage.intake import Intake
+from overlayd.storage.jobs import ChangeJob, CutWalJob
+from overlayd.storage.links import Relinker
+from overlayd.storage.removing import Remover, add_status_reduction
+from overlayd.storage.streams import Stream
+from overlayd.storage.tail import Page
+
+CUT_TRIES = 200
+CUT_PAUSE_S = 0.1
+"""A reader in the middle of a page keeps the write-ahead log from being cut; it is asked again after so long."""
+FOLLOWED_PER_STEP = 5000
+
+Read = Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
+
+
+class Erasing:
+    """The log's part in an erasure. One for the log."""
+
+    def __init__(
+        self, state: LogState, intake: Intake, remover: Remover, *, read: Read, write: Read,
+        read_page: Callable[[int], Awaitable[Page]],
+    ) -> None:  # fmt: skip
+        self._state = state
+        self._intake = intake
+        self._remover = remover
+        self._read = read
+        self.older = Relinker(read, write, read_page)
+
+    async def take(self, stream: Stream, positions: Sequence[tuple[int, int]]) -> int:
+        """Takes packets of a stream away, given as ascending (sequence, offset); gives how many were still there.
+
+        In slices, each one transaction with a removal entry for every run of sequences. Checkpoint. Raises Forbidden for
+        the node's own streams, UnderHold, and as `Log.append`.
+        """
+        definitions.check_is_changeable(stream.name)
+        return await self._remover.take(stream, positions, "erased")
+
+    async def find_made(self, offsets: Sequence[int]) -> list[int]:
+        """The offsets of all packets that the node made from these, directly or by way of others, ascending; without
+        those asked for. Checkpoint."""
+        found, known = list(offsets), set(offsets)
+        at = 0
+        while at < len(found):
+            part = found[at : at + FOLLOWED_PER_STEP]
+            at += len(part)
+            for offset in await self._read(partial(links.follow, targets=part, kind=links.MADE)):
+                if offset not in known:
+                    known.add(offset)
+                    found.append(offset)
+        return sorted(found[len(offsets) :])
+
+    async def take_statuses(self, offsets: Sequence[int]) -> None:
+        """Takes the content of the packets' own status entries away, those that came after the packets went included.
+        Checkpoint. Raises as `Log.append`."""
+        at = 0
+        while at < len(offsets):
+            part = list(offsets[at : at + FOLLOWED_PER_STEP])
+            at += len(part)
+            job = ChangeJob(partial(add_status_reduction, offsets=part))
+            await self._intake.put(job)
+            await job.ticket.wait()
+
+    async def cut_wal(self) -> None:
+        """Copies the write-ahead log into the database and cuts it to nothing, so that it holds no older page.
+
+        Checkpoint. Raises IntakeBusy where readers stand in the way for CUT_TRIES * CUT_PAUSE_S.
+        """
+        for _ in range(CUT_TRIES):
+            job = CutWalJob()
+            await self._intake.put(job)
+            if await job.ticket.wait():
+                return
+            await trio.sleep(CUT_PAUSE_S)
+        raise IntakeBusy("readers keep the write-ahead log from being cut", subject="log.sqlite3", retry_after_s=1.0)
