@@ -12,7 +12,7 @@ from overlayd.config import Settings, StreamSettings
 from overlayd.daemon import Parts, declare_streams
 from overlayd.model.clock import Entropy, SystemClock
 from overlayd.model.definition import Definition
-from overlayd.model.errors import InvalidDefinition
+from overlayd.model.errors import ConfigInvalid
 from overlayd.model.metrics import Metrics
 from overlayd.model.names import StreamName
 from overlayd.model.process_metrics import register_process_metrics
@@ -95,7 +95,7 @@ async def test_declared_streams_come_and_go_without_losing_packets(tmp_path: Pat
 async def test_a_declared_stream_that_cannot_be_used_is_an_error_at_start(tmp_path: Path) -> None:
     """A bad schema in the file is named before anything listens."""
     async with open_parts(tmp_path) as parts:
-        with pytest.raises(InvalidDefinition):
+        with pytest.raises(ConfigInvalid):
             await declare_streams(parts.log, _declaring(a=Definition(schema={"type": "nonsense"})), parts.schemas)
 
 

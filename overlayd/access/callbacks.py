@@ -23,10 +23,15 @@ class CallbackScheme:
 
     def __init__(self, tokens: Mapping[str, str]) -> None:
         """`tokens`: each source's, by its name."""
-        self._digests = {name: digest_of(token) for name, token in tokens.items()}
+        self._digests: dict[str, bytes]
+        self.replace_tokens(tokens)
 
     def __repr__(self) -> str:
         return f"CallbackScheme(sources={sorted(self._digests)})"
+
+    def replace_tokens(self, tokens: Mapping[str, str]) -> None:
+        """From now on these sources are known, by these tokens."""
+        self._digests = {name: digest_of(token) for name, token in tokens.items()}
 
     def is_brought(self, head: RequestHead, peer: Peer) -> bool:
         token = bearer_of(head)

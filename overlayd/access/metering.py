@@ -9,11 +9,11 @@ import trio
 from overlayd.access.principal import Principal
 from overlayd.access.quota_tables import (
     QUOTAS_FEATURE,
-    delete_policy,
+    drop_policy,
     prune_sessions,
     read_policies,
     seed_policies,
-    write_policy,
+    store_policy,
 )
 from overlayd.access.quotas import Account, QuotaBook, QuotaSettings
 from overlayd.access.rate_tables import RATES_FEATURE, load_rates, save_rates
@@ -26,6 +26,7 @@ from overlayd.model.metrics import Metrics
 from overlayd.model.quota import QuotaPolicy
 from overlayd.model.usage import UsageSink
 from overlayd.storage import Log
+from overlayd.storage.own import OwnPacket
 
 METERING_FEATURES = (RATES_FEATURE, USAGE_FEATURE, QUOTAS_FEATURE)
 LOCAL_KINDS = frozenset(("unix", "loopback"))
@@ -51,6 +52,7 @@ class Metering:
         self._has_rates = False
         self._is_started = False
         self._saved_buckets = 0
+        self._changing = trio.Lock()
         self._declared: dict[str, str] = {}
         """Policies that the settings name, and by whom first."""
         self._failures = metrics.counter("overlayd_usage_flush_failures", "Times that usage couldn't be written out")
@@ -258,22 +260,35 @@ class Metering:
 
     # Policies.
 
-    async def put_policy(self, policy: QuotaPolicy) -> bool:
-        """Whether it is new. Durable when it returns. Checkpoint."""
-        now_us = self._clock.now_us()
-        is_new: bool = await self._log.write(lambda connection: write_policy(connection, policy, now_us))
-        self.quotas.policies[policy.name] = policy
+    async def put_policy(self, policy: QuotaPolicy, tell: Callable[[bool], OwnPacket] | None = None) -> bool:
+        """Whether it is new. `tell`: makes of that what the audit is told, in the same transaction. Durable when it
+        returns. Checkpoint. Raises LimitReached, and what appending raises."""
+        policies, most = self.quotas.policies, self.quota_settings.policies_max
+        async with self._changing:
+            is_new = policy.name not in policies
+            if is_new and len(policies) >= most:
+                self.count_hit("policies_max")
+                raise LimitReached(f"there are {most} quota policies already", subject="policies_max")
+            told = [] if tell is None else [tell(is_new)]
+            await self._log.append_own(
+                told, [store_policy(policy, self._clock.now_us())], lambda: policies.update({policy.name: policy})
+            )
         return is_new
 
-    async def delete_policy(self, name: str) -> None:
-        """Whoever has it is refused from now on. Checkpoint. Raises UnknownPolicy, OwnedByConfig."""
-        if place := self._declared.get(name):
-            raise OwnedByConfig(
-                f"the policy {name} is that of {place}", subject=name, hint="change it there and restart first"
+    async def delete_policy(self, name: str, told: OwnPacket | None = None) -> None:
+        """Whoever has it is refused from now on. `told`: for the audit, in the same transaction. Checkpoint. Raises
+        UnknownPolicy, OwnedByConfig, and what appending raises."""
+        policies = self.quotas.policies
+        async with self._changing:
+            if place := self._declared.get(name):
+                raise OwnedByConfig(
+                    f"the policy {name} is that of {place}", subject=name, hint="change it there and restart first"
+                )
+            if name not in policies:
+                raise UnknownPolicy(f"there is no quota policy {name!r}", subject=name)
+            await self._log.append_own(
+                [] if told is None else [told], [drop_policy(name)], lambda: policies.pop(name, None) and None
             )
-        if not await self._log.write(lambda connection: delete_policy(connection, name)):
-            raise UnknownPolicy(f"there is no quota policy {name!r}", subject=name)
-        self.quotas.policies.pop(name, None)
 
     async def _check_quota(self, principal: Principal) -> Account | None:
         name = self.policy_of(principal)

@@ -120,6 +120,14 @@ def named_rules() -> Iterable[tuple[str, Action, Dimension]]:
                 yield name, action, dimension
 
 
+def rules_of(settings: RateSettings) -> dict[str, list[RateRule]]:
+    """Every rate of the settings, by action."""
+    rules: dict[str, list[RateRule]] = {}
+    for name, action, dimension in named_rules():
+        rules.setdefault(action, []).extend(parse_rules(name, action, dimension, getattr(settings, name)))
+    return rules
+
+
 def parse_rules(name: str, action: str, dimension: Dimension, text: str) -> list[RateRule]:
     """Rates of a text such as `"100/min, 1MiB/s burst 8MiB"`; none of "". Raises ValueError."""
     rules = []
@@ -231,9 +239,15 @@ class RateBook:
     ) -> "RateBook":  # fmt: skip
         """The book that the settings ask for. `more`: named rates of other parts, taken with `take(name, …)`."""
         rules: dict[str, list[RateRule]] = {name: list(found) for name, found in (more or {}).items()}
-        for name, action, dimension in named_rules():
-            rules.setdefault(action, []).extend(parse_rules(name, action, dimension, getattr(settings, name)))
+        for action, found in rules_of(settings).items():
+            rules.setdefault(action, []).extend(found)
         return cls(rules, now=now, metrics=metrics, secret=secret, count=settings.buckets)
+
+    def replace_rules(self, settings: RateSettings) -> None:
+        """Other rates from now on. Buckets go by a rate's name, so a fill level outlasts another quota."""
+        if not self._rules:  # without rates there was no room for buckets
+            self.addresses, self.others = Buckets(settings.buckets), Buckets(settings.buckets)
+        self._rules = {name: tuple(found) for name, found in rules_of(settings).items() if found}
 
     @property
     def names(self) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -44,7 +45,7 @@ def command(config: Path | None, data: str | None, listen: tuple[str, ...], demo
         show = Demo(settings, load_weather(), demo_rate).run
     failures: list[OverlaydError] = []
     try:
-        trio.run(_run, settings, show)
+        trio.run(_run, settings, partial(_load, config, data, listen, demo), show)
     except* OverlaydError as group:
         failures += _leaves_of(group)
     if failures:
@@ -59,7 +60,9 @@ def _load(config: Path | None, data: str | None, listen: tuple[str, ...], demo: 
     return loaded.settings
 
 
-async def _run(settings: Settings, demo: Callable[[list[str]], Awaitable[None]] | None) -> None:
+async def _run(
+    settings: Settings, load: Callable[[], Settings], demo: Callable[[list[str]], Awaitable[None]] | None
+) -> None:
     """Serves until told to stop; the demo runs beside it and ends with it."""
     ready: list[str] = []
     is_ready = trio.Event()
@@ -81,7 +84,7 @@ async def _run(settings: Settings, demo: Callable[[list[str]], Awaitable[None]] 
 
         if demo is not None:
             nursery.start_soon(run_demo)
-        await serve(settings, on_ready=on_ready)
+        await serve(settings, on_ready=on_ready, load=load)
         nursery.cancel_scope.cancel()
 
 

@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from overlayd.access.callbacks import CallbackScheme
 from overlayd.access.jwt.published import Fetch
 from overlayd.access.metering import Metering
 from overlayd.access.node_access import NodeAccess
-from overlayd.access.node_schemes import NodeSchemes
+from overlayd.access.node_schemes import NodeSchemes, named_policies
+from overlayd.access.settings import AccessSettings, KeySettings
 from overlayd.chain.engine import ChainEngine
 from overlayd.chain.sources.remote import callback_tokens
 from overlayd.config import Settings
 from overlayd.config.dialects import load_agentpipe
+from overlayd.daemon.reload_steps import reload_steps
+from overlayd.daemon.reloading import LoadSettings, Reloader
 from overlayd.daemon.surface import build_app
 from overlayd.delivery.agents.replies import Replies
 from overlayd.delivery.agents.switch import AgentSwitch
@@ -34,6 +38,7 @@ from overlayd.delivery.webhooks import Webhooks
 from overlayd.delivery.websocket import InputBudget
 from overlayd.model.access_lines import access_writer
 from overlayd.model.clock import Clock, Entropy
+from overlayd.model.confirmation import ConfirmationReads
 from overlayd.model.metrics import Metrics
 from overlayd.net.access_log import RequestLog
 from overlayd.net.chain_callback_routes import OnHint
@@ -57,6 +62,7 @@ from overlayd.pipeline.intake import Intake
 from overlayd.pipeline.own_streams import AUDIT, EVENTS, OwnStream
 from overlayd.pipeline.schema import SchemaCache
 from overlayd.storage import Log
+from overlayd.storage.backup.runner import BackupRunner
 from overlayd.storage.sealing import read_sealing_key
 
 GOING_AWAY = 1001
@@ -67,8 +73,9 @@ class Parts:
 
     def __init__(
         self, log: Log, settings: Settings, metrics: Metrics, clock: Clock, entropy: Entropy, *,
-        outbound: Outbound | None = None, chain: ChainEngine | None = None,
+        outbound: Outbound | None = None, chain: ChainEngine | None = None, load: LoadSettings | None = None,
     ) -> None:  # fmt: skip
+        """`load`: reads the configuration anew. Raises ConfigInvalid."""
         limits, agentpipe = settings.limits, load_agentpipe(settings.agentpipe)
         self.log = log
         self.settings = settings
@@ -82,6 +89,8 @@ class Parts:
         self.outbound = outbound or Outbound(limits, settings.webhooks.outbound, metrics)
         self.chain = chain
         confirmations = chain.reads if chain else None
+        self.sealing_key = read_sealing_key(Path(settings.storage.dir), entropy)
+        self.callbacks = CallbackScheme(callback_tokens(settings.chain, self.sealing_key))
         self.schemes = NodeSchemes(
             settings=settings.access, directory=Path(settings.storage.dir), environ=os.environ, store=log, clock=clock,
             fetch=self._fetch_keys(), entropy=entropy, metrics=metrics, may_create=settings.defaults.auto_create,
@@ -90,7 +99,7 @@ class Parts:
         self.access = NodeAccess(
             log=log, rules=self.ports.rules(auto_create=settings.defaults.auto_create), settings=settings.access,
             declared=settings.keys, environ=os.environ, make_audit=OwnStream(AUDIT, log.append_own).packet, clock=clock,
-            entropy=entropy, metrics=metrics, schemes=(*self.schemes.all, self._callback_scheme()),
+            entropy=entropy, metrics=metrics, schemes=(*self.schemes.all, self.callbacks),
             open_paths=agentpipe.OPEN_PATHS if agentpipe else frozenset(),
             ticket_paths=agentpipe.LIVE_PATHS if agentpipe else frozenset(),
         )  # fmt: skip
@@ -116,10 +125,28 @@ class Parts:
             intake=self.intake, log=log, limits=limits, lane=self.lane, bodies=self.bodies, metering=self.metering,
             streams=self.access.streams,
         )  # fmt: skip
+        self._make_delivery(confirmations)
+        self.live = LiveLane(self.delivery, random.Random(entropy.draw(8)))  # noqa: S311 - spreads restarts, keeps no secret
+        self.live_sockets = self._make_sockets()
+        self.reloader = Reloader(
+            settings, load, steps=reload_steps(self), reread=self.ports.reload, audit=self.access.trail.write,
+            metrics=metrics,
+        )  # fmt: skip
+        self.backups = BackupRunner(
+            log, Path(settings.storage.dir), settings.backup, clock=clock, metrics=metrics,
+            announce=OwnStream(EVENTS, log.append_own).append,
+        )  # fmt: skip
+        self.app = build_app(self)
+        self.agentpipe = agentpipe and self._build_agentpipe(agentpipe)
+
+    def _make_delivery(self, confirmations: ConfirmationReads | None) -> None:
+        """Everything by which packets leave."""
+        settings, limits, clock, metrics = self.settings, self.settings.limits, self.clock, self.metrics
+        log, entropy = self.log, self.entropy
         self.registry = Registry(limits=limits, clock=clock, entropy=entropy, metrics=metrics)
         self.webhooks = Webhooks(
             log, self.outbound, settings.webhooks, limits=limits, clock=clock, entropy=entropy, metrics=metrics,
-            sealing_key=read_sealing_key(Path(settings.storage.dir), entropy),
+            sealing_key=self.sealing_key,
         )  # fmt: skip
         self.delivery = Delivery(
             log=log, limits=limits, settings=settings.delivery, clock=clock, metrics=metrics,
@@ -131,10 +158,6 @@ class Parts:
             registry=self.registry, usage=self.metering.sink, clock=clock, read_head=lambda: log.head,
             check_open=self.metering.check_open, exceeded=self.metering.exceeded,
         ).fold)  # fmt: skip
-        self.live = LiveLane(self.delivery, random.Random(entropy.draw(8)))  # noqa: S311 - spreads restarts, keeps no secret
-        self.live_sockets = self._make_sockets()
-        self.app = build_app(self)
-        self.agentpipe = agentpipe and self._build_agentpipe(agentpipe)
 
     def _build_agentpipe(self, module: Any) -> Any:
         """AgentPipe's surface; its routes are added to the application."""
@@ -154,6 +177,7 @@ class Parts:
         return DurableSubscriptions(
             self.delivery, entropy=entropy, lease_filter=self.filters.lease, check_webhook=self.webhooks.judge.check,
             outlets={"webhook": self.webhooks.outlet}, secrets={"webhook": self.webhooks.secrets}, owners=owners,
+            headers=self.webhooks.headers,
             replies=Replies(self.log, self.intake.publish_made, owners.may_reply, limits=limits, metrics=self.metrics),
             announce=OwnStream(EVENTS, self.log.append_own).append,
             chance=random.Random(entropy.draw(8)),  # noqa: S311 - spreads retries, keeps no secret
@@ -169,11 +193,6 @@ class Parts:
             node=self.settings.node.name, control=self.metering.control, attach_named=self.durable.live.attach,
         )  # fmt: skip
         return LiveSockets(parts)
-
-    def _callback_scheme(self) -> CallbackScheme:
-        """How sources of the chain are known that call back."""
-        key = read_sealing_key(Path(self.settings.storage.dir), self.entropy)
-        return CallbackScheme(callback_tokens(self.settings.chain, key))
 
     def ready_checks(self) -> ReadyChecks:
         """What keeps the node from taking packets, by name; an empty text is nothing."""
@@ -225,6 +244,22 @@ class Parts:
         """Who is in may not be allowed to stay: rights, keys or streams changed. As `NodeAccess.on_review`."""
         self.note_credentials()
         return await review_sessions(self.registry, self.access.streams, self.clock.now_us())
+
+    def prepare_access(
+        self, access: AccessSettings, keys: Sequence[KeySettings]
+    ) -> tuple[Callable[[], Awaitable[None]], tuple[str, ...]]:  # fmt: skip
+        """As `NodeAccess.prepare_reload`, with the quota policies that are named. Raises ConfigInvalid."""
+        named = tuple(named_policies(access, tuple(keys)))
+        adopt, waiting = self.access.prepare_reload(keys, access, self.schemes)
+        self.metering.check_policies(named)
+
+        async def commit() -> None:
+            """Checkpoint."""
+            self.metering.require_policies(named)
+            await adopt()
+            self.note_credentials()
+
+        return commit, waiting
 
     async def end_sessions(self) -> None:
         """Tells every live session goodbye, and where to come back. Returns when they are gone. Checkpoint."""

@@ -17,8 +17,10 @@ from overlayd.access.node_schemes import named_policies
 from overlayd.chain.engine import CHAIN_FEATURES, open_engine
 from overlayd.config import Settings
 from overlayd.config.dialects import agentpipe_features
+from overlayd.daemon.declaring import declare_streams
 from overlayd.daemon.interpreter import tune_interpreter
 from overlayd.daemon.parts import Parts
+from overlayd.daemon.reloading import LoadSettings
 from overlayd.daemon.signals import feed_watchdog, reload_on_hangup, stop_when_asked, stopping_on_signals
 from overlayd.delivery.agents.switch import FEATURE as AGENTS_FEATURE
 from overlayd.delivery.subscriptions.declaring import declare_subscriptions
@@ -27,14 +29,11 @@ from overlayd.delivery.webhooks import WEBHOOKS_FEATURE
 from overlayd.model.clock import Entropy, SystemClock
 from overlayd.model.logs import configure_logs
 from overlayd.model.metrics import Metrics
-from overlayd.model.names import is_node_name
 from overlayd.model.process_metrics import register_process_metrics
 from overlayd.model.systemd import Notifier
 from overlayd.net.listeners import Bound, close_listeners, raise_descriptor_limit
 from overlayd.net.server import Admission, serve_connections
 from overlayd.outbound import Outbound
-from overlayd.pipeline.definitions import check_definition
-from overlayd.pipeline.schema import SchemaCache
 from overlayd.signers import NodeCheckpointKeys
 from overlayd.storage import Log, open_log
 from overlayd.storage.sealing import read_sealing_key
@@ -51,8 +50,9 @@ FEATURES = (
 _log = structlog.get_logger("daemon")
 
 
-async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) -> None:
+async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], load: LoadSettings | None = None) -> None:
     """Runs the node until SIGTERM or SIGINT. `on_ready` gets the listeners' URLs once packets can be taken.
+    `load` reads the configuration anew, for a reload; without it there is only what is read anew on the way.
 
     Raises ConfigInvalid, DirectoryInUse, NewerSchema, LogInconsistent at start; CommitFailed when the disk
     fails later, so that the process ends and its service manager starts it anew.
@@ -77,7 +77,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
             wallet_key=settings.node.keys.wallet_key,
         ) as chain,
     ):  # fmt: skip
-        parts = Parts(log, settings, metrics, clock, entropy, outbound=outbound, chain=chain)
+        parts = Parts(log, settings, metrics, clock, entropy, outbound=outbound, chain=chain, load=load)
         await declare_streams(log, settings, parts.schemas)
         await parts.schemes.start()
         await parts.access.load()
@@ -91,6 +91,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
             parts.metering.require_policies(named_policies(settings.access, settings.keys))
             nursery.start_soon(parts.metering.run)
             nursery.start_soon(parts.outbound.keep_house)
+            nursery.start_soon(parts.backups.run)
             if chain is not None:
                 await nursery.start(chain.run)
             await parts.agents.load()
@@ -99,7 +100,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None]) ->
                 await nursery.start(parts.agentpipe.run)
             await declare_subscriptions(parts.durable.book, settings.subscriptions)
             nursery.start_soon(feed_watchdog, notifier)
-            nursery.start_soon(reload_on_hangup, parts)
+            nursery.start_soon(reload_on_hangup, parts.reloader, notifier)
             nursery.start_soon(stop_when_asked, stop_asked, parts.stop, notifier)
             await serve_edge(parts, directory, partial(_announce, on_ready, notifier, log))
             nursery.cancel_scope.cancel()
@@ -137,18 +138,6 @@ async def _serve_listeners(
             )
         )  # fmt: skip
         announce(urls)
-
-
-async def declare_streams(log: Log, settings: Settings, schemas: SchemaCache) -> None:
-    """Brings the streams of the configuration into the log. One that is declared no more keeps its packets and
-    definition, and may be changed through the API again. Raises InvalidDefinition."""
-    declared = {stream.name for stream in settings.streams}
-    for stream in settings.streams:
-        await check_definition(stream.definition, schemas, settings.limits)
-        await log.define_stream(stream.name, stream.definition, owner="config", principal="config")
-    for found in log.list_streams():
-        if found.owner == "config" and found.name not in declared and not is_node_name(found.name):
-            await log.release_stream(found.name)
 
 
 def _announce(on_ready: Callable[[list[str]], None], notifier: Notifier, log: Log, urls: list[str]) -> None:

@@ -2,15 +2,15 @@
 
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
 import trio
 
-from overlayd.daemon.parts import Parts
-from overlayd.model.audit import AuditRecord
-from overlayd.model.errors import ConfigInvalid
+from overlayd.daemon.reloading import Reloader
+from overlayd.model.errors import OverlaydError
 from overlayd.model.systemd import Notifier, watchdog_interval_s
 
 _log = structlog.get_logger("daemon")
@@ -40,17 +40,18 @@ async def stop_when_asked(asked: trio.Event, stop: trio.Event, notifier: Notifie
     stop.set()
 
 
-async def reload_on_hangup(parts: Parts) -> None:
-    """Reads certificates anew on SIGHUP; what is wrong with them is logged, and changes nothing."""
+async def reload_on_hangup(reloader: Reloader, notifier: Notifier) -> None:
+    """Reads the configuration anew on SIGHUP; what is wrong with it is logged, and changes nothing."""
     with trio.open_signal_receiver(signal.SIGHUP) as signals:
         async for _ in signals:
+            notifier.reloading(time.monotonic_ns() // 1000)
             try:
-                listeners = parts.ports.reload()
-            except ConfigInvalid as error:
+                report = await reloader.reload(None, False)
+            except OverlaydError as error:
                 _log.error("not reloaded", subject=error.subject, reason=error.detail, hint=error.hint)
-                parts.access.trail.note(AuditRecord("certificates.reload", "failed", detail={"reason": error.detail}))
+                notifier.ready(f"not reloaded: {error.detail}")
             else:
-                parts.access.trail.note(AuditRecord("certificates.reload", subject=", ".join(listeners)))
+                notifier.ready(f"read anew: {len(report.changes)} changes; {reloader.describe()}")
 
 
 async def feed_watchdog(notifier: Notifier) -> None:

@@ -9,6 +9,7 @@ from overlayd.access.streaming_sessions import StreamingSessions
 from overlayd.config.dialects import agentpipe_operations
 from overlayd.net.agent_routes import add_agent_routes
 from overlayd.net.app import create_app
+from overlayd.net.backup_routes import add_backup_routes
 from overlayd.net.chain_callback_routes import add_chain_callback_routes
 from overlayd.net.chain_routes import add_chain_routes
 from overlayd.net.docs_routes import add_docs_routes
@@ -22,6 +23,7 @@ from overlayd.net.mutual_routes import add_mutual_routes
 from overlayd.net.node_routes import add_node_routes
 from overlayd.net.publish_routes import add_publish_routes
 from overlayd.net.read_routes import add_read_routes
+from overlayd.net.reload_routes import add_reload_routes
 from overlayd.net.stream_routes import add_stream_routes
 from overlayd.net.subscription_routes import add_subscription_routes
 from overlayd.net.ticket_routes import add_ticket_routes
@@ -50,6 +52,7 @@ def build_app(parts: "Parts") -> QuartTrio:
     )
     add_log_routes(app, log=log, lane=parts.lane, streams=parts.access.streams, trail=parts.access.trail)
     add_log_key_routes(app, log=log, lane=parts.lane, trail=parts.access.trail)
+    add_backup_routes(app, backups=parts.backups, lane=parts.lane, trail=parts.access.trail)
     json_bodies = JsonBodies(parts.bodies, limits)
     add_key_routes(
         app, keys=parts.access.keys, changes=parts.access.changes, trail=parts.access.trail, clock=parts.clock,
@@ -57,11 +60,11 @@ def build_app(parts: "Parts") -> QuartTrio:
     )  # fmt: skip
     add_subscription_routes(
         app, durable=parts.durable, bodies=json_bodies, lane=parts.lane,
-        audit=parts.access.trail.note,
+        audit=parts.access.trail.write,
     )  # fmt: skip
     add_chain_routes(app, chain=parts.chain, lane=parts.lane, bodies=json_bodies, trail=parts.access.trail)
     add_wallet_routes(app, chain=parts.chain, lane=parts.lane, bodies=json_bodies, trail=parts.access.trail)
-    add_agent_routes(app, switch=parts.agents, lane=parts.lane, audit=parts.access.trail.note)
+    add_agent_routes(app, switch=parts.agents, lane=parts.lane, audit=parts.access.trail.write)
     add_ticket_routes(app, tickets=parts.access.tickets, clock=parts.clock, bodies=json_bodies)
     add_mutual_routes(
         app, peer=parts.schemes.mutual, gate=parts.access.gate, bodies=parts.bodies,
@@ -74,14 +77,15 @@ def build_app(parts: "Parts") -> QuartTrio:
     add_metering_routes(
         app, metering=parts.metering, clock=parts.clock, lane=parts.lane, bodies=parts.bodies, limits=limits,
         sessions=StreamingSessions(log=log, metering=parts.metering, clock=parts.clock, entropy=parts.entropy),
-        count_sessions=parts.registry.count_of, audit=parts.access.trail.write,
+        count_sessions=parts.registry.count_of, audit=parts.access.trail.packet,
     )  # fmt: skip
     add_node_routes(
         app, log=log, node_name=node, metrics=parts.metrics, ready_checks=parts.ready_checks(),
-        ready_notes={"access": parts.ports.exposure, **({"chain": parts.chain.describe} if parts.chain else {})},
+        ready_notes={"access": parts.ports.exposure, "config": parts.reloader.describe, **({"chain": parts.chain.describe} if parts.chain else {})},
         network=parts.settings.chain.network,
         identity_key=parts.schemes.mutual.key if parts.schemes.mutual else "",
         is_metrics_served=parts.settings.metrics.enabled,
     )  # fmt: skip
+    add_reload_routes(app, reload=parts.reloader.reload, lane=parts.lane)
     add_docs_routes(app, agentpipe_operations(parts.settings.agentpipe))
     return app

@@ -36,6 +36,10 @@ class Notifier:
         """Start-up is over: packets are taken."""
         return self._send(f"READY=1\n{_status_line(status)}")
 
+    def reloading(self, monotonic_us: int) -> bool:
+        """The configuration is being read anew; `ready` says when that is over. `monotonic_us`: CLOCK_MONOTONIC."""
+        return self._send(f"RELOADING=1\nMONOTONIC_USEC={monotonic_us}\n")
+
     def stopping(self, status: str = "") -> bool:
         """Shutdown has begun."""
         return self._send(f"STOPPING=1\n{_status_line(status)}")

@@ -28,6 +28,10 @@ class RequestLog:
         self._counters: dict[tuple[str, str, int], LoopCount] = {}
         self._histograms: dict[str, LoopBuckets] = {}
 
+    def write_with(self, write_line: WriteAccessLine | None) -> None:
+        """From now on lines are written so; None: nobody wants them any more."""
+        self._write_line = write_line
+
     def answer_begun(self, route: str, started: float, now: float | None = None) -> None:
         """Measures how long the answer took to begin; how long a slow reader takes isn't ours. `now`: of Trio's clock,
         for who has just asked it."""

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import overlayd
-from overlayd.model import wire
+from overlayd.model import wire, wire_admin
 from overlayd.model.definition import Definition
 from overlayd.model.errors import OverlaydError, error_classes
 from overlayd.model.key_chain import LogKeysBody
 from overlayd.model.wire_publish import PacketIn
 from overlayd.model.wire_schema import schema_components
 from overlayd.net.openapi_access import ACCESS_OPERATIONS
+from overlayd.net.openapi_backup import BACKUP_OPERATIONS
 from overlayd.net.openapi_chain import CHAIN_OPERATIONS
 from overlayd.net.openapi_subscriptions import SUBSCRIPTION_OPERATIONS
 from overlayd.net.openapi_usage import USAGE_OPERATIONS
@@ -40,6 +41,7 @@ REF = "#/components/schemas/{name}"
 
 OPERATIONS: tuple[Operation, ...] = (
     *ACCESS_OPERATIONS,
+    *BACKUP_OPERATIONS,
     *CHAIN_OPERATIONS,
     *USAGE_OPERATIONS,
     *SUBSCRIPTION_OPERATIONS,
@@ -183,6 +185,11 @@ OPERATIONS: tuple[Operation, ...] = (
         (Answer(200, "Hashes, or entries", {"application/octet-stream": OCTETS}),),
         (EPOCH, Parameter("tile", "path", "L/N, L/N.p/W or entries/N, N in groups of three digits", TEXT, True)),
         {}, (400, 403, 404), "read, audit for entries",
+    ),
+    Operation(
+        "post", "/v1/admin/reload", "Read the configuration anew, without ending a session", "node",
+        (Answer(200, "What changed, and what waits for a restart", {JSON: wire_admin.ReloadBody}),),
+        (query_of("dry_run", "Only tell what would change", BOOLEAN),), {}, (400, 403, 422, 503, 507), "admin",
     ),
     Operation("get", "/healthz", "Alive", "node", (Answer(200, "Alive", {JSON: {"type": "object"}}),)),
     Operation(

@@ -24,6 +24,7 @@ from overlayd.chain.sources.faults import Fault
 from overlayd.chain.sources.health import SourceMetrics
 from overlayd.chain.sources.settings import AskingSettings
 from overlayd.model.chain_source import (
+    EventsMissed,
     EventSource,
     HeaderSource,
     Outgoing,
@@ -92,6 +93,7 @@ class SourcePool:
         judge: JudgeProof,
     ) -> None:  # fmt: skip
         self._sources = tuple(sources)
+        self._replaced = trio.Event()
         self._network = network
         self._asking = asking
         self._metrics = metrics
@@ -192,9 +194,7 @@ class SourcePool:
             self._asking.source_events, "events of sources", on_full=lambda: self._metrics.limit_hit("source_events")
         )
         async with trio.open_nursery() as nursery:
-            for source in self._sources:
-                if Ability.EVENTS in source.abilities:
-                    nursery.start_soon(_pass_on, cast(EventSource, source), box)
+            nursery.start_soon(self._listen, box)
             try:
                 yield box
             finally:
@@ -202,6 +202,31 @@ class SourcePool:
                 box.close()
 
     # What only a pool has.
+
+    @property
+    def sources(self) -> tuple[RemoteSource, ...]:
+        """Who is asked, in the order of the settings."""
+        return self._sources
+
+    def replace(self, sources: Sequence[RemoteSource]) -> None:
+        """Asks these from now on. Who is being asked goes on to its answer; who told of events and is gone is left."""
+        gone = {source.name for source in self._sources} - {source.name for source in sources if source in self._sources}
+        self._checked -= gone
+        self._sources = tuple(sources)
+        self._replaced.set()
+        self._replaced = trio.Event()
+
+    async def _listen(self, box: EventBox) -> None:
+        """Passes on what the sources tell, until cancelled."""
+        while True:
+            replaced = self._replaced
+            async with trio.open_nursery() as nursery:
+                for source in self._sources:
+                    if Ability.EVENTS in source.abilities:
+                        nursery.start_soon(_pass_on, cast(EventSource, source), box)
+                await replaced.wait()
+                nursery.cancel_scope.cancel()
+            box.offer(EventsMissed())
 
     @property
     def is_telling(self) -> bool:

@@ -3,7 +3,7 @@
 import hmac
 import random
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 
 from overlayd.bsv.network import NETWORKS, Network
@@ -40,12 +40,22 @@ class RemoteChain:
         """`key`: a secret of the node that stays the same, for callbacks' tokens. Raises ConfigInvalid."""
         network = NETWORKS[settings.network]
         measured = SourceMetrics(metrics)
-        maker = _Maker(settings, network, sender, key, environ, clock, measured, chance)
-        sources = [maker.make(source) for source in settings.sources]
-        self.pool = SourcePool(sources, network, asking=settings.asking, metrics=measured, judge=self._judge)
+        self._maker = _Maker(settings, network, sender, key, environ, clock, measured, chance)
+        self._made = {source: self._maker.make(source) for source in settings.sources}
+        self.pool = SourcePool(list(self._made.values()), network, asking=settings.asking, metrics=measured, judge=self._judge)
         self.sync = HeaderSync(
             book, self.pool, settings=settings.asking, clock=clock, metrics=measured, on_followed=on_followed
         )
+
+    def prepare_sources(self, wanted: Sequence[ChainSourceSettings]) -> Callable[[], None]:
+        """What makes these the sources; one that stays as it was keeps how it is doing. Raises ConfigInvalid."""
+        made = {source: self._made.get(source) or self._maker.make(source) for source in wanted}
+
+        def replace() -> None:
+            self._made = made
+            self.pool.replace(list(made.values()))
+
+        return replace
 
     async def _judge(self, txid: TxId, raw: bytes) -> ProofVerdict:
         return await self.sync.judge(txid, raw)
