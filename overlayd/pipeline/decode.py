@@ -1,16 +1,17 @@
 """Packet objects: from JSON text to draft."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from overlayd.model.draft import Draft
-from overlayd.model.errors import BatchTooLarge, InvalidPacket, MalformedJson, Violation
+from overlayd.model.errors import BatchTooLarge, InvalidPacket, MalformedJson, OverlaydError, Violation
 from overlayd.model.limits import Limits
 from overlayd.pipeline.chain_members import CHAIN_MEMBERS, Claim, read_claim
-from overlayd.pipeline.json_text import check_depth, diagnose, parse_json
+from overlayd.pipeline.json_text import check_depth, diagnose, parse_each, parse_json
 from overlayd.pipeline.members import (
     Findings,
     check_metadata,
@@ -108,10 +109,39 @@ def decode_packet(raw: bytes, index: int, limits: Limits) -> Decoded:
     members = parse_json(raw, limits.json_depth_max + 1)
     if type(members) is not dict:
         raise _not_an_object(members, index)
+    return _decode_members(members, _cut(raw), index, limits)
+
+
+def decode_packets(raws: Sequence[bytes], first_index: int, limits: Limits) -> list[Decoded | OverlaydError] | None:
+    """The same for several at once, and why not where one is refused. None: each is to be decoded alone."""
+    try:
+        cuts = [_cut(raw) for raw in raws]  # also says that each is one object
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    packets = parse_each(raws, limits.json_depth_max + 1)
+    if packets is None:
+        return None
+    decoded: list[Decoded | OverlaydError] = []
+    chars_max = limits.id_chars
+    for index, (members, cut) in enumerate(zip(packets, cuts, strict=True), first_index):
+        # What comes most: nothing but data and an id that can be one.
+        packet_id = members.get("id", "")
+        count = 2 if packet_id else 1
+        if len(members) == count and type(packet_id) is str and len(packet_id) <= chars_max and cut.data is not UNSET:
+            sent = bytes(cut.data)
+            decoded.append(Decoded(Draft(index, sent, sent, packet_id), members["data"]))
+            continue
+        try:
+            decoded.append(_decode_members(members, cut, index, limits))
+        except OverlaydError as refusal:
+            decoded.append(refusal)
+    return decoded
+
+
+def _decode_members(members: dict[str, Any], cuts: _Cuts, index: int, limits: Limits) -> Decoded:
     findings = Findings(index)
     if not members.keys() <= MEMBERS:
         check_names(members, MEMBERS, findings)
-    cuts = _cut(raw)
     is_octets = "data_base64" in members
     if ("data" in members) == is_octets:
         _refuse_data(is_octets, findings)

@@ -1,16 +1,16 @@
 """The one publish function: whatever way packets come in, they are decoded, judged and appended here."""
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 import trio
+from msgspec import UNSET
 
 from overlayd.model.confirmation import ConfirmationReads
 from overlayd.model.definition import ConfirmRule, Definition
-from overlayd.model.draft import AppendRequest, AppendResult, Receipt
+from overlayd.model.draft import AppendRequest, AppendResult, Receipt, Refusal
 from overlayd.model.errors import (
     BadParameter,
     DefinitionConflict,
@@ -25,7 +25,8 @@ from overlayd.model.limits import HOPS_MAX, Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.names import StreamName, parse_stream_name
 from overlayd.pipeline.chain_members import judge_claim, note_confirmation
-from overlayd.pipeline.decode import Decoded, ValueBudget, decode_packet
+from overlayd.pipeline.decode import Decoded, decode_packet
+from overlayd.pipeline.decode_many import THREAD_BYTES, Slices, decode_request, too_large
 from overlayd.pipeline.definitions import KeyPath
 from overlayd.pipeline.schema import CompiledSchema, SchemaCache
 from overlayd.storage import Stream
@@ -37,12 +38,6 @@ REJUDGED_MAX = 2
 
 RULES_KEPT = 4096
 """Streams without a schema whose rules are kept, rather than put together for each request."""
-
-SLICE_S = 0.003
-"""Work on the loop after which others get their turn."""
-
-THREAD_BYTES = 128 << 10
-"""A packet above it is decoded and judged in a thread."""
 
 _NO_STREAM = bytes(32)
 _LIMITS_HIT = {
@@ -93,6 +88,11 @@ class _Rule(msgspec.Struct, frozen=True):
     stream_hash: bytes
     confirm: ConfirmRule
 
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether it takes every packet that isn't too large."""
+        return self.schema is None and self.key is None and not self.is_id_required
+
 
 class _Judged(msgspec.Struct):
     """A request's packets after a definition version had its say."""
@@ -124,21 +124,6 @@ class Terms(msgspec.Struct, frozen=True):
     traceparent: str = ""
     idempotency_key: str = ""
     made: Made = NOT_MADE
-
-
-class _Slices:
-    """Lets others run when this task has held the loop for a slice."""
-
-    __slots__ = ("_since",)
-
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-
-    async def pause(self) -> None:
-        """A checkpoint only once a slice is over; whoever calls it ends with one that always is."""
-        if time.perf_counter() - self._since > SLICE_S:
-            await trio.lowlevel.checkpoint()
-            self._since = time.perf_counter()
 
 
 class Intake:
@@ -186,7 +171,7 @@ class Intake:
                 "Idempotency-Key stands for the id of a single packet", subject="Idempotency-Key",
                 hint="give each packet an id of its own",
             )  # fmt: skip
-        decoded, rejections = await self._decode(objects, first_index)
+        decoded, rejections = await decode_request(objects, first_index, self._limits, self._threads)
         if idempotency_key and decoded:
             self._take_idempotency_key(decoded[0], idempotency_key)
         terms = Terms(principal, may_create, atomic, expected_sequence, traceparent)
@@ -217,7 +202,7 @@ class Intake:
                 subject=stream, hint="two agents may be answering each other: narrow what triggers them",
             )  # fmt: skip
         name = self._known(stream, may_create=False)
-        decoded, rejections = await self._decode(objects, 0)
+        decoded, rejections = await decode_request(objects, 0, self._limits, self._threads)
         terms = Terms(principal, may_create=False, atomic=True, traceparent=traceparent, made=made)
         return await self._submit(name, decoded, rejections, terms, started)
 
@@ -261,27 +246,6 @@ class Intake:
             )
         return name
 
-    async def _decode(
-        self, objects: Sequence[bytes], first_index: int
-    ) -> tuple[list[Decoded], dict[int, OverlaydError]]:
-        """What could be decoded and what couldn't, by place. A checkpoint whenever it takes long."""
-        decoded: list[Decoded] = []
-        rejections: dict[int, OverlaydError] = {}
-        bytes_max = int(self._limits.packet_bytes)
-        slices, values = _Slices(), ValueBudget()
-        for index, raw in enumerate(objects, first_index):
-            try:
-                if len(raw) > bytes_max:
-                    raise _too_large(len(raw), bytes_max)
-                if len(raw) > THREAD_BYTES:
-                    decoded.append(await self._in_thread(partial(_decode_large, raw, index, self._limits)))
-                else:
-                    decoded.append(values.trim(decode_packet(raw, index, self._limits)))
-            except OverlaydError as err:
-                rejections[index] = err
-            await slices.pause()
-        return decoded, rejections
-
     def _take_idempotency_key(self, decoded: Decoded, key: str) -> None:
         if len(key) > self._limits.id_chars:
             raise BadParameter(
@@ -298,9 +262,10 @@ class Intake:
         self, name: StreamName, decoded: list[Decoded], refused: dict[int, OverlaydError], terms: Terms, started: float
     ) -> PublishAnswer:
         for one in decoded:
-            one.draft.principal = terms.principal
-            one.draft.traceparent = one.draft.traceparent or terms.traceparent
-            one.draft.hops, one.draft.derived_from = terms.made.hops, terms.made.derived_from
+            draft = one.draft
+            draft.principal = terms.principal
+            draft.traceparent = draft.traceparent or terms.traceparent
+            draft.hops, draft.derived_from = terms.made.hops, terms.made.derived_from
         for attempt in range(REJUDGED_MAX + 1):
             judged = await self._judge(name, decoded, refused)
             if judged.rejections and terms.atomic:
@@ -332,27 +297,34 @@ class Intake:
         """Asks the stream's present definition about each packet. A checkpoint whenever it takes long."""
         rule = await self._rule_of(name)
         judged = _Judged(rule, [], dict(refused))
-        slices = _Slices()
+        slices, bytes_max = Slices(), rule.packet_bytes
+        asks_nothing, asks_for_value = rule.asks_nothing, rule.schema is not None or rule.key is not None
         for one in decoded:
+            draft = one.draft
+            if asks_nothing and one.claim is None and not draft.is_key_derived:
+                one.value = UNSET
+                if len(draft.sent) + len(draft.metadata) + len(draft.topics) <= bytes_max:
+                    judged.passed.append(one)
+                    continue
             try:
-                asks_for_value = rule.schema is not None or rule.key is not None
-                if asks_for_value and len(one.draft.sent) > THREAD_BYTES:
+                if asks_for_value and len(draft.sent) > THREAD_BYTES:
                     await self._in_thread(partial(self._judge_one, one, rule, name))
                 else:
                     self._judge_one(one, rule, name)
                 judged.passed.append(one)
             except OverlaydError as err:
-                judged.rejections[one.draft.index] = err
+                judged.rejections[draft.index] = err
             finally:
                 one.forget()
-            await slices.pause()
+            if slices.is_over:
+                await slices.pause()
         return judged
 
     def _judge_one(self, decoded: Decoded, rule: _Rule, stream: str) -> None:
         draft = decoded.draft
         size = len(draft.sent) + len(draft.metadata) + len(draft.topics)
         if size > rule.packet_bytes:
-            raise _too_large(size, rule.packet_bytes)
+            raise too_large(size, rule.packet_bytes)
         if rule.is_id_required and not draft.id:
             detail = "the stream requires an id for each packet"
             raise InvalidPacket(detail, subject="/id", violations=[Violation("/id", "member.missing", detail)])
@@ -419,14 +391,13 @@ class Intake:
 
     async def _answer(self, judged: _Judged, result: AppendResult, started: float) -> PublishAnswer:
         """What became of it, told and counted. A checkpoint where repeats have to be looked up."""
-        receipts: list[Receipt] = []
         rejections = judged.rejections
-        for outcome in result.outcomes:
-            if isinstance(outcome, Receipt):
-                receipts.append(outcome)
-            else:
-                rejections[outcome.index] = outcome.error
-        duplicates = sum(receipt.duplicate for receipt in receipts)
+        receipts = [outcome for outcome in result.outcomes if isinstance(outcome, Receipt)]
+        if len(receipts) < len(result.outcomes):
+            for outcome in result.outcomes:
+                if isinstance(outcome, Refusal):
+                    rejections[outcome.index] = outcome.error
+        duplicates = sum([receipt.duplicate for receipt in receipts])
         if judged.rule.confirm.commit != "none" and self._confirmations is not None:
             drafts = [one.draft for one in judged.passed]
             await note_confirmation(receipts, drafts, judged.rule.stream_hash, judged.rule.confirm, self._confirmations)
@@ -479,19 +450,8 @@ def combine_errors(rejections: Mapping[int, OverlaydError], errors_max: int) -> 
     )  # fmt: skip
 
 
-def _decode_large(raw: bytes, index: int, limits: Limits) -> Decoded:
-    """For a thread, which also takes the value down: that takes as long as building it up."""
-    decoded = decode_packet(raw, index, limits)
-    decoded.forget()
-    return decoded
-
-
 def _placed(err: OverlaydError, index: int) -> OverlaydError:
     """The error with its place in the request on every violation; it gets one if it had none."""
     found = err.violations or (Violation("", err.code, err.detail),)
     err.violations = tuple(one if one.index == index else msgspec.structs.replace(one, index=index) for one in found)
     return err
-
-
-def _too_large(size: int, bytes_max: int) -> PacketTooLarge:
-    return PacketTooLarge(f"the packet has {size} bytes; {bytes_max} are taken", subject="packet_bytes")

@@ -34,7 +34,8 @@ from overlayd.model.meta import decode_meta
 from overlayd.model.metrics import Metrics
 from overlayd.model.units import Size
 from overlayd.pipeline.data_form import decode_data
-from overlayd.pipeline.intake import THREAD_BYTES, Intake, PublishAnswer
+from overlayd.pipeline.decode_many import THREAD_BYTES
+from overlayd.pipeline.intake import Intake, PublishAnswer
 from overlayd.pipeline.schema import SchemaCache
 from overlayd.storage import StorageSettings, open_log
 
