@@ -55,10 +55,8 @@ class CoinFile:
         if found is None:
             return
         self.unanswered.remove(found)
-        if is_refused and all(coin in self.purse for coin in found.change):
-            for coin in found.change:
-                self.purse.discard(coin)
-            self.purse.add(found.coin)
+        if is_refused:
+            self.purse.put_back(found.coin, found.change)
 
     def write(self) -> None:
         """Replaces the file, durably."""

@@ -195,12 +195,7 @@ class Producer:
     def release(self, prepared: Prepared) -> bool:
         """Takes back what was prepared and refused, so that nobody has its transaction: its coin can be spent again.
         False, and nothing changes, when its change was spent already."""
-        if not all(coin in self.purse for coin in prepared.change):
-            return False
-        for coin in prepared.change:
-            self.purse.discard(coin)
-        self.purse.add(prepared.coin)
-        return True
+        return self.purse.put_back(prepared.coin, prepared.change)
 
     def _sign(self, commitment: bytes) -> str:
         key_id = self._entropy.draw(KEY_ID_BYTES)

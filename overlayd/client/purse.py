@@ -91,15 +91,19 @@ class Purse:
             subject="coins", hint="bring more coins, or wait until packets are confirmed",
         )  # fmt: skip
 
-    def discard(self, coin: Coin) -> bool:
-        """Takes a coin out; whether it was there."""
-        found = self._coins.get(coin.outpoint)
-        if found is not None:
-            self._remove(found)
-        return found is not None
-
-    def __contains__(self, coin: Coin) -> bool:
-        return coin.outpoint in self._coins
+    def put_back(self, coin: Coin, change: Iterable[Coin]) -> bool:
+        """A transaction that nobody got is forgotten: its coin is there again in place of its change. False, and nothing
+        changes, when some of the change was spent already."""
+        made = [self._coins.get(one.outpoint) for one in change]
+        if None in made:
+            return False
+        for one in made:
+            assert one is not None
+            self._remove(one)
+            # As it is by now: a block may hold what it was built on.
+            coin = msgspec.structs.replace(coin, unconfirmed=one.unconfirmed[:-1])
+        self.add(coin)
+        return True
 
     def _remove(self, coin: Coin) -> None:
         del self._coins[coin.outpoint]
