@@ -20,8 +20,9 @@ from overlayd.config.dialects import agentpipe_features
 from overlayd.daemon.declaring import declare_streams
 from overlayd.daemon.interpreter import tune_interpreter
 from overlayd.daemon.parts import Parts
+from overlayd.daemon.pulse import Pulse
 from overlayd.daemon.reloading import LoadSettings
-from overlayd.daemon.signals import feed_watchdog, reload_on_hangup, stop_when_asked, stopping_on_signals
+from overlayd.daemon.signals import reload_on_hangup, stop_when_asked, stopping_on_signals
 from overlayd.delivery.agents.switch import FEATURE as AGENTS_FEATURE
 from overlayd.delivery.subscriptions.declaring import declare_subscriptions
 from overlayd.delivery.subscriptions.tables import FEATURE as SUBSCRIPTIONS_FEATURE
@@ -99,7 +100,10 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], lo
             if parts.agentpipe:
                 await nursery.start(parts.agentpipe.run)
             await declare_subscriptions(parts.durable.book, settings.subscriptions)
-            nursery.start_soon(feed_watchdog, notifier)
+            pulse = Pulse(
+                notifier, log, count_sent=lambda: parts.delivery.meters.sent, count_sessions=lambda: len(parts.registry)
+            )
+            nursery.start_soon(pulse.run, os.environ, os.getpid())
             nursery.start_soon(reload_on_hangup, parts.reloader, notifier)
             nursery.start_soon(stop_when_asked, stop_asked, parts.stop, notifier)
             await serve_edge(parts, directory, partial(_announce, on_ready, notifier, log))

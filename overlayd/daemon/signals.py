@@ -1,6 +1,5 @@
-"""What the outside says to the process, and what it says to its service manager: signals, readiness, the watchdog."""
+"""What the outside says to the process: stop, and read the configuration anew."""
 
-import os
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -11,7 +10,7 @@ import trio
 
 from overlayd.daemon.reloading import Reloader
 from overlayd.model.errors import OverlaydError
-from overlayd.model.systemd import Notifier, watchdog_interval_s
+from overlayd.model.systemd import Notifier
 
 _log = structlog.get_logger("daemon")
 
@@ -52,13 +51,3 @@ async def reload_on_hangup(reloader: Reloader, notifier: Notifier) -> None:
                 notifier.ready(f"not reloaded: {error.detail}")
             else:
                 notifier.ready(f"read anew: {len(report.changes)} changes; {reloader.describe()}")
-
-
-async def feed_watchdog(notifier: Notifier) -> None:
-    """Says that the event loop turns, when the service manager wants to hear it."""
-    interval_s = watchdog_interval_s(os.environ, os.getpid())
-    if interval_s is None:
-        return
-    while True:
-        notifier.alive()
-        await trio.sleep(interval_s)

@@ -12,6 +12,8 @@ class Meters:
 
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
+        self.sent = 0
+        """Messages, to whomever."""
         sent = metrics.counter("overlayd_messages_sent", "Messages out of the log sent to live sessions", "transport")
         seconds = metrics.histogram(
             "overlayd_delivery_seconds",
@@ -27,6 +29,7 @@ class Meters:
 
     def count_sent(self, transport: str, messages: list[Message], *, is_live: bool) -> None:
         """Messages were written. A whole page is measured once, by its oldest message that has a time."""
+        self.sent += len(messages)
         self._sent[transport].inc(len(messages))
         if is_live and messages and messages[0].trigger_us:
             self._measure(transport, messages)
@@ -35,6 +38,7 @@ class Meters:
         """The same messages were written to so many sessions at the head, one right after the other."""
         if not sessions:
             return
+        self.sent += len(messages) * sessions
         self._sent[transport].inc(len(messages) * sessions)
         if messages[0].trigger_us:
             self._measure(transport, messages)

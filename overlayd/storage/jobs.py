@@ -93,6 +93,28 @@ class CutWalJob:
         self.ticket: Ticket[bool] = Ticket()
 
 
+class PingJob:
+    """Asks whether the writer and its thread go on; answered without touching the disk, in turn with everything else."""
+
+    __slots__ = ("bytes", "packets", "ticket")
+
+    def __init__(self) -> None:
+        self.packets = 0
+        self.bytes = 0
+        self.ticket: Ticket[None] = Ticket()
+
+
+class GiveBackJob:
+    """Asks the writer to give some free pages of the file back to the disk now; answers whether there may be more."""
+
+    __slots__ = ("bytes", "packets", "ticket")
+
+    def __init__(self) -> None:
+        self.packets = 1
+        self.bytes = OVERHEAD_BYTES
+        self.ticket: Ticket[bool] = Ticket()
+
+
 def node_job(body: NodeBody | dict[str, Any]) -> ChangeJob:
     """Appends an entry of the node itself; answers its offset. Raises ValueError for wrong members."""
     encode_node_body(body)

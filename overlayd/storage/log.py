@@ -28,7 +28,7 @@ from overlayd.storage.heads import add_heads
 from overlayd.storage.holds import Holds
 from overlayd.storage.housekeeping import DiskWatch, StorageStats
 from overlayd.storage.intake import AnyTicket, Intake, Ticket
-from overlayd.storage.jobs import AppendJob, ChangeJob, WriteJob, node_job, statuses_job
+from overlayd.storage.jobs import AppendJob, ChangeJob, PingJob, WriteJob, node_job, statuses_job
 from overlayd.storage.key_rotation import LogKeys
 from overlayd.storage.log_keys import KeyRing
 from overlayd.storage.own import OwnPacket, Statement, append_own
@@ -391,6 +391,13 @@ class Log:
         if len(rows) != width:
             raise DamagedEntry("entries are missing", subject=f"entries {index}")
         return b"".join(len(raw).to_bytes(2, "big") + raw for _, raw, _, _ in rows)
+
+    async def ping(self) -> None:
+        """Returns when the writer has got to it, with its thread. A writer that is stuck on the disk doesn't; one that
+        has nothing to do, or refuses for lack of space, does. Raises what the intake was closed with. Checkpoint."""
+        job = PingJob()
+        self._intake.put_nowait(job)
+        await job.ticket.wait()
 
     def stats(self) -> StorageStats:
         """Bytes on the disk and what waits. Reads two file lengths."""

@@ -17,7 +17,7 @@ from overlayd.storage.commit import Call, commit_group
 from overlayd.storage.errors import is_fatal, translate_sqlite
 from overlayd.storage.group import Group, LogState
 from overlayd.storage.intake import Intake, Job
-from overlayd.storage.jobs import AppendJob, ChangeJob, CutWalJob, WriteJob
+from overlayd.storage.jobs import AppendJob, ChangeJob, CutWalJob, GiveBackJob, PingJob, WriteJob
 from overlayd.storage.lookup import Lookups, Wanted, note_wanted, prepare, prepare_single, read_wanted
 from overlayd.storage.maintenance import Maintenance
 from overlayd.storage.pace import Pace
@@ -166,8 +166,27 @@ class Writer:
         self._wal_seconds.observe(trio.current_time() - started)
         return is_done
 
+    async def _answer_pings(self, jobs: list[Job]) -> list[Job]:
+        """By way of the thread, which may be stuck; gives the other jobs."""
+        pings = [job for job in jobs if isinstance(job, PingJob)]
+        if pings:
+            await self.in_thread(lambda connection: None)
+        for job in pings:
+            job.ticket.settle(None)
+        return [job for job in jobs if not isinstance(job, PingJob)]
+
+    async def _give_back_asked(self, jobs: list[Job]) -> list[Job]:
+        """Gives pages back for those who ask for it; gives the other jobs."""
+        asked = [job for job in jobs if isinstance(job, GiveBackJob)]
+        is_more = bool(asked) and await self._give_back()
+        for job in asked:
+            job.ticket.settle(is_more)
+        return [job for job in jobs if not isinstance(job, GiveBackJob)]
+
     async def _cut_wal(self, jobs: list[Job]) -> list[Job]:
         """Cuts the write-ahead log for those who ask for it; gives the other jobs."""
+        if not any(isinstance(job, CutWalJob) for job in jobs):
+            return jobs
         is_done = await self._checkpoint_wal(truncate=True)
         for job in jobs:
             if isinstance(job, CutWalJob):
@@ -185,8 +204,8 @@ class Writer:
 
     async def _run_group(self, jobs: list[Job]) -> None:
         started, pace = trio.current_time(), Pace()
-        if any(isinstance(job, CutWalJob) for job in jobs):
-            jobs = await self._cut_wal(jobs)
+        if any(isinstance(job, CutWalJob | PingJob | GiveBackJob) for job in jobs):
+            jobs = await self._cut_wal(await self._give_back_asked(await self._answer_pings(jobs)))
         group = Group(self._state, self._clock.now_us())
         lookups = await self._look_up(jobs, pace)
         if lookups is None:
@@ -235,6 +254,7 @@ class Writer:
             return False
         self._commit_seconds.observe(trio.current_time() - began)
         self._wal.note_commit(group.row_values, len(tiles))
+        self._wal.note_pages(group.pages_changed)
         if group.entries:
             self._group_packets.observe(len(group.entries))
         await group.adopt_indexes(Pace())
