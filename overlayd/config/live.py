@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from overlayd.access.reloading import LIVE as LIVE_ACCESS
+from overlayd.access.reloading import LIVE_OF_IDENTITY
 from overlayd.config.schema import Key
 from overlayd.config.settings import Settings
 
@@ -84,10 +86,11 @@ TOLD: Mapping[str, str] = {
     "log": "log",
     "rates": "rates",
     "keys": "access",
-    "access.roles": "access",
+    **{f"access.{name}": "access" for name in LIVE_ACCESS if name != "identity"},
+    **{f"access.identity.{name}": "access" for name in LIVE_OF_IDENTITY},
     "chain.sources": "sources",
 }
-"""What a part is told of, by key or table, and as which change. Longer names come first where both would do."""
+"""What a part is told of, by key or table, and as which change."""
 
 FIXED_RATES = frozenset(("rates.buckets",))
 

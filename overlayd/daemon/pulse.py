@@ -48,5 +48,8 @@ class Pulse:
         seconds = max(now - self._told_at, 1e-3)
         entries, messages = (head - self._head) / seconds, (sent - self._sent) / seconds
         self._told_at, self._head, self._sent = now, head, sent
-        full = "; the disk is nearly full, packets are refused" if self._log.stats().is_full else ""
-        return f"{entries:.3g} entries/s in, {messages:.3g} messages/s out, {self._count_sessions()} sessions, head {head}{full}"
+        state = "refusing packets, the disk is nearly full" if self._log.stats().is_full else "taking packets"
+        return (
+            f"{state}: {entries:.3g} entries/s in, {messages:.3g} messages/s out, {self._count_sessions()} sessions, "
+            f"head {head}"
+        )

@@ -5,6 +5,9 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import trio
+
+from overlayd.access.node_schemes import named_policies
 from overlayd.chain.sources.remote import callback_tokens
 from overlayd.config import Settings
 from overlayd.daemon.declaring import check_streams, declare_streams
@@ -16,6 +19,8 @@ from overlayd.model.logs import configure_logs
 if TYPE_CHECKING:
     from overlayd.daemon.parts import Parts
 
+ACCESS_ARRAYS = ("roles", "unix_users", "certificates", "jwt", "identities")
+
 
 def reload_steps(parts: "Parts") -> Mapping[str, Step]:
     """By what the settings' changes are told as. Without one, a change waits for a restart."""
@@ -23,6 +28,7 @@ def reload_steps(parts: "Parts") -> Mapping[str, Step]:
     steps = {
         "log": Step(taking.log),
         "rates": Step(taking.rates),
+        "access": Step(taking.access, (("keys",), *(("access", name) for name in ACCESS_ARRAYS))),
         "streams": Step(taking.streams, (("streams",),)),
         "subscriptions": Step(taking.subscriptions, (("subscriptions",),)),
     }
@@ -49,6 +55,20 @@ class _Taking:
     async def rates(self, wanted: Settings) -> Commit:
         async def commit() -> None:
             self._parts.metering.replace_rates(wanted.rates)
+
+        return commit
+
+    async def access(self, wanted: Settings) -> Commit:
+        parts = self._parts
+        policies = list(named_policies(wanted.access, wanted.keys))
+        parts.metering.check_policies(policies)
+        replace, _ = await trio.to_thread.run_sync(
+            parts.access.prepare_reload, wanted.keys, wanted.access, parts.schemes
+        )
+
+        async def commit() -> None:
+            await replace()
+            parts.metering.require_policies(policies)
 
         return commit
 

@@ -73,8 +73,8 @@ async def test_the_status_tells_rates(autojump_clock: MockClock) -> None:
         nursery.cancel_scope.cancel()
     lines = [text for _, text in notifier.heard if text.startswith("STATUS=")]
     assert lines == [
-        "STATUS=5 entries/s in, 15 messages/s out, 7 sessions, head 150",
-        "STATUS=0 entries/s in, 0 messages/s out, 7 sessions, head 150; the disk is nearly full, packets are refused",
+        "STATUS=taking packets: 5 entries/s in, 15 messages/s out, 7 sessions, head 150",
+        "STATUS=refusing packets, the disk is nearly full: 0 entries/s in, 0 messages/s out, 7 sessions, head 150",
     ]
 
 

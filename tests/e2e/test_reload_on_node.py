@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import httpx
@@ -64,6 +65,12 @@ class Configured:
         with SyncClient(f"unix:{self.node.directory}/overlayd.sock") as client:
             packets = [packet for packet in client.packets("overlayd.audit") if isinstance(packet, Packet)]
         return "\n".join(bytes(packet.data_payload).decode() for packet in packets if packet.type == action)
+
+    def publish_as(self, secret: str) -> int:
+        """The status of a packet sent with a key."""
+        headers = {"Authorization": f"Bearer {secret}"}
+        url = f"{self.node.url}/v1/streams/declared/packets"
+        return httpx.post(url, json={"data": 1}, headers=headers).status_code
 
     def batch(self, count: int) -> int:
         """The status of publishing so many at once."""
@@ -158,3 +165,25 @@ def test_a_hangup_does_the_same(configured: Configured) -> None:
     configured.node.process.send_signal(signal.SIGHUP)
     configured.node.wait_for("configuration read anew")
     assert configured.batch(6) == 201
+
+
+def test_keys_and_roles_follow_the_file(configured: Configured) -> None:
+    """A key that is declared counts at once, with what its role means now; one that is declared no more is refused. A
+    policy that there isn't is named, and changes nothing."""
+    secrets = [f"ovl_live_{letter * 32}" for letter in "ab"]
+    keys = "".join(
+        f'[[keys]]\nname = "{name}"\nhashes = ["sha256:{sha256(secret.encode()).hexdigest()}"]\nroles = ["press"]\n'
+        for name, secret in zip("ab", secrets, strict=True)
+    )
+    role = '[[access.roles]]\nname = "press"\nscopes = ["publish:declared"]\n'
+    configured.write(CONFIG_TEXT + role + keys)
+    assert set(configured.changes("reload")) == {"access.roles[press]", "keys[a]", "keys[b]"}
+    assert [configured.publish_as(secret) for secret in secrets] == [201, 201]
+    configured.write(CONFIG_TEXT + role + keys + 'policy = "nobody"\n')
+    assert "nobody" in on(configured.node, "reload").stderr
+    configured.write(CONFIG_TEXT + role + keys.partition('[[keys]]\nname = "b"')[0])
+    assert set(configured.changes("reload")) == {"keys[b]"}
+    assert [configured.publish_as(secret) for secret in secrets] == [201, 401]
+    configured.write(CONFIG_TEXT + role.replace("publish:declared", "read:declared") + keys)
+    assert set(configured.changes("reload")) == {"access.roles[press].scopes", "keys[b]"}
+    assert [configured.publish_as(secret) for secret in secrets] == [403, 403]
