@@ -344,14 +344,11 @@ class Group:
         """After the COMMIT: positions, ids and keys, which nobody looks at above the head. Yields now and then."""
         state = self.state
         for part in slices_of(self.positions, PACKETS_PER_SLICE):
-            for stream_id, sequence, offset in part:
-                state.positions.add(stream_id, sequence, offset)
-            await pace.spend(len(part) / 8)
+            state.positions.add_each(part)
+            await pace.spend(len(part) / 16)
         for pairs in slices_of(list(self.ids.items()), PACKETS_PER_SLICE):
-            for key, entries in pairs:
-                for entry in entries:
-                    state.ids.add(key, entry.offset)
-            await pace.spend(len(pairs) / 8)
+            state.ids.add_each([(key, entry.offset) for key, entries in pairs for entry in entries])
+            await pace.spend(len(pairs) / 16)
         for key, offset in self.keys.items():
             state.keys.add(key, offset)
         for key, offset in self.commitments.items():

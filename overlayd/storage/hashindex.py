@@ -23,14 +23,12 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import IntEnum
 from typing import TypeAlias
-
-from blake3 import blake3
 
 from overlayd.model.errors import LogInconsistent
 from overlayd.storage import hashrun, held
 from overlayd.storage.hashrun import PREFIX_END, Build, Run
+from overlayd.storage.name_hash import Family, NameHasher
 
 __all__ = ["STEPS", "Family", "HashIndex"]
 
@@ -59,14 +57,6 @@ _MARK = "UPDATE hash_family SET secret_mark = ? WHERE family = ?"
 Offsets: TypeAlias = int | tuple[int, ...]
 
 
-class Family(IntEnum):
-    """What a hash stands for. Each has its own runs."""
-
-    ID = 1
-    COMMITMENT = 2
-    KEY = 3
-
-
 class HashIndex:
     """The pairs of one family.
 
@@ -77,12 +67,10 @@ class HashIndex:
     def __init__(
         self, family: Family, secret: bytes, *, newest_max: int = 0, filter_bytes_max: int = FILTER_BYTES_MAX
     ) -> None:
-        assert len(secret) == 32
         self.family = family
+        self.names = NameHasher(family, secret)
         self._newest_max = newest_max
         self._filter_bytes_max = filter_bytes_max
-        self._hasher = blake3(bytes([family]), key=secret)
-        self._secret_mark = self._digest(b"\2", b"", b"", 8).to_bytes(8, "big")
         self._recent: dict[int, Offsets] = {}
         self._frozen: dict[int, Offsets] = {}
         self._undo: list[tuple[dict[int, Offsets], int, Offsets | None]] = []
@@ -109,7 +97,7 @@ class HashIndex:
         self._stored_to, mark = connection.execute(
             "SELECT stored_to, secret_mark FROM hash_family WHERE family = ?", (self.family,)
         ).fetchone()
-        if mark is not None and mark != self._secret_mark:
+        if mark is not None and mark != self.names.secret_mark:
             raise LogInconsistent(
                 "the secret of the duplicate detection isn't the one that its stored hashes were made with",
                 subject="index.key", hint="put the data directory's own key file back",
@@ -158,22 +146,12 @@ class HashIndex:
     # Names to hashes.
 
     def key(self, name: bytes, scope: bytes = b"") -> int:
-        """The hash of a name in a scope (a stream_hash, or nothing).
-
-        Of an id, the high 32 bits come from the name alone, so that `prefix` finds it in every scope.
-        """
-        if self.family is Family.ID:
-            return self.prefix(name) << 32 | self._digest(b"\1", scope, name, 4)
-        return self._digest(b"\1", scope, name, 8)
+        """The hash of a name in a scope, as `NameHasher.key`."""
+        return self.names.key(name, scope)
 
     def prefix(self, name: bytes) -> int:
         """The high 32 bits of the hash of an id."""
-        return self._digest(b"\0", b"", name, 4)
-
-    def _digest(self, part: bytes, scope: bytes, name: bytes, length: int) -> int:
-        hasher = self._hasher.copy()
-        hasher.update(b"%b%c%b%b" % (part, len(scope), scope, name))
-        return int.from_bytes(hasher.digest(length=length), "big")
+        return self.names.prefix(name)
 
     # Looking.
 
@@ -182,6 +160,20 @@ class HashIndex:
         newer = self._recent.get(key)
         older = self._frozen.get(key) if self._frozen else None
         return () if newer is None and older is None else (*_as_tuple(older), *_as_tuple(newer))
+
+    def is_recent(self, key: int) -> bool:
+        """Whether memory has an offset."""
+        return key in self._recent or key in self._frozen
+
+    def find_known(self, keys: Sequence[int]) -> set[int]:
+        """Those of the hashes that memory has, or that `maybe_stored`. Hardly any, of new names."""
+        recent, frozen = self._recent, self._frozen
+        known = {key for key in keys if key in recent or key in frozen}
+        for run in self._runs:
+            bits, shift = run.bits, run.shift
+            near = [key for key in keys if bits[key >> shift + 3] >> (key >> shift & 7) & 1]
+            known.update(key for key in near if run.may_hold(key))
+        return known
 
     def recent_like(self, prefix: int) -> list[tuple[int, int]]:
         """The pairs in memory whose hashes have these high 32 bits. Looks at all: 2 ms at 65,536."""
@@ -247,12 +239,22 @@ class HashIndex:
         else:
             self._recent[key] = (*_as_tuple(before), offset)[-self._newest_max :]
 
+    def add_each(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Note (hash, offset) pairs, as `add`."""
+        recent, undo, stored_to, is_one = self._recent, self._undo, self._stored_to, self._newest_max == 1
+        for key, offset in pairs:
+            if key in recent and not is_one:
+                self.add(key, offset)
+            elif offset > stored_to:
+                undo.append((recent, key, recent.get(key)))
+                recent[key] = offset
+
     def hold(self, connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> None:
         """Keep (hash, offset) pairs that were added, and whose entries lose the names, for a start before the flush."""
         unwritten = [pair for pair in pairs if pair[1] > self._stored_to]
         if unwritten:
             held.hold(connection, self.family, unwritten)
-            connection.execute(_MARK, (self._secret_mark, self.family))
+            connection.execute(_MARK, (self.names.secret_mark, self.family))
 
     def discard(self, connection: sqlite3.Connection, key: int, offset: int) -> None:
         """Remove a pair everywhere, as `discard_all`."""
@@ -407,7 +409,7 @@ class HashIndex:
         if build.sources:
             pairs = hashrun.read_slice(connection, [source.number for source in build.sources], start, end)
             pairs.sort()
-            pairs = self._worth_keeping(pairs)
+            pairs = hashrun.worth_keeping(pairs, self._floor, self._newest_max)
         else:
             end = min(PREFIX_END, end + (1 << 24) - 1 & ~((1 << 24) - 1))
             pairs = self._frozen_pairs(build, start, end)
@@ -440,7 +442,7 @@ class HashIndex:
         if flush_to is not None:
             connection.execute(
                 "UPDATE hash_family SET stored_to = ?, secret_mark = ? WHERE family = ?",
-                (flush_to, self._secret_mark, self.family),
+                (flush_to, self.names.secret_mark, self.family),
             )
             held.let_go(connection, self.family, flush_to)
 
@@ -459,17 +461,6 @@ class HashIndex:
         for bucket in build.buckets[start >> 24 : end >> 24]:
             for key in sorted(bucket):
                 pairs.extend(hashrun.encode_pair(key, offset) for offset in sorted(_as_tuple(self._frozen.get(key))))
-        return pairs
-
-    def _worth_keeping(self, pairs: list[bytes]) -> list[bytes]:
-        """Sorted pairs without those that are too old and, per hash, without all but the newest few."""
-        if self._floor:
-            floor = self._floor.to_bytes(8, "big")
-            pairs = [pair for pair in pairs if pair[8:] >= floor]
-        newest_max = self._newest_max
-        if newest_max:
-            last = len(pairs) - newest_max
-            pairs = [pair for at, pair in enumerate(pairs) if at >= last or pairs[at + newest_max][:8] != pair[:8]]
         return pairs
 
     def _delete_some(self, connection: sqlite3.Connection, rows_max: int) -> bool:

@@ -176,6 +176,17 @@ def read_slice(connection: sqlite3.Connection, numbers: Sequence[int], start: in
     return pairs
 
 
+def worth_keeping(pairs: list[bytes], floor: int, newest_max: int) -> list[bytes]:
+    """Sorted pairs without those of offsets below the floor and, per hash, without all but the newest few (0: all)."""
+    if floor:
+        oldest = floor.to_bytes(8, "big")
+        pairs = [pair for pair in pairs if pair[8:] >= oldest]
+    if newest_max:
+        last = len(pairs) - newest_max
+        pairs = [pair for at, pair in enumerate(pairs) if at >= last or pairs[at + newest_max][:8] != pair[:8]]
+    return pairs
+
+
 def write_pairs(connection: sqlite3.Connection, run: Run, pairs: Sequence[bytes], start: int, end: int) -> None:
     """Append sorted pairs with start <= high 32 bits < end to a run: blocks, filter, and the filter's parts."""
     insert_rows(connection, "INSERT INTO hash_block VALUES", list(_block_rows(run.number, pairs)))

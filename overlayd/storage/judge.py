@@ -142,8 +142,10 @@ async def _judge_duplicates(
             else:
                 judged.refuse(at, _reused(draft, f"packet {drafts[first].index} of this request"))
             continue
-        await pace.spend(0.25)
-        earlier = None if pending is None else _find_duplicate(group, pending, prepared.drafts[at], lookups)
+        await pace.spend(0.125)
+        key, earlier = prepared.drafts[at].id_key, None
+        if pending is not None and (key in group.ids or key in lookups.ids or group.state.ids.is_recent(key)):
+            earlier = _find_duplicate(group, pending, prepared.drafts[at], lookups)
         if earlier is None:
             judged.new.append(at)
         elif not earlier.is_reduced and earlier.fingerprint != fingerprint_of(draft, earlier.salt):

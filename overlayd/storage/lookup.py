@@ -33,14 +33,16 @@ class Lookups(msgspec.Struct):
 
 async def prepare(state: LogState, request: AppendRequest, stream: Stream | None, pace: Pace) -> Prepared:
     """Hashes the names in a request. Without a stream its ids wait until there is one."""
-    drafts = []
+    drafts: list[PreparedDraft] = []
     for part in slices_of(request.drafts, PACKETS_PER_SLICE):
-        for draft in part:
-            key = id_key(state.ids, stream.stream_hash, draft.id) if draft.id and stream is not None else 0
+        keys = [0] * len(part)
+        if stream is not None:
+            keys = state.ids.names.id_keys([draft.id.encode() for draft in part], stream.stream_hash)
+        for draft, key in zip(part, keys, strict=True):
             commitment = draft_commitment(request.stream, draft) if draft.csalt else Z32
             hashed = state.commitments.key(commitment) if draft.csalt else 0
             drafts.append(PreparedDraft(draft, key, commitment, hashed))
-        await pace.spend(len(part) / 2)
+        await pace.spend(len(part) / 4)
     return Prepared(stream, drafts)
 
 
@@ -56,13 +58,11 @@ def prepare_single(state: LogState, request: AppendRequest, stream: Stream | Non
 
 def note_wanted(state: LogState, prepared: Prepared, wanted: Wanted) -> None:
     """Adds what memory can't answer, which is rare."""
+    for key in state.ids.find_known([item.id_key for item in prepared.drafts if item.id_key]):
+        wanted.offsets.update(at for at in state.ids.recent(key) if state.tail.find(at) is None)
+        if state.ids.maybe_stored(key):
+            wanted.ids.append(key)
     for item in prepared.drafts:
-        if item.id_key:
-            for at in state.ids.recent(item.id_key):
-                if state.tail.find(at) is None:
-                    wanted.offsets.add(at)
-            if state.ids.maybe_stored(item.id_key):
-                wanted.ids.append(item.id_key)
         if item.commitment_key and state.commitments.maybe_stored(item.commitment_key):
             wanted.commitments.append(item.commitment_key)
 

@@ -122,6 +122,19 @@ class Positions:
         runs[-1].offsets.append(offset)
         self._undo.append(stream)
 
+    def add_each(self, packets: Sequence[tuple[int, int, int]]) -> None:
+        """Note (stream, sequence, offset) of packets, as `add`."""
+        last, run, end = 0, None, 0
+        for stream, sequence, offset in packets:
+            if run is None or stream != last or sequence != end or offset <= self._stored_to:
+                self.add(stream, sequence, offset)
+                runs = self._recent.get(stream)
+                last, run, end = stream, runs[-1] if runs else None, sequence + 1
+            else:
+                run.offsets.append(offset)
+                self._undo.append(stream)
+                end += 1
+
     def adopt(self) -> None:
         """The transaction is committed: memory follows it."""
         self._undo.clear()
