@@ -76,10 +76,10 @@ class SourceRig:
         )
 
     def source(self, kind: str, **options: Any) -> ChainSourceSettings:
-        """Settings of one source, unhurried by rates."""
+        """Settings of one source, unhurried by rates, and with time enough on a machine that is busy."""
         return ChainSourceSettings(
             kind=kind,  # type: ignore[arg-type] # one of KINDS
-            **{"url": self.url(kind), "rate": 100_000.0, "allow_private": LOOPBACK, "timeout": Duration(5), **options},
+            **{"url": self.url(kind), "rate": 100_000.0, "allow_private": LOOPBACK, "timeout": Duration(60), **options},
         )
 
     def remote(

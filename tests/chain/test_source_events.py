@@ -1,7 +1,7 @@
 """Arcade's events: hints that come as they happen, that may be lost, and that say so when they were."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import chaos_sink as chaos
@@ -9,6 +9,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from patient_clock import patient_clock
 from source_rig import KEY, SourceRig, only, plain, source_rig, submit_one
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -38,9 +39,11 @@ async def rig(tmp_path: Path) -> AsyncIterator[SourceRig]:
 
 
 @pytest.fixture
-def mock_clock() -> MockClock:
-    """Time jumps when everybody waits; a little later than at once, because bytes travel through the kernel."""
-    return MockClock(autojump_threshold=0.02)
+def mock_clock() -> Iterator[MockClock]:
+    """Time jumps when everybody waits, the chain's thread included; a little later than at once, because bytes travel
+    through the kernel."""
+    with patient_clock() as clock:
+        yield clock
 
 
 async def connected(rig: SourceRig, count: int = 2) -> None:

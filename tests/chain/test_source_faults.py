@@ -1,7 +1,7 @@
 """Sources that fail: slow, silent, busy, talking nonsense, lying about proofs. All of it is told from a verdict."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import trio
 from chain_rig import outgoing
 from fakes.fake_desk import Reply, break_proof
 from fakes.fake_sv_node import RpcFailed
+from patient_clock import patient_clock
 from source_rig import SourceRig, look_up_one, only, plain, source_rig, submit_one
 from trio.testing import MockClock
 
@@ -34,9 +35,11 @@ async def rig(tmp_path: Path) -> AsyncIterator[SourceRig]:
 
 
 @pytest.fixture
-def mock_clock() -> MockClock:
-    """Time jumps when everybody waits; a little later than at once, because bytes travel through the kernel."""
-    return MockClock(autojump_threshold=0.02)
+def mock_clock() -> Iterator[MockClock]:
+    """Time jumps when everybody waits, the chain's thread included; a little later than at once, because bytes travel
+    through the kernel."""
+    with patient_clock() as clock:
+        yield clock
 
 
 async def ask(source: Any) -> None:

@@ -1,7 +1,7 @@
 """Several sources as one: who is asked when, what is made of different answers, and what a lie is worth."""
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import permutations
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from chain_rig import FileStore, book_of, outgoing
 from fakes.fake_desk import Reply, break_proof
 from hypothesis import given
 from hypothesis import strategies as st
+from patient_clock import patient_clock
 from source_rig import SourceRig, look_up_one, only, plain, source_rig, submit_one
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -42,9 +43,11 @@ async def rig(tmp_path: Path) -> AsyncIterator[SourceRig]:
 
 
 @pytest.fixture
-def mock_clock() -> MockClock:
-    """Time jumps when everybody waits; a little later than at once, because bytes travel through the kernel."""
-    return MockClock(autojump_threshold=0.02)
+def mock_clock() -> Iterator[MockClock]:
+    """Time jumps when everybody waits, the chain's thread included; a little later than at once, because bytes travel
+    through the kernel."""
+    with patient_clock() as clock:
+        yield clock
 
 
 @pytest.mark.parametrize(("dead", "alive"), list(permutations(BROADCASTERS, 2)))
@@ -298,7 +301,9 @@ async def test_only_so_many_requests_are_under_way(rig: SourceRig, mock_clock: M
     assert most == 3
 
 
-async def test_after_downtime_everything_pending_is_found_out(rig: SourceRig, tmp_path: Path) -> None:
+async def test_after_downtime_everything_pending_is_found_out(
+    rig: SourceRig, tmp_path: Path, mock_clock: MockClock
+) -> None:
     """Blocks, a reorg and a double spend went by while nobody asked: one poll tells it all, with nothing called back."""
     items = [rig.spend() for _ in range(5)]
     await rig.remote("arc", callback_url="http://127.0.0.1:9").pool.submit([outgoing(item) for item in items[:4]])
