@@ -10,6 +10,7 @@ class MemoryCurveKey:
     __slots__ = ("_key",)
 
     is_quick = True
+    trouble = ""
     can_derive = True
 
     def __init__(self, key: PrivateKey) -> None:

@@ -116,6 +116,9 @@ class ChainEngine:
     def release(self, c: object, tx: WatchedTx, verdict: object) -> None:
         """As `OwnTxs`: the wallet's coins are freed, and what they paid for waits anew."""
         self.wallet.release(c, tx, verdict)  # type: ignore[arg-type]  # as it was given
+
+    def note_released(self) -> None:
+        """As `OwnTxs`."""
         self.payer.wake()
         self.anchorer.wake()
 
@@ -153,7 +156,7 @@ class ChainEngine:
         """Where the chain stands, in words, for readiness."""
         tip, age_s = self.book.tip, self._clock.now_us() / 1e6 - self.book.tip.time_s
         words = f"{self.network.name} at block {tip.height}, {max(age_s, 0) / 60:.0f} minutes old"
-        stale, waits = self.describe_staleness(), self.wallet.why_not
+        stale, waits = self.describe_staleness(), self.wallet.trouble
         return "; ".join(filter(None, (words, stale, waits)))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -16,7 +16,7 @@ import trio
 from overlayd.bsv.anchor import Anchor, anchor_output
 from overlayd.bsv.base58 import format_address
 from overlayd.bsv.brought import parse_brought
-from overlayd.bsv.hashes import hash160
+from overlayd.bsv.hashes import hash160, sha256
 from overlayd.bsv.keys import PublicKey
 from overlayd.bsv.network import Network
 from overlayd.bsv.script import lock_to_key
@@ -35,7 +35,7 @@ from overlayd.chain.proving import Verdict
 from overlayd.chain.wallet_tables import Balance, Coin, WalletLine
 from overlayd.model.chain_source import TransactionSource
 from overlayd.model.clock import Clock
-from overlayd.model.errors import SourceUnavailable, WalletRefused
+from overlayd.model.errors import SignerUnavailable, SourceUnavailable, WalletRefused
 from overlayd.model.metrics import Metrics
 from overlayd.model.signer import CurveKey
 
@@ -46,6 +46,7 @@ POLICY_S = 600.0
 OWN_TIMEOUT_BLOCKS = 144
 ANCHOR_BYTES = 200 + P2PKH_OUTPUT_BYTES + P2PKH_INPUT_BYTES
 """More than a transaction with one input, one anchor and change ever has."""
+_PROBE = sha256(b"overlayd: is the key there?")
 _LIMIT_DAY = "day_sat_max"
 _LIMIT_RATE = "fee_sat_per_kb_max"
 _log = structlog.get_logger("chain.wallet")
@@ -77,6 +78,10 @@ class _OutputKey:
     def __init__(self, key: CurveKey) -> None:
         self.public_key = PublicKey.parse(key.public_key)
         self._key = key
+
+    @property
+    def trouble(self) -> str:
+        return self._key.trouble
 
     def sign_digest(self, digest: bytes) -> bytes:
         return self._key.sign_digest(digest)
@@ -122,6 +127,8 @@ class Wallet:
 
     async def check_rate(self) -> int | None:
         """The fee rate to pay, in satoshis for 1000 bytes; None, and `why_not`, when nothing may be paid. A checkpoint."""
+        if self._key.trouble and not await trio.to_thread.run_sync(self._is_key_back, limiter=self._thread):
+            return None
         if self._rate is None or trio.current_time() - self._rate_at > POLICY_S:
             try:
                 policy = await self._source.read_policy()
@@ -139,6 +146,20 @@ class Wallet:
             self.why_not = f"sources ask for {self._rate} satoshis for 1000 bytes; at most {self._settings.fee_sat_per_kb_max} are paid"
             return None
         return self._rate
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing is paid now, or will be when something has to be: `why_not`, or a key that isn't there."""
+        return self.why_not or (f"the wallet's key can't be reached: {self._key.trouble}" if self._key.trouble else "")
+
+    def _is_key_back(self) -> bool:
+        """Asks a key that couldn't be reached for a signature over nothing. Blocking."""
+        try:
+            self._key.sign_digest(_PROBE)
+        except SignerUnavailable as error:
+            self.why_not = f"the wallet's key can't be reached: {error.detail}"
+            return False
+        return True
 
     async def choose(self, count: int, rate: int) -> list[Coin]:
         """At most `count` coins, each enough for an anchor; fewer when there aren't more or the day's fees are paid.

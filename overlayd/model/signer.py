@@ -64,6 +64,11 @@ class CurveKey(Protocol):
         ...
 
     @property
+    def trouble(self) -> str:
+        """Why the key couldn't be reached the last time that it was asked; "" when it could."""
+        ...
+
+    @property
     def can_derive(self) -> bool:
         """Whether `agree` and a `tweak` work: what BRC-42 children of the key need. A token's key can't: it never signs
         with a number added to it."""

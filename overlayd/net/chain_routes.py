@@ -84,7 +84,7 @@ class _ChainRoutes:
             network=engine.settings.network,  # type: ignore[arg-type]  # not none
             tip=_tip(engine.book.tip), first_height=engine.book.start.height, stale=engine.describe_staleness() or UNSET,
             sources=_sources(engine), watched=measured.pending, unfunded=measured.unfunded,
-            wallet=engine.wallet.why_not or UNSET, anchor_waiting=engine.anchorer.waiting,
+            wallet=engine.wallet.trouble or UNSET, anchor_waiting=engine.anchorer.waiting,
             anchored_at=format_time_us(anchored_us) if anchored_us else UNSET,
         )  # fmt: skip
         return answer(encode_wire(body))

@@ -66,7 +66,7 @@ class _WalletRoutes:
         body = WalletBody(
             network=engine.network.name, address=engine.wallet.address, confirmed=balance.confirmed,
             unconfirmed=balance.unconfirmed, doubtful=balance.doubtful, usable_coins=balance.usable_coins,
-            fees_today=fees_today, low=engine.wallet.is_low, waits=engine.wallet.why_not or UNSET,
+            fees_today=fees_today, low=engine.wallet.is_low, waits=engine.wallet.trouble or UNSET,
         )  # fmt: skip
         return answer(encode_wire(body))
 

@@ -24,7 +24,7 @@ _log = structlog.get_logger("signers.pkcs11")
 
 
 def open_module(path: str) -> "TokenModule":
-    """The library of that path, one for the process. Raises ConfigInvalid."""
+    """The library of that path, one for the process. Raises ConfigInvalid, SignerUnavailable."""
     with _modules_lock:
         module = _modules.get(path)
         if module is None:
@@ -36,7 +36,8 @@ class TokenModule:
     """A PKCS#11 library. Its calls go one after the other."""
 
     def __init__(self, path: str) -> None:
-        """Raises ConfigInvalid when it can't be loaded, or nothing is installed that could."""
+        """Raises ConfigInvalid when it can't be loaded, or nothing is installed that could; SignerUnavailable when it is
+        there and doesn't start, as some do without their token."""
         try:
             import pkcs11
         except ImportError as err:
@@ -50,6 +51,12 @@ class TokenModule:
         try:
             self.library: Any = pkcs11.lib(path)
         except (RuntimeError, OSError) as err:
+            if (
+                isinstance(err, pkcs11.PKCS11Error) and type(err) is not pkcs11.PKCS11Error
+            ):  # the library itself said it
+                raise SignerUnavailable(
+                    f"{path} doesn't start: {_word_of(err)}", subject="pkcs11", hint=_HINT, retry_after_s=5.0
+                ) from err
             raise ConfigInvalid(
                 f"{path} can't be loaded as a PKCS#11 library: {_word_of(err)}", subject="pkcs11"
             ) from err
@@ -66,18 +73,27 @@ class TokenKey:
     is_quick = False
 
     def __init__(self, uri: TokenUri, read_pin: Callable[[], str]) -> None:
-        """`read_pin`: gives "" where the token asks for none. Raises ConfigInvalid for a library that can't be loaded."""
+        """`read_pin`: gives "" where the token asks for none. The library is loaded with the first use."""
         self._uri = uri
         self._read_pin = read_pin
-        self._module = open_module(uri.module_path)
+        self._opened: TokenModule | None = None
         self._session: Any = None
         self._generation = -1
         self._private: Any = None
         self._point = b""
         self._refused = ""
+        self.trouble = ""
+        """Why it couldn't be reached the last time; "" when it could."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._uri})"
+
+    @property
+    def _module(self) -> TokenModule:
+        """Raises ConfigInvalid for a library that can't be loaded, SignerUnavailable for one that doesn't start."""
+        if self._opened is None:
+            self._opened = open_module(self._uri.module_path)
+        return self._opened
 
     def point(self) -> bytes:
         """The public key's bytes, as the token holds them, without their wrapping. Raises SignerUnavailable."""
@@ -87,10 +103,20 @@ class TokenKey:
 
     def sign_with(self, mechanism: str, message: bytes) -> bytes:
         """Raises SignerUnavailable."""
-        api = self._module.api
-        return self._call(lambda: bytes(self._private.sign(message, mechanism=getattr(api.Mechanism, mechanism))))
+        return self._call(
+            lambda: bytes(self._private.sign(message, mechanism=getattr(self._module.api.Mechanism, mechanism)))
+        )
 
     def _call(self, ask: Callable[[], T]) -> T:
+        try:
+            found = self._try_call(ask)
+        except SignerUnavailable as error:
+            self.trouble = error.detail
+            raise
+        self.trouble = ""
+        return found
+
+    def _try_call(self, ask: Callable[[], T]) -> T:
         """Once more with a new session, and once more with the library started again, before it counts as gone."""
         failure: Exception | None = None
         with self._module.lock:
@@ -158,9 +184,17 @@ class TokenCurveKey(TokenKey):
 
     can_derive = False
 
+    def __init__(self, uri: TokenUri, read_pin: Callable[[], str], *, known: bytes = b"") -> None:
+        """`known`: the public key that it had before, where the token needn't be there to say it."""
+        super().__init__(uri, read_pin)
+        self._known = known
+
     @property
     def public_key(self) -> bytes:
         """Raises SignerUnavailable, KeyNotSuited for a key of another kind."""
+        return self._known or self._read_public_key()
+
+    def _read_public_key(self) -> bytes:
         try:
             return PublicKey.parse(self.point()).encoded
         except MalformedChainData as err:
@@ -171,6 +205,12 @@ class TokenCurveKey(TokenKey):
         assert len(digest) == DIGEST_BYTES
         if tweak:
             raise KeyNotSuited(f"{self._uri}: a token can't sign with a child of its key", subject="pkcs11")
+        if self._known and self._read_public_key() != self._known:
+            self.trouble = f"{self._uri}: the token holds another key than before"
+            raise SignerUnavailable(
+                self.trouble, subject="pkcs11", hint="put the token back that was there, or restart the node with this one",
+                retry_after_s=60.0,
+            )  # fmt: skip
         raw = self.sign_with("ECDSA", digest)
         half = len(raw) // 2
         r, s = int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big")

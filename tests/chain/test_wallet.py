@@ -15,7 +15,7 @@ from overlayd.bsv.tx import OutPoint, parse_transaction
 from overlayd.chain import watch_tables
 from overlayd.chain.engine_settings import WalletSettings
 from overlayd.model.chain_source import SourcePolicy, SourceState, SourceStatus
-from overlayd.model.errors import WalletRefused
+from overlayd.model.errors import SignerUnavailable, WalletRefused
 from overlayd.model.meta import COMMITMENT_NODE, decode_meta
 
 
@@ -57,6 +57,47 @@ async def test_an_empty_wallet_keeps_packets_waiting_with_the_reason(tmp_path: P
         assert await node.told() == [f"{receipt.offset} confirmed1" for receipt in receipts] + [
             f"{receipts[-1].offset + 1} confirmed1"
         ]
+
+
+class LentKey:
+    """The wallet's key on a token that may be away."""
+
+    is_quick = can_derive = False
+
+    def __init__(self, key: Any) -> None:
+        self._key = key
+        self.public_key = key.public_key
+        self.trouble = ""
+        self.is_away = True
+
+    def sign_digest(self, digest: bytes, tweak: bytes = b"") -> bytes:
+        self.trouble = "it was pulled out" if self.is_away else ""
+        if self.is_away:
+            raise SignerUnavailable(self.trouble, retry_after_s=5.0)
+        signed: bytes = self._key.sign_digest(digest)
+        return signed
+
+
+async def test_a_key_that_is_away_keeps_packets_waiting_with_the_reason(tmp_path: Path) -> None:
+    """Nothing is paid and nothing ends; once the token is back all that waited is paid for."""
+    async with watching(tmp_path) as node:
+        await node.define()
+        await node.fund()
+        lent: Any = LentKey(node.wallet._key._key)
+        node.wallet._key._key = lent
+        (receipt,) = await node.append()
+        with pytest.raises(SignerUnavailable):
+            await node.engine.payer.pay_all()
+        assert "pulled out" in node.engine.describe()
+        before = node.log.head
+        assert await node.engine.payer.pay_all()
+        assert not await node.engine.anchorer.anchor() or node.log.head == before
+        assert "can't be reached" in node.wallet.why_not
+        lent.is_away = False
+        assert not await node.engine.payer.pay_all()
+        await node.settle()
+        await node.mine()
+        assert await node.told(receipt.offset) == ["confirmed1"]
 
 
 async def test_change_is_passed_on_only_so_often_before_a_block(tmp_path: Path) -> None:

@@ -30,16 +30,17 @@ def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SoftToken
     place.mkdir()
     for made in soft_token(place, monkeypatch):
         made.make_key("log", "ed25519")
+        made.make_key("wallet", "secp256k1")
         yield made
 
 
-def readiness(node: Node) -> tuple[int, str]:
+def readiness(node: Node, check: str = "checkpoint_key") -> tuple[int, str]:
     """Status of /readyz, and what it says about the key."""
     connection = http.client.HTTPConnection(node.url.removeprefix("http://"), timeout=10)
     try:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())["checks"]["checkpoint_key"].get("detail", "")
+        return answer.status, json.loads(answer.read())["checks"][check].get("detail", "")
     finally:
         connection.close()
 
@@ -84,3 +85,30 @@ def test_a_node_signed_by_a_token(token: SoftToken, tmp_path: Path) -> None:
     assert canaries.found() == []
     assert "checkpoints are signed again" in "".join(node.output)
     assert not list((tmp_path / "data" / "keys").glob("log*"))
+
+
+def test_the_wallets_token_is_away_at_start(token: SoftToken, tmp_path: Path) -> None:
+    """The node starts, takes packets and says what is missing; a checkpoint key that is gone keeps it from starting."""
+    config = f'[node]\nwallet_key = "{token.uri("wallet")}"\n[chain]\nnetwork = "regtest"\nblock_interval = "200ms"\n'
+    confirmed = {"confirm": {"commit": "packet", "depths": [1]}}
+    node = Node(tmp_path / "data", config=config).wait_ready()
+    assert node.stop() == 0
+    token.take_away()
+    node = Node(tmp_path / "data", config=config).wait_ready()
+    try:
+        with SyncClient(f"unix:{node.directory}/overlayd.sock", retry=ONCE) as client:
+            client.define("a", confirmed)
+            client.publish("a", {"n": 1})
+            status, words = readiness(node, "chain")
+            assert status == 200
+            assert "the wallet's key can't be reached" in words
+            token.put_back()
+            wait_until(lambda: client.read_last("a").confirmation_status == "confirmed")
+    finally:
+        assert node.stop() == 0
+    assert "a token isn't there" in "".join(node.output)
+    (tmp_path / "data" / "keys" / "log.ed25519").unlink()
+    keyless = Node(tmp_path / "data", config=config)
+    keyless.process.wait(timeout=20)
+    assert keyless.stop() not in (0, None)
+    assert "none of the keys is the one that signs this log" in "".join(keyless.output)

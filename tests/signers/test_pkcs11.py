@@ -8,7 +8,7 @@ import pytest
 from soft_token import PIN, SoftToken, soft_token
 from storage_rig import Rig, append
 
-from overlayd.bsv.keys import PublicKey
+from overlayd.bsv.keys import PrivateKey, PublicKey
 from overlayd.model.clock import Entropy
 from overlayd.model.errors import ConfigInvalid, KeyNotSuited, LogInconsistent, SignerUnavailable
 from overlayd.model.note import NoteSigner, VerifierKey, open_note, sign_note
@@ -184,3 +184,42 @@ async def test_a_token_that_goes_away_under_a_log(token: SoftToken, rig: Rig) ->
         token.put_back()
     async with rig.open(keys=keys_of(rig.directory, **keys)) as log:
         assert (await log.checkpoint(log.head)).size == log.head
+
+
+def test_the_wallets_token_may_be_away_at_start(token: SoftToken, tmp_path: Path) -> None:
+    """Once it was seen: its public key is known, signing says what is wrong, and works again when it is back."""
+    seen = curve_key(token, "wallet", tmp_path)
+    assert seen.trouble == ""
+    token.take_away()
+    away = curve_key(token, "wallet", tmp_path)
+    assert away.public_key == seen.public_key
+    assert "object 'wallet'" in away.trouble
+    digest = hashlib.sha256(b"a").digest()
+    with pytest.raises(SignerUnavailable):
+        away.sign_digest(digest)
+    token.put_back()
+    PublicKey.parse(away.public_key).verify_digest(digest, away.sign_digest(digest))
+    assert away.trouble == ""
+
+
+def test_a_token_that_was_never_seen_must_be_there(token: SoftToken, tmp_path: Path) -> None:
+    """So must one under another name: nobody knows which coins are its own."""
+    curve_key(token, "wallet", tmp_path)
+    token.take_away()
+    with pytest.raises(SignerUnavailable):
+        curve_key(token, "other", tmp_path)
+
+
+def test_a_token_with_another_key_isnt_used(token: SoftToken, tmp_path: Path) -> None:
+    """The wallet would sign for coins that aren't its own."""
+    place = tmp_path / "keys" / "wallet.key.token"
+    curve_key(token, "wallet", tmp_path)
+    mark = place.read_text().split()[0]
+    token.take_away()
+    place.write_text(f"{mark} {PrivateKey(bytes(31) + bytes([1])).public_key.hex()}\n")
+    away = curve_key(token, "wallet", tmp_path)
+    token.put_back()
+    with pytest.raises(SignerUnavailable, match="another key"):
+        away.sign_digest(bytes(32))
+    place.write_bytes(b"\xff not a note")
+    assert curve_key(token, "wallet", tmp_path).public_key != away.public_key
