@@ -52,9 +52,15 @@ class WatchLog(Streams, Protocol):
 
 
 class OwnTxs(Protocol):
-    """What the wallet does when one of its transactions comes to nothing; part of the watcher's transaction."""
+    """What the wallet does when one of its transactions comes to nothing."""
 
-    def release(self, c: sqlite3.Connection, tx: WatchedTx, verdict: Verdict) -> None: ...
+    def release(self, c: sqlite3.Connection, tx: WatchedTx, verdict: Verdict) -> None:
+        """In the watcher's transaction, so in the writer's thread: tasks can't be woken from there."""
+        ...
+
+    def note_released(self) -> None:
+        """It is durable."""
+        ...
 
 
 class Watcher:
@@ -339,6 +345,8 @@ class Watcher:
             await self._log.append_statuses(entries_of([items.tell_seen(item) for item in heard]), write)
         else:
             await self._log.write(write)
+        if any(tx.role != "brought" for tx, _ in verdicts):
+            self._own.note_released()
         for tx, verdict in verdicts:
             _log.warning("given up", txid=tx.txid[::-1].hex(), role=tx.role, state=verdict.state, reason=verdict.reason)
 
