@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from overlayd.model.privacy import RedactRule
 from overlayd.model.units import Duration, Size
 
 
@@ -29,36 +30,35 @@ class ConfirmRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RetentionRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long packets stay. 0 packets = no bound on the count.
+    """How long packets stay. 0 of `max_age`, `max_bytes` or `max_packets` = no such bound."""
 
-    This version keeps the rules and enforces none of them, which the descriptions must say as long as it is so.
-    """
-
-    max_age: Annotated[
-        Duration, Meta(description="Packets older than it are to be taken away; stored, not enforced by this version")
-    ] = Duration(30 * 86_400)
+    max_age: Annotated[Duration, Meta(description="Packets older than it are taken away; 0s: never for their age")] = (
+        Duration(30 * 86_400)
+    )
     max_bytes: Annotated[
         Size,
-        Meta(
-            description="Bytes above which the oldest packets are to be taken away; stored, not enforced by this version"
-        ),
+        Meta(description="Stored bytes of the stream above which its oldest packets are taken away; 0B: no bound"),
     ] = Size(10 << 30)
     max_packets: Annotated[
         int,
         Meta(
             ge=0,
-            description="Packets above which the oldest are to be taken away, 0: no bound; stored, not enforced by this version",
+            description="Packets above which the oldest are taken away; 0: no bound",
         ),
     ] = 0
     min_age: Annotated[
-        Duration, Meta(description="No bound takes a packet away that is younger; stored, not enforced by this version")
+        Duration, Meta(description="Nothing takes a packet away that is younger: no bound, no erasure, no deletion")
     ] = Duration(0)
     hold_max: Annotated[
         Duration,
         Meta(
-            description="Longest that retention waits for whoever still needs a packet; stored, not enforced by this version"
+            description="Age up to which a packet waits for who still needs it: an unfinished confirmation, a subscription"
         ),
     ] = Duration(60 * 86_400)
+    when_full: Annotated[
+        Literal["keep", "drop_oldest"],
+        Meta(description="When the disk is full: keep the packets, or drop the oldest to make room"),
+    ] = "keep"
 
 
 class StreamLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,6 +109,19 @@ class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Annotated[StreamLimits, Meta(description="Bounds of the stream")] = StreamLimits()
     dedup: Annotated[DedupRule, Meta(description="How repeats are recognized")] = DedupRule()
     price: Annotated[Price, Meta(description="What a packet costs its consumer")] = Price()
+    subject: Annotated[
+        str, Meta(max_length=512, description="JSON pointer to whom a packet is about, such as /data/user/id")
+    ] = ""
+    purpose: Annotated[
+        str, Meta(max_length=64, description="What packets about people are kept for, such as analytics")
+    ] = ""
+    consent: Annotated[
+        Literal["none", "required"],
+        Meta(description="required: a packet is taken only if its subject consented to the purpose"),
+    ] = "none"
+    redact: Annotated[
+        tuple[RedactRule, ...], Meta(description="What is taken out of each packet before it is stored")
+    ] = ()
 
 
 def _encode_unit(value: Any) -> Any:

@@ -19,7 +19,8 @@ class Draft(msgspec.Struct, gc=False):
     stored, the same object unless a stage changed it. `topics` and `metadata` are JSON texts cut like
     `sent`, b"" when absent. Text fields are "" when absent. `index` is the packet's place in its request.
     `is_key_derived`: the stream's definition found the key in the data; the producer sent none. `signature` is the
-    JSON text of the packet's signature, `brought` its own transaction, both checked.
+    JSON text of the packet's signature, `brought` its own transaction, both checked. `is_redacted`: `body` and `metadata`
+    are what the stream's rules left, and `metadata_unredacted` is what was sent.
     """
 
     index: int
@@ -41,6 +42,18 @@ class Draft(msgspec.Struct, gc=False):
     is_key_derived: bool = False
     signature: bytes = b""
     brought: BroughtTx | None = None
+    is_redacted: bool = False
+    metadata_unredacted: bytes = b""
+
+    @property
+    def compared(self) -> bytes:
+        """The data by which a repeat is told: as sent, but without what a redacting stage took out."""
+        return self.body if self.is_redacted else self.sent
+
+    @property
+    def metadata_sent(self) -> bytes:
+        """The metadata as the producer sent it, which its commitment covers."""
+        return self.metadata_unredacted if self.is_redacted else self.metadata
 
     @property
     def key_sent(self) -> str:

@@ -165,6 +165,12 @@ class BodyTooLarge(OverlaydError):
     code, title, status = "body.too_large", "The body is over its limit", 413
 
 
+class ConsentMissing(OverlaydError):
+    """Nobody consented, or the packet doesn't say whom it is about."""
+
+    code, title, status = "consent.missing", "The packet's subject has not consented", 422
+
+
 class PacketTooLarge(OverlaydError):
     code, title, status = "packet.too_large", "A packet is over its limit", 413
 

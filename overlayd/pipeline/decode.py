@@ -53,16 +53,18 @@ class Decoded(msgspec.Struct, gc=False):
     """A draft and the decoded value of its data, so that schema and rules don't decode small ones again.
 
     `value` is UNSET once it was forgotten: decoded data can take thirty times the room of its text. `claim`: what the
-    packet says about the chain, to be held against its stream.
+    packet says about the chain, to be held against its stream. `subject`: whom the packet is about, where its stream
+    asks; before anything was taken out of it.
     """
 
     draft: Draft
     value: Any
     claim: Claim | None = None
+    subject: str = ""
 
     def data(self) -> Any:
         """The value, decoded again where it was forgotten."""
-        return _decode_data(self.draft.sent) if self.value is UNSET else self.value
+        return _decode_data(self.draft.body) if self.value is UNSET else self.value
 
     def forget(self) -> None:
         """Keeps the text only."""

@@ -6,6 +6,7 @@ from overlayd.model.definition import ConfirmRule, Definition
 from overlayd.model.errors import InvalidDefinition, Violation
 from overlayd.model.limits import Limits
 from overlayd.pipeline.members import TOPIC_CHARS, is_topic
+from overlayd.pipeline.privacy_stage import find_privacy_flaws
 from overlayd.pipeline.schema import SchemaCache
 
 TAGS_MAX = 64
@@ -79,6 +80,7 @@ def _find_flaws(definition: Definition, limits: Limits) -> list[Violation]:
     for at, tag in enumerate(definition.tags):
         if not tag.strip():
             found.append(Violation(f"/tags/{at}", "definition.tags", "is empty"))
+    found += find_privacy_flaws(definition)
     return [*found, *_find_depth_flaws(definition.confirm), *_find_promises(definition)]
 
 

@@ -28,6 +28,7 @@ from overlayd.pipeline.chain_members import judge_claim, note_confirmation
 from overlayd.pipeline.decode import Decoded, decode_packet
 from overlayd.pipeline.decode_many import THREAD_BYTES, Slices, decode_request, too_large
 from overlayd.pipeline.definitions import KeyPath
+from overlayd.pipeline.privacy_stage import NOBODY, PeoplePrivacy, PrivacyRules, refuse_without_consent, restore
 from overlayd.pipeline.schema import CompiledSchema, SchemaCache
 from overlayd.storage import Stream
 
@@ -87,11 +88,22 @@ class _Rule(msgspec.Struct, frozen=True):
     is_id_required: bool
     stream_hash: bytes
     confirm: ConfirmRule
+    privacy: PrivacyRules | None
 
     @property
     def asks_nothing(self) -> bool:
         """Whether it takes every packet that isn't too large."""
-        return self.schema is None and self.key is None and not self.is_id_required
+        return not (self.asks_for_value or self.is_id_required)
+
+    @property
+    def asks_for_value(self) -> bool:
+        """Whether it looks into the data."""
+        return self.schema is not None or self.key is not None or self.privacy is not None
+
+    @property
+    def purpose(self) -> str:
+        """What each packet's subject must have consented to, "" for nothing."""
+        return "" if self.privacy is None else self.privacy.purpose
 
 
 class _Judged(msgspec.Struct):
@@ -132,15 +144,16 @@ class Intake:
     def __init__(
         self, *, log: AppendingLog, limits: Limits, schemas: SchemaCache, metrics: Metrics,
         defaults: Definition = Definition(),  # noqa: B008 - frozen
-        confirmations: ConfirmationReads | None = None,
+        confirmations: ConfirmationReads | None = None, privacy: PeoplePrivacy = NOBODY,
     ) -> None:  # fmt: skip
         """`defaults`: the definition of streams that publishing creates. `confirmations`: None where the node follows no
-        chain."""
+        chain. `privacy`: pseudonyms and consents."""
         self._log = log
         self._limits = limits
         self._schemas = schemas
         self._defaults = defaults
         self._confirmations = confirmations
+        self._privacy = privacy
         self._metrics = metrics
         self._threads = trio.CapacityLimiter(1)
         self._rules: dict[tuple[bytes, int], _Rule] = {}
@@ -211,7 +224,7 @@ class Intake:
         `publish` then waits, or says why. Counts nothing."""
         found = self._log.find_stream(stream)
         rule = self._rule_at_hand(found)
-        if rule is None or (found is None and not terms.may_create) or rule.confirm.commit != "none":
+        if rule is None or (found is None and not terms.may_create) or rule.confirm.commit != "none" or rule.purpose:
             return None
         try:
             decoded = decode_packet(raw, 0, self._limits)
@@ -298,10 +311,10 @@ class Intake:
         rule = await self._rule_of(name)
         judged = _Judged(rule, [], dict(refused))
         slices, bytes_max = Slices(), rule.packet_bytes
-        asks_nothing, asks_for_value = rule.asks_nothing, rule.schema is not None or rule.key is not None
+        asks_nothing, asks_for_value = rule.asks_nothing, rule.asks_for_value
         for one in decoded:
             draft = one.draft
-            if asks_nothing and one.claim is None and not draft.is_key_derived:
+            if asks_nothing and one.claim is None and not (draft.is_key_derived or draft.is_redacted):
                 one.value = UNSET
                 if len(draft.sent) + len(draft.metadata) + len(draft.topics) <= bytes_max:
                     judged.passed.append(one)
@@ -318,10 +331,13 @@ class Intake:
                 one.forget()
             if slices.is_over:
                 await slices.pause()
+        if rule.purpose and judged.passed:
+            judged.passed = await refuse_without_consent(judged.passed, rule.purpose, self._privacy, judged.rejections)
         return judged
 
     def _judge_one(self, decoded: Decoded, rule: _Rule, stream: str) -> None:
         draft = decoded.draft
+        restore(draft)
         size = len(draft.sent) + len(draft.metadata) + len(draft.topics)
         if size > rule.packet_bytes:
             raise too_large(size, rule.packet_bytes)
@@ -330,6 +346,8 @@ class Intake:
             raise InvalidPacket(detail, subject="/id", violations=[Violation("/id", "member.missing", detail)])
         if rule.schema is not None:
             rule.schema.check(decoded.data(), draft.sent, "data_base64" if draft.is_octets else "data")
+        if rule.privacy is not None:
+            rule.privacy.apply(decoded, stream)
         if draft.is_key_derived:  # by a definition that is no longer the present one
             draft.key, draft.is_key_derived = "", False
         if rule.key is not None and not draft.key:
@@ -383,8 +401,13 @@ class Intake:
         return _Rule(
             version, schema, KeyPath(definition.key) if definition.key else None,
             min(int(definition.limits.packet_bytes), int(self._limits.packet_bytes)), definition.dedup.required_id,
-            stream_hash, definition.confirm,
+            stream_hash, definition.confirm, self._privacy_of(definition),
         )  # fmt: skip
+
+    def _privacy_of(self, definition: Definition) -> PrivacyRules | None:
+        if not definition.redact and definition.consent == "none":
+            return None
+        return PrivacyRules(definition, self._privacy, self._limits.json_depth_max)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, limiter=self._threads)

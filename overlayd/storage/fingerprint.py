@@ -14,12 +14,12 @@ def fingerprint_of(draft: Draft, salt: bytes) -> bytes:
     """Salted with the entry's salt, so that it gives nothing away once the entry is erased."""
     if not (draft.type or draft.time or draft.source or draft.key or draft.topics or draft.metadata or draft.csalt):
         # The same bytes as below for what comes most, an id and data, without encoding seven empty members.
-        packet_id, sent = draft.id.encode(), draft.sent
+        packet_id, sent = draft.id.encode(), draft.compared
         lengths = _pack_lengths(len(packet_id), 0, 0, 0, 0, 0, 0, len(sent), 0, draft.is_octets)
         return blake3(b"".join((salt, lengths, packet_id, sent))).digest(FINGERPRINT_BYTES)
     members = (
         draft.id.encode(), draft.type.encode(), draft.time.encode(), draft.source.encode(), draft.key_sent.encode(),
-        draft.topics, draft.metadata, draft.sent, draft.csalt,
+        draft.topics, draft.metadata, draft.compared, draft.csalt,
     )  # fmt: skip
     lengths = _pack_lengths(*map(len, members), draft.is_octets)
     return blake3(b"".join((salt, lengths, *members, *_chain_members(draft)))).digest(FINGERPRINT_BYTES)
@@ -28,7 +28,7 @@ def fingerprint_of(draft: Draft, salt: bytes) -> bytes:
 def is_same_as_sent(left: Draft, right: Draft) -> bool:
     """The same question for two drafts in hand."""
     return (
-        left.sent == right.sent and left.type == right.type and left.time == right.time
+        left.compared == right.compared and left.type == right.type and left.time == right.time
         and left.source == right.source and left.key_sent == right.key_sent and left.topics == right.topics
         and left.metadata == right.metadata and left.is_octets == right.is_octets and left.csalt == right.csalt
         and left.id == right.id and _chain_members(left) == _chain_members(right)

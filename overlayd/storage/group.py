@@ -165,6 +165,7 @@ class Group:
         self._stream_change = 0
         self.creations = 0
         self._metered: dict[tuple[str, str], tuple[int, int]] = {}
+        self.pages_changed = 0
         self._to_confirm: list[NewPacket] = []
         self._links: list[links.Link] = []
         self._writings: list[GroupWriting] = []
@@ -434,7 +435,7 @@ class Group:
         state, head, stream = self.state, pending.head, pending.stream
         draft, commitment, form, csalt = prepared.draft, prepared.commitment, COMMITMENT_NONE, b""
         if draft.csalt:
-            is_open = draft.body == draft.sent and not draft.is_key_derived
+            is_open = draft.body == draft.sent and not (draft.is_key_derived or draft.is_redacted)
             form, csalt = (COMMITMENT_OPEN, draft.csalt) if is_open else (COMMITMENT_CLOSED, b"")
         elif pending.definition.confirm.commit == "packet":
             form = COMMITMENT_NODE

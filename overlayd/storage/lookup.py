@@ -80,5 +80,5 @@ def draft_commitment(stream: str, draft: Draft) -> bytes:
     """The producer's commitment, over what it sent."""
     return commitment_of(
         draft.csalt, stream, draft.id, draft.type, draft.time, draft.source, draft.key_sent, draft.topics,
-        draft.metadata, draft.sent,
+        draft.metadata_sent, draft.sent,
     )  # fmt: skip
