@@ -117,7 +117,7 @@ class ChainEngine:
         """As `OwnTxs`: the wallet's coins are freed, and what they paid for waits anew."""
         self.wallet.release(c, tx, verdict)  # type: ignore[arg-type]  # as it was given
 
-    def note_released(self) -> None:
+    def note_changed(self) -> None:
         """As `OwnTxs`."""
         self.payer.wake()
         self.anchorer.wake()

@@ -58,8 +58,8 @@ class OwnTxs(Protocol):
         """In the watcher's transaction, so in the writer's thread: tasks can't be woken from there."""
         ...
 
-    def note_released(self) -> None:
-        """It is durable."""
+    def note_changed(self) -> None:
+        """That is durable, or a block holds one of them: something waits anew, or coins have come."""
         ...
 
 
@@ -310,7 +310,8 @@ class Watcher:
         mined = await self._with_raw(mined, by_id)
         fresh = [change.tx_id for change in answered if change.is_seen and not by_id[change.tx_id].is_seen]
         lost = [change.tx_id for change in answered if not change.is_seen and by_id[change.tx_id].is_seen]
-        await self._write_answers(mined, answered, verdicts, fresh, lost)
+        is_own = any(by_id[one.tx_id].role != "brought" for one in mined)
+        await self._write_answers(mined, answered, verdicts, fresh, lost, is_own=is_own)
         await self._close_late(batch)
         self._measured.note_seen(by_id[one] for one in fresh)
         self._measured.note_mined(by_id[one.tx_id] for one in mined)
@@ -321,8 +322,9 @@ class Watcher:
 
     async def _write_answers(
         self, mined: Sequence[Mined], answered: Sequence[Answered], verdicts: Iterable[tuple[WatchedTx, Verdict]],
-        fresh: Sequence[int], lost: Sequence[int],
+        fresh: Sequence[int], lost: Sequence[int], *, is_own: bool,
     ) -> None:  # fmt: skip
+        """`is_own`: one of our own transactions is among the mined."""
         now_us, tip_height, verdicts = self._clock.now_us(), self._book.tip.height, list(verdicts)
 
         def write(c: sqlite3.Connection) -> None:
@@ -345,8 +347,8 @@ class Watcher:
             await self._log.append_statuses(entries_of([items.tell_seen(item) for item in heard]), write)
         else:
             await self._log.write(write)
-        if any(tx.role != "brought" for tx, _ in verdicts):
-            self._own.note_released()
+        if is_own or any(tx.role != "brought" for tx, _ in verdicts):
+            self._own.note_changed()
         for tx, verdict in verdicts:
             _log.warning("given up", txid=tx.txid[::-1].hex(), role=tx.role, state=verdict.state, reason=verdict.reason)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from chain_rig import FixedClock
 from watch_rig import Node, watching
 
@@ -359,3 +360,16 @@ async def test_the_key_is_in_a_file_for_nobody_else(tmp_path: Path) -> None:
         assert path.read_bytes().hex() not in repr(node.wallet._key._key)
     async with watching(tmp_path) as node:
         assert node.wallet.address == address
+
+
+async def test_coins_that_a_block_holds_wake_the_payer(tmp_path: Path) -> None:
+    """The block is known before the deposit's proof is: who looked for coins in between is told when they have come."""
+    async with watching(tmp_path) as node:
+        paid = await node.chain.pay(node.wallet.script, 100_000, 2)
+        await node.wallet.receive(paid.raw)
+        await node.settle()
+        await node.chain.mine()
+        await node.book.follow(node.chain)
+        node.engine.payer._is_woken = trio.Event()
+        await node.settle()
+        assert node.engine.payer._is_woken.is_set()
