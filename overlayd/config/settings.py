@@ -20,6 +20,8 @@ from overlayd.model.logs import LogSettings
 from overlayd.model.names import StreamName
 from overlayd.net.settings import ListenSettings
 from overlayd.signers.settings import NodeKeySettings
+from overlayd.storage.backup.settings import BackupSettings
+from overlayd.storage.retention.settings import RetentionSettings
 from overlayd.storage.settings import StorageSettings
 
 INLINE = Meta(extra={"inline": True})
@@ -67,6 +69,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage: Annotated[StorageSettings, Meta(description="Where the log lies and how hard it is held on to")] = (
         StorageSettings()
     )
+    backup: Annotated[BackupSettings, Meta(description="Where copies of the log go, and what making one may take")] = (
+        BackupSettings()
+    )
+    retention: Annotated[
+        RetentionSettings, Meta(description="How what is too old or too much is taken away; the rules are the streams'")
+    ] = RetentionSettings()
     limits: Annotated[Limits, Meta(description="Bounds on every queue, body, count, time and rate")] = Limits()
     defaults: Annotated[DefaultsSettings, Meta(description="What a stream is like when its definition doesn't say")] = (
         DefaultsSettings()

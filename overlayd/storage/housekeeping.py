@@ -37,9 +37,13 @@ class DiskWatch:
         self._settings = settings
         self._has_reserve = has_reserve
         self.is_full = False
+        self.is_low = False
         self.free_bytes = 0
         metrics.gauge("overlayd_disk_free_bytes", "Room on the data directory's disk").set_function(
             lambda: self.free_bytes
+        )
+        metrics.gauge("overlayd_disk_low", "1 while the disk has less room than disk_low_water").set_function(
+            lambda: float(self.is_low)
         )
         metrics.gauge("overlayd_storage_full", "1 while publishing is refused for want of room").set_function(
             lambda: float(self.is_full)
@@ -57,6 +61,10 @@ class DiskWatch:
         settings = self._settings
         needed = settings.disk_low_water if settings.disk_high_water else 0
         self.free_bytes = files.free_bytes(self._directory)
+        is_low = self.free_bytes < settings.disk_low_water
+        if is_low and not self.is_low:
+            _log.warning("disk space runs low", free_bytes=self.free_bytes)
+        self.is_low = is_low
         if self.free_bytes < settings.disk_high_water and not self.is_full:
             _log.warning("disk nearly full: publishing stops", free_bytes=self.free_bytes)
             self.is_full = True

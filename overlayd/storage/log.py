@@ -35,6 +35,7 @@ from overlayd.storage.own import OwnPacket, Statement, append_own
 from overlayd.storage.positions import find_stored, join_positions, read_stored
 from overlayd.storage.readers import ReaderPool
 from overlayd.storage.removing import Remover
+from overlayd.storage.retention import Retention
 from overlayd.storage.streams import Owner, Stream
 from overlayd.storage.tail import Page
 from overlayd.storage.tree import ReadTiles
@@ -57,6 +58,7 @@ class Log:
     def __init__(
         self, *, directory: Path, state: LogState, keys: KeyRing, intake: Intake, readers: ReaderPool,
         signer: CheckpointSigner, disk: DiskWatch, clock: Clock, started_us: int,
+        make_retention: Callable[["Log", Remover], Retention],
     ) -> None:  # fmt: skip
         self._directory = directory
         self._state = state
@@ -66,10 +68,12 @@ class Log:
         self._disk = disk
         self.holds = Holds(state, readers, clock, self._change)
         self._remover = Remover(state, intake, readers, self.holds)
+        self.retention = make_retention(self, self._remover)
         self.erasing = Erasing(
             state, intake, self._remover, read=self.read, write=self.write, read_page=self.read_page
         )  # fmt: skip
         self._read_tiles: ReadTiles = lambda wanted: readers.read(lambda c: queries.read_tiles(c, wanted))
+        state.tree.read_kept = lambda nodes: readers.read(lambda c: queries.read_kept_nodes(c, nodes))
         self.log_id = keys.log_id
         self.origin = keys.origin
         self.keys = LogKeys(keys, signer)
@@ -295,6 +299,8 @@ class Log:
             opened = None
         if opened is not None:
             return opened
+        if after < state.minimum_index:  # it was cut meanwhile: the reader finds its position below the log's beginning
+            return Page([], after)
         upto = min(head, after + min(count, DAMAGED_PAGE_ROWS))
         rows = await self._readers.read(lambda c: queries.read_rows_singly(c, after, upto))
         return queries.open_rows(rows, after, upto)
@@ -321,7 +327,7 @@ class Log:
         return entries
 
     async def find_offset(self, stream: Stream, sequence: int) -> int | None:
-        """Where a packet stands. A checkpoint."""
+        """Where a packet stands; None also where it was cut. A checkpoint."""
         positions = self._state.positions
         if not 0 < sequence <= stream.head_sequence:
             await trio.lowlevel.checkpoint()
@@ -329,8 +335,9 @@ class Log:
         offset = positions.find_recent(stream.id, sequence)
         if offset is not None or positions.is_recent(stream.id, sequence):
             await trio.lowlevel.checkpoint()
-            return offset
-        return await self._readers.read(lambda c: find_stored(c, stream.id, sequence))
+        else:
+            offset = await self._readers.read(lambda c: find_stored(c, stream.id, sequence))
+        return None if offset is not None and offset <= self.minimum_index else offset
 
     async def find_last(self, stream: Stream, key: str | None = None) -> StoredEntry | None:
         """The newest packet that is kept, of a key if one is given; None when there is none. A checkpoint."""
@@ -434,8 +441,20 @@ class Log:
             raise DamagedEntry("a stored entry is missing", subject=f"offsets {offsets[0]} to {offsets[-1]}")
         return entries
 
+    async def _pass_cut(self, stream: Stream, sequence: int) -> int:
+        """The first sequence from this one on that wasn't cut. No checkpoint where nothing was."""
+        minimum, limit = self._state.minimum_index, self._state.limits.read_packets_max
+        while minimum:
+            found = await self._remover.read_positions(stream, sequence, limit)
+            kept = next((at for at, offset in found if offset > minimum), None)
+            if kept is not None or len(found) < limit:
+                return kept or (found[-1][0] + 1 if found else sequence)
+            sequence = found[-1][0] + 1
+        return sequence
+
     async def _read_offsets(self, stream: Stream, sequence: int, limit: int) -> list[int]:
         """Where the packets from a sequence on stand; memory is asked before the disk."""
+        sequence = await self._pass_cut(stream, sequence)
         limit = min(limit, max(0, stream.head_sequence - sequence + 1))
         positions = self._state.positions
         recent = positions.read_recent(stream.id, sequence, limit)

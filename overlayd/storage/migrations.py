@@ -90,7 +90,7 @@ CREATE TABLE checkpoint (
 LOG_FEATURE = Feature("log", (_LOG_TABLES, hold_book.TABLES))
 FEATURES = (
     LOG_FEATURE,
-    Feature("tree", (tree.TABLES,)),
+    Feature("tree", (tree.TABLES, tree.KEPT_TABLES)),
     Feature("positions", (positions.TABLES,)),
     Feature("hashindex", hashindex.STEPS),
     Feature("log_keys", (log_keys.TABLES,)),

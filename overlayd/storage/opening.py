@@ -13,6 +13,7 @@ import structlog
 import trio
 import trio_asyncio  # type: ignore[import-untyped]
 
+from overlayd.model.bodies import ClockStep
 from overlayd.model.clock import Clock, Entropy
 from overlayd.model.definition import Definition
 from overlayd.model.errors import CommitFailed, ConfigInvalid, LogInconsistent, OverlaydError, StorageFull
@@ -30,8 +31,14 @@ from overlayd.storage.jobs import ChangeJob, WriteJob, node_job
 from overlayd.storage.key_files import KeyFiles
 from overlayd.storage.log import Log
 from overlayd.storage.log_keys import KeyRing
+from overlayd.storage.machine import read_machine
 from overlayd.storage.migrations import Feature
 from overlayd.storage.readers import ReaderPool
+from overlayd.storage.removing import Remover
+from overlayd.storage.retention import Retention, RetentionSettings
+from overlayd.storage.retention.clock_trust import ClockTrust
+from overlayd.storage.retention.cutting import Cutter
+from overlayd.storage.retention.figures import RetentionFigures
 from overlayd.storage.settings import StorageSettings
 from overlayd.storage.start import append_start, load_state, open_database
 from overlayd.storage.writer import Writer
@@ -44,6 +51,7 @@ _UNUSABLE_PLACE = frozenset(
 )  # fmt: skip
 """What the system says of directories and files that aren't what the settings take them for."""
 
+_RETENTION = RetentionSettings()
 _log = structlog.get_logger("storage")
 
 
@@ -61,6 +69,7 @@ class _Opened(msgspec.Struct):
 async def open_log(
     directory: Path, *, settings: StorageSettings, limits: Limits, defaults: Definition, clock: Clock,
     entropy: Entropy, metrics: Metrics, features: tuple[Feature, ...] = (), keys: CheckpointKeys | None = None,
+    retention: RetentionSettings = _RETENTION,
 ) -> AsyncIterator[Log]:  # fmt: skip
     """The log in a directory, created if there is none, for the life of the block.
 
@@ -86,7 +95,7 @@ async def open_log(
     failure: Exception | None = None
     try:
         async with trio_asyncio.open_loop() as loop:
-            store = _Store(opened, directory, loop, settings, limits, clock, metrics, started_us)
+            store = _Store(opened, directory, loop, settings, retention, limits, clock, metrics, started_us)
             try:
                 async with trio.open_nursery() as nursery:
                     store.start(nursery)
@@ -114,10 +123,11 @@ class _Store:
 
     def __init__(
         self, opened: _Opened, directory: Path, loop: trio_asyncio.TrioEventLoop, settings: StorageSettings,
-        limits: Limits, clock: Clock, metrics: Metrics, started_us: int,
+        retention: RetentionSettings, limits: Limits, clock: Clock, metrics: Metrics, started_us: int,
     ) -> None:  # fmt: skip
         state = opened.state
         self.failure: Exception | None = None
+        self._connection, self._state = opened.connection, state
         self._clock_watch = ClockWatch(clock, settings.clock_step)
         self._disk = DiskWatch(directory, settings, metrics, has_reserve=opened.has_reserve)
         self._disk.look()
@@ -134,8 +144,22 @@ class _Store:
         self.log = Log(
             directory=directory, state=state, keys=opened.keys, intake=self._intake, readers=self._readers,
             signer=self._signer, disk=self._disk, clock=clock, started_us=started_us,
+            make_retention=partial(self._make_retention, retention, clock, metrics),
         )  # fmt: skip
         self._add_gauges(metrics)
+
+    def _make_retention(
+        self, settings: RetentionSettings, clock: Clock, metrics: Metrics, log: Log, remover: Remover
+    ) -> Retention:
+        trust = ClockTrust(is_always=settings.trust_clock, synced=read_machine().clock_synced)
+        trust.load(self._connection)
+        cutter = Cutter(
+            self._state, self._readers, change=self._change, write=log.write, cut_entries=settings.cut_entries
+        )
+        return Retention(
+            self._state, self._intake, self._readers, remover, log.holds, disk=self._disk, clock=clock,
+            settings=settings, figures=RetentionFigures(metrics), trust=trust, cutter=cutter,
+        )  # fmt: skip
 
     def start(self, nursery: trio.Nursery) -> None:
         house = partial(keep_house, self._disk, self._clock_watch, self._append_node)
@@ -186,6 +210,8 @@ class _Store:
         return await job.ticket.wait()
 
     async def _append_node(self, body: object) -> None:
+        if isinstance(body, ClockStep) and self.log.retention.trust.note(body):
+            await self._write(self.log.retention.trust.store)
         job = node_job(body)  # type: ignore[arg-type]
         self._intake.put_nowait(job)
         try:

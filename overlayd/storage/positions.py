@@ -53,6 +53,7 @@ _FORMS = ((2, "H", 2_048), (4, "I", 1_024), (8, "Q", 512))
 _CODES = {width: code for width, code, _count in _FORMS}
 _GROWING_MAX = 1_024
 """Blocks with fewer positions are rewritten when their stream goes on."""
+_HEADS_FROM = "SELECT first, substr(offsets, 1, 13) FROM position_block WHERE stream = ? ORDER BY first LIMIT 256"
 _STREAM_ROWS = 16
 """What a stream's block costs in a flush, in positions."""
 
@@ -349,6 +350,18 @@ def find_oldest_stored(connection: sqlite3.Connection, stream: int) -> Position 
     """The smallest sequence that a block has, and its offset. Blocks the thread."""
     oldest = read_stored(connection, stream, 0, 1)
     return oldest[0] if oldest else None
+
+
+def drop_cut(connection: sqlite3.Connection, stream: int, minimum: int) -> None:
+    """Deletes a stream's blocks that hold nothing behind an offset, some at a time. For the writer's thread."""
+    rows = connection.execute(_HEADS_FROM, (stream,)).fetchall()
+    keep = None
+    for first, head in rows:
+        if _HEAD.unpack(head)[2] > minimum:
+            break
+        keep = first  # the last block that begins at or below it may reach beyond
+    if keep is not None:
+        connection.execute("DELETE FROM position_block WHERE stream = ? AND first < ?", (stream, keep))
 
 
 def join_positions(stored: Sequence[Position], recent: Sequence[Position], limit: int) -> list[Position]:

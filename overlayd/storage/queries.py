@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from overlayd.model.cursor import Epoch
 from overlayd.model.entry import EntryHeader, StoredEntry, verify_entry
 from overlayd.model.errors import VerificationFailed
+from overlayd.model.merkle import Node
 from overlayd.storage.checkpoint import Checkpoint
 from overlayd.storage.record import HEAD_BYTES, REDUCED, decode_page, decode_row, decode_stub, stub_bytes
 from overlayd.storage.tail import Page
@@ -47,6 +48,8 @@ SELECT offset, e, leaf, sealed IS NULL FROM entry
 WHERE offset IN (SELECT value FROM json_each(?1)) ORDER BY offset"""
 
 _NEWEST_KEPT = "SELECT max(offset) FROM entry WHERE offset IN (SELECT value FROM json_each(?)) AND sealed IS NOT NULL"
+
+_OLDEST_KEPT = _NEWEST_KEPT.replace("max(", "min(")
 
 _ROW_AT = "SELECT offset, e, leaf, sealed FROM entry WHERE offset = ?"
 _ROWS = "SELECT offset, e, leaf, sealed FROM entry WHERE offset > ? AND offset <= ? ORDER BY offset"
@@ -104,6 +107,13 @@ def find_kept(connection: sqlite3.Connection, offsets: Sequence[int]) -> int | N
     return found
 
 
+def find_oldest_kept(connection: sqlite3.Connection, offsets: Sequence[int]) -> int | None:
+    """The oldest of some offsets whose entry isn't reduced."""
+    (offset,) = connection.execute(_OLDEST_KEPT, (json.dumps(offsets),)).fetchone()
+    found: int | None = offset
+    return found
+
+
 def _read_stub(connection: sqlite3.Connection, offset: int) -> bytes:
     """The start of a row's sealed part, without touching the pages that hold the body."""
     with connection.blobopen("entry", "sealed", offset, readonly=True) as blob:
@@ -120,6 +130,13 @@ def read_tiles(connection: sqlite3.Connection, wanted: Sequence[tuple[int, int]]
         )
     )
     return [rows.get(key, b"") for key in ids]
+
+
+def read_kept_nodes(connection: sqlite3.Connection, nodes: Sequence[Node]) -> dict[Node, bytes]:
+    """Those of the nodes (level, index) that stayed when their tiles were cut."""
+    query = "SELECT hash FROM kept_node WHERE level = ? AND node_index = ?"
+    found = {node: connection.execute(query, node).fetchone() for node in nodes}
+    return {node: row[0] for node, row in found.items() if row is not None}
 
 
 def read_appended_us(connection: sqlite3.Connection, offset: int) -> int | None:

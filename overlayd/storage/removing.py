@@ -4,6 +4,7 @@ import bisect
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -27,6 +28,9 @@ from overlayd.storage.removals import Removal
 from overlayd.storage.streams import Stream
 
 SLICE_ROWS = 5000
+OLDEST_ROWS = 512
+"""Packets looked at in one step towards the oldest one that will be left."""
+PAGE_BYTES = 4096
 
 _SIZES = "SELECT offset, length(sealed) FROM entry WHERE offset IN (SELECT value FROM json_each(?))"
 _REDUCE = "UPDATE entry SET sealed = NULL WHERE offset IN (SELECT value FROM json_each(?))"
@@ -93,7 +97,7 @@ class Remover:
         """`definitions`: entries that go along with the packets around them; those that are left stay in the list."""
         removed, sequence = 0, stream.oldest_sequence
         while sequence:
-            positions = await self._read_positions(stream, sequence, SLICE_ROWS)
+            positions = await self.read_positions(stream, sequence, SLICE_ROWS)
             chosen = [position for position in positions if low <= position[1] <= high]
             is_last = len(positions) < SLICE_ROWS or positions[-1][1] >= high
             if chosen:
@@ -112,13 +116,21 @@ class Remover:
         kept = await self._readers.read(lambda c: _read_kept(c, offsets))
         if not kept:
             return 0
-        oldest = stream.oldest_sequence
-        if chosen[0][0] <= oldest:
-            last = next(sequence for sequence, offset in chosen if offset == runs[0][1])
-            following = await self._read_positions(stream, last + 1, 1)
-            oldest = following[0][0] if following else 0
+        oldest = await self._find_oldest(stream, {packet.offset for packet in kept})
         await self._send(lambda group: self._take_away(group, stream, kept, oldest, cause, along, runs), len(kept))
         return len(kept)
+
+    async def _find_oldest(self, stream: Stream, gone: set[int]) -> int:
+        """The sequence of the oldest packet that will be left without some; 0 when none will."""
+        sequence = stream.oldest_sequence
+        while sequence:
+            positions = await self.read_positions(stream, sequence, OLDEST_ROWS)
+            offsets = [offset for _, offset in positions if offset not in gone]
+            oldest = await self._readers.read(partial(queries.find_oldest_kept, offsets=offsets)) if offsets else None
+            if oldest is not None:
+                return next(sequence for sequence, offset in positions if offset == oldest)
+            sequence = positions[-1][0] + 1 if len(positions) == OLDEST_ROWS else 0
+        return 0
 
     def _take_away(
         self, group: Group, stream: Stream, kept: list[_Kept], oldest: int, cause: RemovalCause, along: list[int],
@@ -126,6 +138,7 @@ class Remover:
     ) -> None:  # fmt: skip
         """`runs`: offsets of the first and last packet of each run of sequences. What goes along goes with the last."""
         self._check_holds(stream, kept)
+        group.pages_changed += len(kept) + sum(packet.size for packet in kept) // PAGE_BYTES
         head = group.touch(stream).head
         head.packets -= len(kept)
         head.bytes -= sum(packet.size for packet in kept)
@@ -179,7 +192,8 @@ class Remover:
         group.statements.append((_REDUCE, (json.dumps(offsets),)))
         group.reduced += [entry for entry in map(self._state.tail.find, offsets) if entry is not None]
 
-    async def _read_positions(self, stream: Stream, sequence: int, limit: int) -> list[tuple[int, int]]:
+    async def read_positions(self, stream: Stream, sequence: int, limit: int) -> list[tuple[int, int]]:
+        """(sequence, offset) of a stream's packets from a sequence on, reduced ones among them. Checkpoint."""
         recent = self._state.positions.read_recent(stream.id, sequence, limit)
         stored = await self._readers.read(lambda c: read_stored(c, stream.id, sequence, limit))
         return join_positions(stored, recent, limit)

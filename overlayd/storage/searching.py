@@ -40,7 +40,7 @@ async def find_last(
         offsets = sorted(found, reverse=True)
     await trio.lowlevel.checkpoint()
     for offset in offsets:
-        if offset > state.head.offset:
+        if not state.minimum_index < offset <= state.head.offset:
             continue
         entry = await read_entry(offset)
         if entry.is_reduced or entry.stream_hash != stream.stream_hash:
@@ -58,8 +58,8 @@ async def find_by_id(state: LogState, readers: ReaderPool, read_entry: ReadEntry
     pairs.update(await readers.read(lambda c: ids.read_stored_like(c, prefix)))
     entries = []
     for hashed, offset in sorted(pairs, key=lambda pair: pair[1]):
-        if offset > state.head.offset:
-            break
+        if not state.minimum_index < offset <= state.head.offset:
+            continue
         try:
             entry = await read_entry(offset)
         except DamagedEntry:  # it may be another packet whose hash collides, and the others are sound

@@ -33,7 +33,10 @@ class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Size, Meta(description="Publishing stops with 507 while the disk has less than this free; 0B: never")
     ] = Size(64 << 20)
     disk_low_water: Annotated[
-        Size, Meta(description="Publishing starts again, and the reserve is taken again, once so much is free")
+        Size,
+        Meta(
+            description="The node warns below it; publishing that stopped starts again, and the reserve is taken, above"
+        ),
     ] = Size(96 << 20)
     flush_entries: Annotated[
         int, Meta(ge=256, description="Entries after which stream heads and indexes in memory are written out")

@@ -31,7 +31,7 @@ from overlayd.model.merkle import (
     tile_of,
 )
 
-__all__ = ["HASH_BYTES", "TABLES", "TILE_BYTES", "TILE_INSERT", "Tile", "Tree", "TreePlan", "tile_id"]
+__all__ = ["HASH_BYTES", "KEPT_TABLES", "TABLES", "TILE_BYTES", "TILE_INSERT", "Tile", "Tree", "TreePlan", "tile_id"]
 
 HASH_BYTES = 32
 TILE_BYTES = TILE_WIDTH * HASH_BYTES
@@ -47,10 +47,23 @@ CREATE TABLE tile (
 """One row a tile. Higher levels get smaller ids, so that level 0, which is 255 of 256 rows, is appended at the
 table's end and fills its pages."""
 
+KEPT_TABLES = """
+CREATE TABLE kept_node (
+    level INTEGER NOT NULL,  -- of the tree; 0: leaves
+    node_index INTEGER NOT NULL,
+    hash BLOB NOT NULL CHECK (length(hash) = 32),
+    PRIMARY KEY (level, node_index)
+) STRICT, WITHOUT ROWID;
+"""
+"""Hashes below level 8 that checkpoints of what was cut end in, for proofs that newer trees extend them."""
+
 TILE_INSERT = "INSERT OR REPLACE INTO tile(id, hashes) VALUES "
 
 TileAt: TypeAlias = tuple[int, int]
 """(tile level, tile index)."""
+
+ReadNodes: TypeAlias = Callable[[list[Node]], Awaitable[dict[Node, bytes]]]
+"""Gives those of the nodes that were kept when their tiles were cut."""
 
 ReadTiles: TypeAlias = Callable[[list[TileAt]], Awaitable[Sequence[bytes]]]
 """Gives the hashes of full tiles, in the order asked; b"" for a tile that isn't there."""
@@ -116,6 +129,7 @@ class Tree:
 
     def __init__(self) -> None:
         self._edge = _Edge()
+        self.read_kept: ReadNodes | None = None
 
     def __repr__(self) -> str:
         return f"Tree(size={self.size})"
@@ -235,18 +249,33 @@ class Tree:
             is_full = index < edge.size >> TILE_HEIGHT * (level + 1)
             wanted[level, index] = b"" if is_full else edge.partial[level]
         stored = [at for at, hashes in wanted.items() if not hashes]
+        cut: set[TileAt] = set()
         if stored:
             for at, hashes in zip(stored, await read_tiles(stored), strict=True):
+                if not hashes and at[0] == 0 and self.read_kept is not None:
+                    cut.add(at)
+                    continue
                 _check_hashes(hashes, TILE_WIDTH, f"tile {at[0]}/{at[1]}")
                 wanted[at] = hashes
+        kept = await self._read_kept([node for span in spans for node in span if tile_of(node)[:2] in cut])
 
         def read_node(node: Node) -> bytes:
+            if node in kept:
+                return kept[node]
             level, index, first, count = tile_of(node)
             hashes = wanted[level, index][first * HASH_BYTES : (first + count) * HASH_BYTES]
             assert len(hashes) == count * HASH_BYTES
             return root_of(_split(hashes))
 
         return hash_spans(spans, read_node)
+
+    async def _read_kept(self, nodes: list[Node]) -> dict[Node, bytes]:
+        """Nodes of tiles that aren't there. Raises DamagedEntry for those that should be."""
+        kept = await self.read_kept(nodes) if nodes and self.read_kept is not None else {}
+        for node in nodes:
+            if node not in kept:
+                raise DamagedEntry("a tile is missing", subject=f"tile 0/{tile_of(node)[1]}")
+        return kept
 
 
 def _fill(partial: list[bytes], tiles: list[Tile], level: int, below: int, row: Iterable[bytes]) -> None:

