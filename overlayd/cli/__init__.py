@@ -24,6 +24,7 @@ _COMMANDS = {
     "node": ("overlayd.cli.node", "Show who the node is and where its log stands"),
     "verify": ("overlayd.cli.verify", "Check a whole log, or one proof file"),
     "backup": ("overlayd.cli.backup", "Make, list and check backups of the log"),
+    "restore": ("overlayd.cli.restore", "Put a backup in place of a log"),
     "rebuild": ("overlayd.cli.rebuild", "Make anew what a node derives from its log"),
     "smoke": ("overlayd.cli.smoke", "Publish, read live and verify on a running node, then clean up"),
     "completion": ("overlayd.cli.completion", "Print the completion script of a shell"),

@@ -6,6 +6,7 @@ import click
 from msgspec import UNSET, UnsetType
 
 from overlayd.access.secret_text import draw_key, format_digest
+from overlayd.cli.key_bundle import export, import_
 from overlayd.cli.output import json_option, print_facts, print_json, print_table, printable
 from overlayd.cli.target import Target, target_options
 from overlayd.client import SyncClient, access_calls, calls

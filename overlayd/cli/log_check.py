@@ -110,10 +110,10 @@ def check_log(directory: Path, trusted: TrustedKeys) -> LogReport:
         return check.run(directory)
 
 
-def check_copy(database: Path, trusted: TrustedKeys) -> LogReport:
-    """Checks a database that nobody writes to, such as a backup's, without any file beside it.
+def check_copy(database: Path, keys_directory: Path, pinned: Sequence[VerifierKey] = ()) -> tuple[LogReport, TrustedKeys]:
+    """Checks a database that nobody writes to, such as a backup's; gives the log's keys too.
 
-    `trusted`: the log's keys as somebody else knows them; without any, those that the copy itself lists.
+    One of the keys in `keys_directory`/keys, if there are any, and one of the pinned ones must be the log's.
     Raises VerificationFailed where there is no log to check, or the keys aren't the log's.
     """
     with _connected(f"{database.absolute().as_uri()}?immutable=1") as connection:

@@ -48,6 +48,17 @@ def judge_high_water(rows: list[EpochRow], mark: HighWater | None, size: int) ->
     return Loss(mark.epoch, mark)
 
 
+def judge_restore(loss: Loss | None, restored: int | None, rows: list[EpochRow]) -> Loss | None:
+    """The loss, a backup's being put in place included: what was signed since may be known to nobody here.
+
+    `restored`: the latest epoch that was known then; None when nothing was restored since the last start.
+    """
+    if restored is None or not rows:
+        return loss
+    known = [rows[-1].epoch, Epoch(restored), *([loss.from_epoch] if loss is not None else [])]
+    return Loss(max(known, key=epoch_counter), loss.seen if loss is not None else None)
+
+
 def check_root(mark: HighWater, root: bytes) -> None:
     """Raises LogInconsistent when the log isn't the one that was signed."""
     if root != mark.root:

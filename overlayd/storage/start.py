@@ -18,7 +18,7 @@ from overlayd.model.metrics import Metrics
 from overlayd.model.signer import CheckpointKeys
 from overlayd.storage import queries
 from overlayd.storage.commit import STATEMENTS_KEPT, commit_group
-from overlayd.storage.epochs import EpochRow, Loss, ancestry_of, check_root, judge_high_water, next_epoch
+from overlayd.storage.epochs import EpochRow, Loss, ancestry_of, check_root, judge_high_water, judge_restore, next_epoch
 from overlayd.storage.files import HighWater
 from overlayd.storage.group import Group, LogState
 from overlayd.storage.hashindex import Family, HashIndex
@@ -41,6 +41,9 @@ BUSY_TIMEOUT_S = 0.2
 """Also how long cutting the WAL waits for readers, and every publisher with it."""
 KEY_OFFSETS_MAX = 4
 """Newest offsets kept per stream and key, so that taking away the very newest packet leaves one to be found."""
+
+RESTORED_FACT = "restored"
+"""In the table `state`, from a restore to the next start: the latest epoch that was known then."""
 
 _log = structlog.get_logger("storage.start")
 
@@ -78,7 +81,8 @@ def load_state(
     judged = judge_high_water(rows, mark, size)
     if isinstance(judged, int) and mark is not None:
         check_root(mark, _root_at(connection, tree, judged))
-    loss = judged if isinstance(judged, Loss) else None
+    facts = dict(connection.execute("SELECT key, value FROM state"))
+    loss = judge_restore(judged if isinstance(judged, Loss) else None, facts.get(RESTORED_FACT), rows)
     state = LogState(
         epoch=rows[-1].epoch if rows else Epoch(0), ancestry=ancestry_of(rows), limits=limits, defaults=defaults,
         entropy=entropy, metrics=metrics, ids=HashIndex(Family.ID, secret), commitments=HashIndex(Family.COMMITMENT, secret),
@@ -118,6 +122,7 @@ def append_start(
             state.ancestry = [*state.ancestry, (state.epoch, size)]
         state.epoch = next_epoch(known, state.entropy)
         statements.append(("INSERT INTO epoch (epoch, first_offset) VALUES (?, ?)", (state.epoch, size + 1)))
+        statements.append(("DELETE FROM state WHERE key = ?", (RESTORED_FACT,)))
     ring, key_statements = load_ring(connection, state, keys, is_new=is_new)
     statements += key_statements
     if loss is not None:

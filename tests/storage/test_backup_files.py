@@ -1,0 +1,220 @@
+"""Manifests, the catalogue of backups, and the copy itself."""
+
+import sqlite3
+from pathlib import Path
+
+import msgspec
+import pytest
+from storage_rig import Rig, append, drafts
+
+from overlayd.model.errors import BackupDamaged, BackupRefused, LogInconsistent
+from overlayd.model.units import Size
+from overlayd.storage.backup import catalogue as catalogue_module
+from overlayd.storage.backup.catalogue import BackupCatalogue, begin_record, rotate_backups
+from overlayd.storage.backup.copying import SYNC_BYTES, CopyWatch, copy_database
+from overlayd.storage.backup.manifest import (
+    FORMAT,
+    MANIFEST_BYTES_MAX,
+    MANIFEST_NAME,
+    Manifest,
+    check_files,
+    describe_file,
+    encode_manifest,
+    read_manifest,
+)
+from overlayd.storage.backup.settings import BackupSettings
+
+SETTINGS = BackupSettings()
+
+
+def written(place: Path, **changes: object) -> Manifest:
+    """A backup of one file in a directory."""
+    (place / "log.sqlite3").write_bytes(b"log" * 1000)
+    manifest = Manifest(
+        FORMAT, "id", 1, "then", "0", "3", "log", "e", 1, "root", "note", 1, ("key",), {"log": 1},
+        (describe_file(place / "log.sqlite3"),),
+    )  # fmt: skip
+    manifest = msgspec.structs.replace(manifest, **changes)
+    (place / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
+    return manifest
+
+
+def test_manifest_comes_back(tmp_path: Path) -> None:
+    """What was written is what is read, and the files are those it speaks of."""
+    manifest = written(tmp_path)
+    found = read_manifest(tmp_path)
+    assert msgspec.structs.replace(found, self_blake3="") == manifest
+    assert found.bytes == 3000
+    check_files(tmp_path, found)
+
+
+def test_every_flipped_byte_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+    """No byte of it can change, except white space, without being refused or meaning the same."""
+    written(tmp_path)
+    path = tmp_path / MANIFEST_NAME
+    whole, found = path.read_bytes(), read_manifest(tmp_path)
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        try:
+            assert read_manifest(tmp_path) == found
+        except BackupDamaged:
+            continue
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"null", b"[" * 10_000, b" " * (MANIFEST_BYTES_MAX + 1)])
+def test_what_is_no_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Empty, foreign, endless."""
+    (tmp_path / MANIFEST_NAME).write_bytes(content)
+    with pytest.raises(BackupDamaged):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"format": 2}, {"files": ()}])
+def test_manifest_of_another_format(tmp_path: Path, changes: dict[str, object]) -> None:
+    """A later format isn't guessed at; one without files has nothing to check."""
+    written(tmp_path, **changes)
+    if "format" in changes:
+        with pytest.raises(BackupDamaged, match="format 2"):
+            read_manifest(tmp_path)
+    else:
+        assert read_manifest(tmp_path).bytes == 0
+
+
+def test_manifest_names_no_file_elsewhere(tmp_path: Path) -> None:
+    """A name with a path in it would be read, and restored, outside the directory."""
+    manifest = written(tmp_path)
+    evil = msgspec.structs.replace(manifest.files[0], name="../log.sqlite3")
+    (tmp_path / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=(evil,))))
+    with pytest.raises(BackupDamaged, match="names files"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["cut", "flip", "longer", "gone"])
+def test_altered_files_are_refused(tmp_path: Path, change: str) -> None:
+    """Truncated, altered, longer, or not there."""
+    manifest = written(tmp_path)
+    path = tmp_path / "log.sqlite3"
+    content = path.read_bytes()
+    if change == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"cut": content[:-1], "flip": b"x" + content[1:], "longer": content + b"x"}[change])
+    with pytest.raises(BackupDamaged):
+        check_files(tmp_path, manifest)
+
+
+def test_catalogue_knows_what_came_before(tmp_path: Path) -> None:
+    """Whoever erases something is told every copy made before, those that rotation took away included."""
+    catalogue = BackupCatalogue(tmp_path)
+    assert catalogue.all() == []
+    for made_us in (30, 10, 20):
+        catalogue.add(msgspec.structs.replace(begin_record(made_us, tmp_path), verified=True))
+    catalogue.note_removed(frozenset({begin_record(10, tmp_path).id}), 99)
+    assert [(record.made_us, record.removed_us) for record in catalogue.backups_before(30)] == [(10, 99), (20, 0)]
+    catalogue.add(begin_record(30, tmp_path))
+    assert [record.verified for record in catalogue.all()] == [True, True, False]
+    assert not catalogue.all()[0].is_there
+
+
+def test_unreadable_catalogue_says_so(tmp_path: Path) -> None:
+    """It isn't taken for an empty one, which would say that nothing was ever copied."""
+    (tmp_path / "backups.json").write_bytes(b"{")
+    with pytest.raises(LogInconsistent, match="can't be read"):
+        BackupCatalogue(tmp_path).all()
+
+
+def test_catalogue_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest that are gone make room; one that may be there never does."""
+    monkeypatch.setattr(catalogue_module, "RECORDS_MAX", 3)
+    catalogue = BackupCatalogue(tmp_path)
+    for made_us in range(1, 4):
+        catalogue.add(begin_record(made_us, tmp_path))
+    catalogue.note_removed(frozenset({begin_record(2, tmp_path).id}), 9)
+    catalogue.add(begin_record(4, tmp_path))
+    catalogue.add(begin_record(5, tmp_path))
+    assert [record.made_us for record in catalogue.all()] == [1, 3, 4, 5]
+
+
+def test_rotation_keeps_the_newest_that_are_whole(tmp_path: Path) -> None:
+    """Neither a damaged nor another place's backup is taken away or counted."""
+    catalogue = BackupCatalogue(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    for made_us, place, verified in ((1, tmp_path, True), (2, elsewhere, True), (3, tmp_path, False), (4, tmp_path, True),
+                                     (5, tmp_path, True)):  # fmt: skip
+        record = msgspec.structs.replace(begin_record(made_us, place), verified=verified)
+        Path(record.path).mkdir(parents=True)
+        catalogue.add(record)
+    assert rotate_backups(catalogue, tmp_path, 2, 77) == [begin_record(1, tmp_path).id]
+    there = [record.made_us for record in catalogue.all() if Path(record.path).exists()]
+    assert there == [2, 3, 4, 5]
+    assert [record.made_us for record in catalogue.all() if record.removed_us] == [1]
+    assert rotate_backups(catalogue, tmp_path, 2, 78) == []
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> sqlite3.Connection:
+    """A database of a few hundred pages, read-only."""
+    path = tmp_path / "source.sqlite3"
+    with sqlite3.connect(path, isolation_level=None) as connection:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b BLOB)")
+        connection.execute("BEGIN")
+        connection.executemany("INSERT INTO t VALUES (?, ?)", ((n, b"%08d" % n * 40) for n in range(20_000)))
+        connection.execute("DELETE FROM t WHERE a >= 4000")
+        connection.execute("COMMIT")
+    connection.close()
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
+
+
+def test_copy_is_whole_and_compact(source: sqlite3.Connection, tmp_path: Path) -> None:
+    """Every row; no free page, and with them nothing that was deleted; the vacuum setting stays."""
+    target, wal = tmp_path / "copy", tmp_path / "wal"
+    copy_database(source, target, CopyWatch(target, wal, SETTINGS))
+    copy = sqlite3.connect(target)
+    assert copy.execute("SELECT count(*), max(a) FROM t").fetchone() == (4000, 3999)
+    assert copy.execute("PRAGMA freelist_count").fetchone() == (0,)
+    assert copy.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+    assert b"00019999" not in target.read_bytes()
+    copy.close()
+    source.close()
+
+
+def test_copy_is_given_up_when_the_wal_grows(source: sqlite3.Connection, tmp_path: Path) -> None:
+    """`wal_bytes`: the log can't be cut while it is read, so what is copied too slowly isn't copied."""
+    target, wal = tmp_path / "copy", tmp_path / "wal"
+    wal.write_bytes(bytes(1001))
+    with pytest.raises(BackupRefused, match="write-ahead log grew to 1001"):
+        copy_database(source, target, CopyWatch(target, wal, msgspec.structs.replace(SETTINGS, wal_bytes=Size(1000))))
+    assert not target.exists()
+    wal.write_bytes(bytes(1000))
+    copy_database(source, target, CopyWatch(target, wal, msgspec.structs.replace(SETTINGS, wal_bytes=Size(1000))))
+    source.close()
+
+
+def test_copy_keeps_to_its_rate(tmp_path: Path) -> None:
+    """`rate`: after each piece it pauses as long as the piece should have taken."""
+    target, pauses = tmp_path / "copy", list[float]()
+    rate = msgspec.structs.replace(SETTINGS, rate=Size(1 << 20))
+    watch = CopyWatch(target, tmp_path / "wal", rate, sleep=pauses.append)
+    target.write_bytes(bytes(SYNC_BYTES - 1))
+    assert not watch.look()
+    target.write_bytes(bytes(SYNC_BYTES))
+    assert not watch.look()
+    assert not watch.look()
+    assert pauses == [16.0]
+
+
+async def test_damaged_database_is_refused_by_the_copy(rig: Rig) -> None:
+    """A page that can't be read ends the copy with what to do, and leaves no half of one."""
+    async with rig.open() as log:
+        await append(log, "a", drafts(*[""] * 2000))
+    path = rig.directory / "log.sqlite3"
+    content = bytearray(path.read_bytes())
+    at = next(at for at in range(40 * 4096, len(content), 4096) if content[at] == 13)
+    content[at : at + 4096] = bytes([7]) * 4096
+    path.write_bytes(content)
+    connection, target = sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True), rig.directory / "copy"
+    with pytest.raises(BackupRefused, match="damaged"):
+        copy_database(connection, target, CopyWatch(target, rig.directory / "wal", SETTINGS))
+    assert not target.exists()
+    connection.close()
