@@ -28,6 +28,10 @@ def command(ctx: click.Context, target: Target, as_json: bool) -> None:
         ctx.invoke(list_keys, target=target, as_json=as_json, owner="")
 
 
+command.add_command(export)
+command.add_command(import_)
+
+
 @command.command("list")
 @click.option("--owner", default="", help="Only the keys of this owner")
 @target_options

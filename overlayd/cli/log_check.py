@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -117,10 +117,12 @@ def check_copy(database: Path, keys_directory: Path, pinned: Sequence[VerifierKe
     Raises VerificationFailed where there is no log to check, or the keys aren't the log's.
     """
     with _connected(f"{database.absolute().as_uri()}?immutable=1") as connection:
-        own = read_own_keys(connection, database.parent)
-        return _Check(connection, trusted if trusted.log_keys else own.trusted, own, LogReport(str(database), "a copy")).run(
-            database.parent
-        )
+        own = read_own_keys(connection, keys_directory)
+        known = {key.public_key for key in own.trusted.log_keys}
+        if pinned and not any(key.public_key in known for key in pinned):
+            raise VerificationFailed("the log is another one: none of its keys is the one given", subject="--log-key")
+        report = _Check(connection, own.trusted, own, LogReport(str(database), "a copy")).run(database.parent)
+        return report, own.trusted
 
 
 @contextmanager

@@ -88,7 +88,6 @@ def load_state(
         entropy=entropy, metrics=metrics, ids=HashIndex(Family.ID, secret), commitments=HashIndex(Family.COMMITMENT, secret),
         keys=HashIndex(Family.KEY, secret, newest_max=KEY_OFFSETS_MAX), positions=Positions(), tree=tree,
     )  # fmt: skip
-    facts = dict(connection.execute("SELECT key, value FROM state"))
     state.minimum_index = facts["minimum_index"]
     state.indexed = facts.get("indexed", 0)
     if size and not facts.get("is_clean", 0):
