@@ -1,6 +1,7 @@
 """Making, changing and deleting streams for somebody: each act in one transaction with its audit record."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from overlayd.access.audit import AuditTrail
 from overlayd.access.key_changes import Author
@@ -8,6 +9,7 @@ from overlayd.access.key_records import drop_owner, store_owner
 from overlayd.access.stream_guard import StreamGuard
 from overlayd.model.definition import Definition
 from overlayd.model.draft import StreamStateName
+from overlayd.model.errors import OwnedByConfig
 from overlayd.storage import Log, Stream
 from overlayd.storage.group import Group
 from overlayd.storage.own import append_own
@@ -24,6 +26,8 @@ class StreamChanges:
         self._streams = streams
         self._trail = trail
         self._on_change = on_change
+        self.declared_at: Callable[[str], str] = lambda name: ""
+        """File and line of a stream that the configuration declares; the daemon sets it."""
 
     async def define(
         self, name: str, definition: Definition, *, if_version: int | None, author: Author
@@ -44,9 +48,10 @@ class StreamChanges:
                 group.statements.append(drop_owner(name))
                 group.on_adopt(lambda: streams.disown(name))
 
-        defined = await self._log.define_stream(
-            name, definition, if_version=if_version, principal=who.name, along=along
-        )
+        with self._naming_place(name):
+            defined = await self._log.define_stream(
+                name, definition, if_version=if_version, principal=who.name, along=along
+            )
         self._on_change()
         return defined
 
@@ -58,8 +63,22 @@ class StreamChanges:
     async def delete(self, name: str, author: Author) -> int:
         """As `Log.delete_stream`: the record goes in before anything is taken away. Checkpoint."""
         packet = self._trail.packet(author.record("stream.delete", name))
-        removed = await self._log.delete_stream(name, own=[packet])
+        with self._naming_place(name):
+            removed = await self._log.delete_stream(name, own=[packet])
         if name in self._streams.owners:
             await self._log.append_own([], [drop_owner(name)], lambda: self._streams.disown(name))
         self._on_change()
         return removed
+
+    @contextmanager
+    def _naming_place(self, name: str) -> Iterator[None]:
+        """Tells where a stream is declared to whom it is refused for that."""
+        try:
+            yield
+        except OwnedByConfig as error:
+            place = self.declared_at(name)
+            if not place:
+                raise
+            raise OwnedByConfig(
+                f"{name} is declared at {place}", subject=name, hint=error.hint, extra={"declared_in": place}
+            ) from error

@@ -9,6 +9,7 @@ _COMMANDS = {
     "init": ("overlayd.cli.init", "Write a commented configuration and the node's keys into a directory"),
     "check-config": ("overlayd.cli.check_config", "Show the settings in effect and where each comes from"),
     "reload": ("overlayd.cli.reload", "Have a node read its configuration anew"),
+    "apply": ("overlayd.cli.apply", "Bring a node's streams and subscriptions in line with a file"),
     "publish": ("overlayd.cli.publish", "Publish packets from standard input or a file"),
     "produce": ("overlayd.cli.produce", "Publish packets that bring a transaction of your own, and follow them"),
     "import": ("overlayd.cli.import_events", "Bring in what other programs have stored"),

@@ -104,6 +104,7 @@ class Parts:
             ticket_paths=agentpipe.LIVE_PATHS if agentpipe else frozenset(),
         )  # fmt: skip
         self.access.on_review = self.review
+        self.access.stream_changes.declared_at = self.declared_at
         self.schemes.on_change = self.access.note_change
         self.request_ids = RequestIds(entropy)
         self.request_log = RequestLog(
@@ -232,6 +233,10 @@ class Parts:
         return partial(
             fetch_document, self.outbound, timeout_s=float(access.jwks_timeout), bytes_max=int(access.jwks_bytes)
         )
+
+    def declared_at(self, name: str) -> str:
+        """File and line of a stream that the configuration declares, "" for others."""
+        return next((stream.declared_in for stream in self.settings.streams if stream.name == name), "")
 
     def note_credentials(self) -> None:
         """By what clients can show who they are, for what is said about the ports."""
