@@ -1,6 +1,6 @@
 """The node beside its peers: the same work on each in turn, in one run, with medians over interleaved rounds.
 
-Run: .venv/bin/python -m benchmarks.compare publish|batch|fanout|replay|sessions|fairness|busy|growth|all   (or `make bench`)
+Run: .venv/bin/python -m benchmarks.compare publish|batch|fanout|replay|sessions|fairness|busy|growth|commitments|all   (or `make bench`)
 """
 
 import argparse
@@ -18,6 +18,7 @@ from benchmarks.peers import start_mosquitto, start_nats, start_nchan, start_red
 from benchmarks.report import RESULTS, head_lines, row_lines, write_results
 from benchmarks.rows_beside import fairness_rows
 from benchmarks.rows_busy import busy_rows
+from benchmarks.rows_commitments import commitment_rows
 from benchmarks.rows_growth import growth_rows
 from benchmarks.rows_live import fan_out_rows, replay_row, session_rows
 from benchmarks.rows_publish import Publishing
@@ -25,7 +26,7 @@ from benchmarks.samples import Outcome, Row, run_row
 from benchmarks.servers import Missing, Server, start_overlayd
 from benchmarks.sqlite_limit import SqliteLimit
 
-PARTS = ("publish", "batch", "fanout", "replay", "sessions", "fairness", "busy", "growth")
+PARTS = ("publish", "batch", "fanout", "replay", "sessions", "fairness", "busy", "growth", "commitments")
 Starter = Callable[[Path], Server]
 PEERS: dict[str, Starter] = {
     "nats": partial(start_nats, is_synced=True),
@@ -88,6 +89,8 @@ class Bench:
             return fairness_rows(self._start(stack, part, ())[0])
         if part == "busy":
             return busy_rows()
+        if part == "commitments":
+            return commitment_rows()
         if part == "growth":
             (self._directory / part).mkdir()
             return growth_rows(stack, self._directory / part, given.streams, given.entries)

@@ -8,6 +8,7 @@ import click
 import msgspec
 import trio
 
+from overlayd.cli import demo_chain
 from overlayd.cli.demo_data import HOST_DEFINITION, HOST_STREAM, WEATHER_DEFINITION, WEATHER_STREAM, read_host
 from overlayd.cli.exits import tell
 from overlayd.cli.output import shown_hash
@@ -45,6 +46,7 @@ class Demo:
         self._latencies_ms: list[float] = []
         self._lines = 0
         self._is_shown = True
+        self._is_confirming = demo_chain.is_confirming(settings.chain)
         self._weather_arrived = 0
         self._all_arrived = trio.Event()
 
@@ -54,8 +56,8 @@ class Demo:
         url = next((url for url in urls if url.startswith("http")), socket)
         try:
             async with Client(socket) as owner:
-                await owner.define(WEATHER_STREAM, WEATHER_DEFINITION)
-                await owner.define(HOST_STREAM, HOST_DEFINITION)
+                for name, definition in ((WEATHER_STREAM, WEATHER_DEFINITION), (HOST_STREAM, HOST_DEFINITION)):
+                    await owner.define(name, demo_chain.with_rule(name, definition, self._settings.chain))
             async with Client(url, verify=True) as client, client.live([WEATHER_STREAM, HOST_STREAM]) as live:
                 await self._show(client, live, url)
         except (NodeUnreachable, ShuttingDown):
@@ -80,6 +82,8 @@ class Demo:
             nursery.start_soon(guarded, self._print_arrivals, live)
             nursery.start_soon(guarded, self._publish_host, client)
             nursery.start_soon(guarded, self._check_log, client)
+            if self._is_confirming:
+                nursery.start_soon(guarded, self._print_confirmations, client)
             await guarded(self._publish_weather, client)
             if not failures:
                 self._say_what_next(url)
@@ -93,6 +97,8 @@ class Demo:
             "once a second. Each line is a packet as it\narrived over a WebSocket, after the node had synced it to "
             "disk. LATENCY: from before the request to the arrival.\n"
         )
+        if self._is_confirming:
+            click.echo(demo_chain.describe(self._settings.chain))
 
     async def _show_refusal(self, client: Client) -> None:
         """Shows that the stream's schema is held against every packet."""
@@ -155,6 +161,16 @@ class Demo:
         self._lines += 1
         click.echo(_ROW.format(**cells))
 
+    async def _print_confirmations(self, client: Client) -> None:
+        """A line for what each block confirmed: of the record to its end, of this machine as long as packets are shown."""
+
+        def tell_run(stream: str, line: str) -> None:
+            if self._is_shown or stream == WEATHER_STREAM:
+                click.echo(line)
+
+        async with client.live([WEATHER_STREAM, HOST_STREAM], deliver="confirmed") as live:
+            await demo_chain.tell_confirmations(live, tell_run)
+
     async def _check_log(self, client: Client) -> None:
         """Every few seconds: the signed checkpoint extends the last one, and the newest packet's proof leads into it."""
         view = LogView()
@@ -180,7 +196,7 @@ class Demo:
             f"API         {url}/docs\nreadiness   {url}/readyz\nmetrics     {url}/metrics\n"
             f"Unix socket {self._settings.storage.dir}/{SOCKET_NAME}\n\nTry:\n"
         )
-        for line in curl_lines(url):
+        for line in (*curl_lines(url), *(demo_chain.curl_lines(url) if self._is_confirming else ())):
             click.echo(f"  {line}")
         click.echo("")
 

@@ -18,6 +18,7 @@ _DEMO_FLAGS = {
     "log.level": Flag("--demo", "warning"),
     "chain.network": Flag("--demo", "regtest"),
     "chain.anchor_interval": Flag("--demo", "20s"),
+    "chain.block_interval": Flag("--demo", "5s"),
 }
 """What the demo wants otherwise than a node's defaults, where nobody says."""
 

@@ -66,3 +66,11 @@ def test_rows_of_growth(tmp_path: Path) -> None:
     for row in rows:
         assert all(contender["medians"][row["main"]] > 0 for contender in row["contenders"])
         assert all(turn["errors"] == 0 for contender in row["contenders"] for turn in contender["rounds"])
+
+
+def test_rows_of_commitments(tmp_path: Path) -> None:
+    """The kit with and without the packets' signatures; what is installed beside it comes after."""
+    (row,) = run("commitments", tmp_path)
+    kit, signing, *_ = row["contenders"]
+    assert "kit" in kit["name"]
+    assert kit["medians"]["rate"] > signing["medians"]["rate"] > 0

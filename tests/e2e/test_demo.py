@@ -12,7 +12,8 @@ import pytest
 import trio
 from node_process import Node
 
-from overlayd.cli import demo
+from overlayd.chain.settings import ChainSettings
+from overlayd.cli import demo, demo_chain
 from overlayd.cli.demo_data import HOST_STREAM, WEATHER_STREAM, load_weather
 from overlayd.client import Client
 from overlayd.config import Settings
@@ -46,6 +47,43 @@ async def test_the_demo_shows_what_arrives_and_what_to_try(
         )
     assert "is refused by the stream's schema at /data/temp_max: packet.schema" in said
     assert re.search(r"-- checkpoint signed: \d+ entries, .* proven to be entry \d+ --", said)
+
+
+CHAIN = """
+[chain]
+network = "regtest"
+block_interval = "500ms"
+anchor_interval = "1s"
+"""
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+async def test_the_demo_shows_what_blocks_confirm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a regtest chain one stream's packets have a transaction each, the other's one for many; the curl lines show it."""
+    running = Node(tmp_path / "data", config=CHAIN).wait_ready()
+    settings = Settings(storage=StorageSettings(dir=str(running.directory)), chain=ChainSettings(network="regtest"))
+    said = ""
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(demo.Demo(settings, load_weather()[:DAYS], 15.0).run, [running.url])
+            with trio.fail_after(WAIT_S):
+                while "Try:" not in said or not re.search(rf"{WEATHER_STREAM} (\d+ to )?{DAYS} confirmed", said):
+                    await trio.sleep(0.02)
+                    said += capsys.readouterr().out
+            packets, live, chain = demo_chain.curl_lines(running.url)
+            assert all(f"  {line}\n" in said for line in (packets, live, chain))
+            read = await trio.run_process(packets, shell=True, capture_stdout=True, capture_stderr=True)
+            page = msgspec.json.decode(read.stdout)["packets"]
+            assert {one["confirmation_status"] for one in page} == {"confirmed"}
+            shown = await trio.run_process(chain, shell=True, capture_stdout=True, capture_stderr=True)
+            assert msgspec.json.decode(shown.stdout)["network"] == "regtest"
+            nursery.cancel_scope.cancel()
+    finally:
+        assert running.stop() == 0
+    assert "A chain inside the node (regtest" in said
+    for run in re.findall(rf"-- block (\d+): {re.escape(WEATHER_STREAM)} (\d+) to (\d+) confirmed, all by", said):
+        assert int(run[1]) < int(run[2])
+    assert re.search(rf"-- block \d+: {re.escape(HOST_STREAM)} \d+( to \d+)? confirmed, (each|transaction) ", said)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
@@ -87,3 +125,4 @@ def test_run_demo_as_a_process(tmp_path: Path) -> None:
         said = "".join(running.output)
         for sequence in (first, first + 1460):
             assert re.search(rf"{WEATHER_STREAM} +{sequence} ", said)
+        assert "/v1/chain\n" in said  # the chain is on, and told how to look at
