@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import msgspec
+
 from overlayd.access.audit import AuditTrail
 from overlayd.access.key_changes import Author
 from overlayd.access.key_records import drop_owner, store_owner
 from overlayd.access.stream_guard import StreamGuard
 from overlayd.model.definition import Definition
 from overlayd.model.draft import StreamStateName
-from overlayd.model.errors import OwnedByConfig
+from overlayd.model.errors import OwnedByConfig, UnderHold
 from overlayd.storage import Log, Stream
 from overlayd.storage.group import Group
 from overlayd.storage.own import append_own
@@ -63,8 +65,14 @@ class StreamChanges:
     async def delete(self, name: str, author: Author) -> int:
         """As `Log.delete_stream`: the record goes in before anything is taken away. Checkpoint."""
         packet = self._trail.packet(author.record("stream.delete", name))
-        with self._naming_place(name):
-            removed = await self._log.delete_stream(name, own=[packet])
+        try:
+            with self._naming_place(name):
+                removed = await self._log.delete_stream(name, own=[packet])
+        except UnderHold:
+            await self._trail.write(
+                msgspec.structs.replace(author.record("stream.delete", name, reason="held"), result="refused")
+            )
+            raise
         if name in self._streams.owners:
             await self._log.append_own([], [drop_owner(name)], lambda: self._streams.disown(name))
         self._on_change()

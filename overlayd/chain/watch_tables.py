@@ -326,6 +326,14 @@ def read_anchor(c: sqlite3.Connection, tx_id: int) -> tuple[int, str] | None:
     return None if row is None else (row[0], row[1])
 
 
+def read_anchor_sizes(c: sqlite3.Connection, after: int, upto: int, limit: int) -> list[int]:
+    """Sizes of anchored checkpoints in (after, upto], ascending, at most so many."""
+    rows = c.execute(
+        "SELECT DISTINCT size FROM chain_anchor WHERE size > ? AND size <= ? ORDER BY size LIMIT ?", (after, upto, limit)
+    )
+    return [size for (size,) in rows]
+
+
 def read_mark(c: sqlite3.Connection, key: str) -> tuple[int, bytes | None] | None:
     """A number and octets that are remembered under a name."""
     row = c.execute("SELECT number, octets FROM chain_mark WHERE key = ?", (key,)).fetchone()

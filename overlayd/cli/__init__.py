@@ -14,7 +14,8 @@ _COMMANDS = {
     "produce": ("overlayd.cli.produce", "Publish packets that bring a transaction of your own, and follow them"),
     "import": ("overlayd.cli.import_events", "Bring in what other programs have stored"),
     "tail": ("overlayd.cli.tail", "Print packets as they arrive"),
-    "streams": ("overlayd.cli.streams", "List, define, pause, resume, stop and delete streams"),
+    "streams": ("overlayd.cli.streams", "List, define, pause, resume, stop, hold and delete streams"),
+    "retention": ("overlayd.cli.retention", "Show how taking old packets away stands"),
     "subscriptions": ("overlayd.cli.subscriptions", "Create, list, move, fetch from and delete durable subscriptions"),
     "sessions": ("overlayd.cli.sessions", "List and end live connections"),
     "keys": ("overlayd.cli.keys", "Make, list, rotate and revoke API keys"),
@@ -27,6 +28,7 @@ _COMMANDS = {
     "backup": ("overlayd.cli.backup", "Make, list and check backups of the log"),
     "restore": ("overlayd.cli.restore", "Put a backup in place of a log"),
     "rebuild": ("overlayd.cli.rebuild", "Make anew what a node derives from its log"),
+    "doctor": ("overlayd.cli.doctor", "Examine machine, configuration, data and node, and say what to do"),
     "smoke": ("overlayd.cli.smoke", "Publish, read live and verify on a running node, then clean up"),
     "completion": ("overlayd.cli.completion", "Print the completion script of a shell"),
 }

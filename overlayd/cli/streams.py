@@ -8,10 +8,11 @@ import msgspec
 
 from overlayd.cli.output import json_option, print_facts, print_json, print_table, shown_bytes
 from overlayd.cli.target import Target, target_options
-from overlayd.client import SyncClient
+from overlayd.client import SyncClient, retention_calls
 from overlayd.client.retry import ONCE
 from overlayd.model.definition import Definition, encode_definition
 from overlayd.model.wire import StreamBody
+from overlayd.model.wire_retention import HoldBody
 
 
 @click.group("streams", invoke_without_command=True)
@@ -19,7 +20,7 @@ from overlayd.model.wire import StreamBody
 @json_option
 @click.pass_context
 def command(ctx: click.Context, target: Target, as_json: bool) -> None:
-    """List, define, pause, resume, stop and delete streams; without a subcommand they are listed."""
+    """List, define, pause, resume, stop, hold and delete streams; without a subcommand they are listed."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_streams, target=target, as_json=as_json)
 
@@ -176,6 +177,56 @@ def delete_stream(stream: str, yes: bool, target: Target, as_json: bool) -> None
         print_json(removed)
     else:
         click.echo(f"deleted {removed.stream} with {removed.packets_removed} packets")
+
+
+@command.command("hold")
+@click.argument("stream")
+@click.option("--from", "first", type=click.IntRange(1), default=1, show_default=True, help="First sequence")
+@click.option("--to", "last", type=click.IntRange(1), default=None, help="Last sequence; without it whatever comes, too")
+@click.option("--reason", required=True, help="Why, for the audit stream")
+@target_options
+@json_option
+def hold_packets(stream: str, first: int, last: int | None, reason: str, target: Target, as_json: bool) -> None:
+    """Hold packets: nothing takes them away until the hold is released."""
+    with _client(target) as client:
+        hold = client.send(retention_calls.place_hold(stream, reason, first, last))
+    if as_json:
+        print_json(hold)
+    else:
+        click.echo(f"hold {hold.id} on {stream}, sequences {_range_of(hold)}")
+
+
+@command.command("holds")
+@click.argument("stream")
+@target_options
+@json_option
+def list_holds(stream: str, target: Target, as_json: bool) -> None:
+    """List what holds a stream's packets."""
+    with _client(target) as client:
+        holds = client.send(retention_calls.list_holds(stream)).holds
+    if as_json:
+        for hold in holds:
+            print_json(hold)
+        return
+    print_table(
+        ("HOLD", "SEQUENCES", "PLACED", "BY", "REASON"),
+        [(hold.id, _range_of(hold), hold.placed_at, hold.placed_by, hold.reason) for hold in holds],
+    )
+
+
+@command.command("release")
+@click.argument("stream")
+@click.argument("hold", type=click.IntRange(1))
+@target_options
+def release_hold(stream: str, hold: int, target: Target) -> None:
+    """Release a hold; what it covered goes by the stream's rule from then on."""
+    with _client(target) as client:
+        client.send(retention_calls.lift_hold(stream, hold))
+    click.echo(f"released hold {hold} on {stream}")
+
+
+def _range_of(hold: HoldBody) -> str:
+    return f"{hold.from_} on" if hold.to is msgspec.UNSET else f"{hold.from_} to {hold.to}"
 
 
 def _set_state(stream: str, state: Literal["active", "paused", "stopped"], target: Target) -> None:

@@ -22,6 +22,7 @@ from overlayd.daemon.interpreter import tune_interpreter
 from overlayd.daemon.parts import Parts
 from overlayd.daemon.pulse import Pulse
 from overlayd.daemon.reloading import LoadSettings
+from overlayd.daemon.retaining import prepare_retention
 from overlayd.daemon.signals import reload_on_hangup, stop_when_asked, stopping_on_signals
 from overlayd.delivery.agents.switch import FEATURE as AGENTS_FEATURE
 from overlayd.delivery.subscriptions.declaring import declare_subscriptions
@@ -67,6 +68,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], lo
     async with (
         open_log(
             directory, settings=settings.storage, limits=settings.limits, defaults=settings.defaults.definition,
+            retention=settings.retention,
             clock=clock, entropy=entropy, metrics=metrics, features=(*FEATURES, *agentpipe_features(settings.agentpipe)),
             keys=NodeCheckpointKeys(settings.node.keys, directory, os.environ, entropy),
         ) as log,
@@ -97,6 +99,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], lo
                 await nursery.start(chain.run)
             await parts.agents.load()
             await nursery.start(parts.durable.run)
+            prepare_retention(log, parts.durable, chain.reads if chain else None)
+            nursery.start_soon(log.retention.run)
             if parts.agentpipe:
                 await nursery.start(parts.agentpipe.run)
             await declare_subscriptions(parts.durable.book, settings.subscriptions)

@@ -24,6 +24,7 @@ from overlayd.net.node_routes import add_node_routes
 from overlayd.net.publish_routes import add_publish_routes
 from overlayd.net.read_routes import add_read_routes
 from overlayd.net.reload_routes import add_reload_routes
+from overlayd.net.retention_routes import add_retention_routes
 from overlayd.net.stream_routes import add_stream_routes
 from overlayd.net.subscription_routes import add_subscription_routes
 from overlayd.net.ticket_routes import add_ticket_routes
@@ -50,7 +51,10 @@ def build_app(parts: "Parts") -> QuartTrio:
     add_live_routes(
         app, delivery=parts.delivery, registry=parts.registry, node=node, trail=parts.access.trail, lane=parts.lane
     )
-    add_log_routes(app, log=log, lane=parts.lane, streams=parts.access.streams, trail=parts.access.trail)
+    add_log_routes(
+        app, log=log, lane=parts.lane, streams=parts.access.streams, trail=parts.access.trail,
+        confirmations=parts.delivery.confirmations,
+    )  # fmt: skip
     add_log_key_routes(app, log=log, lane=parts.lane, trail=parts.access.trail)
     add_backup_routes(app, backups=parts.backups, lane=parts.lane, trail=parts.access.trail)
     json_bodies = JsonBodies(parts.bodies, limits)
@@ -58,6 +62,9 @@ def build_app(parts: "Parts") -> QuartTrio:
         app, keys=parts.access.keys, changes=parts.access.changes, trail=parts.access.trail, clock=parts.clock,
         lane=parts.lane, bodies=json_bodies,
     )  # fmt: skip
+    add_retention_routes(
+        app, log=log, lane=parts.lane, bodies=json_bodies, streams=parts.access.streams, trail=parts.access.trail
+    )
     add_subscription_routes(
         app, durable=parts.durable, bodies=json_bodies, lane=parts.lane,
         audit=parts.access.trail.write,
@@ -81,7 +88,7 @@ def build_app(parts: "Parts") -> QuartTrio:
     )  # fmt: skip
     add_node_routes(
         app, log=log, node_name=node, metrics=parts.metrics, ready_checks=parts.ready_checks(),
-        ready_notes={"access": parts.ports.exposure, "config": parts.reloader.describe, **({"chain": parts.chain.describe} if parts.chain else {})},
+        ready_notes={"access": parts.ports.exposure, "config": parts.reloader.describe, "disk": log.retention.describe_disk, **({"chain": parts.chain.describe} if parts.chain else {})},
         network=parts.settings.chain.network,
         identity_key=parts.schemes.mutual.key if parts.schemes.mutual else "",
         is_metrics_served=parts.settings.metrics.enabled,

@@ -17,6 +17,7 @@ from overlayd.model.wire_schema import schema_components
 from overlayd.net.openapi_access import ACCESS_OPERATIONS
 from overlayd.net.openapi_backup import BACKUP_OPERATIONS
 from overlayd.net.openapi_chain import CHAIN_OPERATIONS
+from overlayd.net.openapi_retention import RETENTION_OPERATIONS
 from overlayd.net.openapi_subscriptions import SUBSCRIPTION_OPERATIONS
 from overlayd.net.openapi_usage import USAGE_OPERATIONS
 from overlayd.net.operations import (
@@ -43,6 +44,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *ACCESS_OPERATIONS,
     *BACKUP_OPERATIONS,
     *CHAIN_OPERATIONS,
+    *RETENTION_OPERATIONS,
     *USAGE_OPERATIONS,
     *SUBSCRIPTION_OPERATIONS,
     Operation(

@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import msgspec
 import structlog
@@ -30,6 +31,8 @@ NeededFrom = Callable[[Stream], Awaitable[int]]
 """The first offset from which on somebody may still need packets of the stream; larger than the head for none."""
 Announce = Callable[[str, dict[str, object]], Awaitable[None]]
 """Tells an event of the node: a type and data."""
+
+DiskState = Literal["ok", "low", "full"]
 
 LOOK_S = 1.0
 """How often the disk's state is looked at."""
@@ -82,6 +85,16 @@ class Retention:
         """When the oldest packet that is kept was appended, as far as was looked; 0 where none was."""
         streams = {stream.id for stream in self._state.book.list_active() if stream.packets}
         return min((mark.next_us for id, mark in self._marks.items() if mark.next_us and id in streams), default=0)
+
+    @property
+    def disk_state(self) -> DiskState:
+        """How much room there is: enough, below `disk_low_water`, or none for publishing."""
+        return "full" if self._disk.is_full else "low" if self._disk.is_low else "ok"
+
+    def describe_disk(self) -> str:
+        """For people: what is free, and what that means."""
+        meaning = {"ok": "enough", "low": "runs low: free some, or shorten retention", "full": "publishing is refused"}
+        return f"{self._disk.free_bytes} bytes free: {meaning[self.disk_state]}"
 
     def wait_for(self, needed_from: NeededFrom) -> None:
         """From now on packets that it names stay, for at most their stream's `hold_max`."""
@@ -279,7 +292,7 @@ class Retention:
 
     async def _tell_disk(self, told: str) -> str:
         """Announces a change of the disk's state; gives the state."""
-        state = "full" if self._disk.is_full else "low" if self._disk.is_low else "ok"
+        state = self.disk_state
         if state != (told or "ok"):
             await self._tell(f"disk.{state}", {"free_bytes": self._disk.free_bytes})
         return state
