@@ -23,7 +23,7 @@ from overlayd.chain.sources.tokens import make_token
 from overlayd.chain.sources.whatsonchain import PATHS, PUBLIC_URL, WhatsOnChainSource
 from overlayd.model.callback import CALLBACK_PATH, CALLBACK_PREFIX
 from overlayd.model.clock import Clock
-from overlayd.model.errors import ConfigInvalid
+from overlayd.model.errors import ConfigInvalid, SourceUnavailable
 from overlayd.model.metrics import Metrics
 from overlayd.model.txid import TxId
 
@@ -62,6 +62,26 @@ class RemoteChain:
 
     def __repr__(self) -> str:
         return f"RemoteChain({self.pool!r}, {self.sync!r})"
+
+
+async def ask_sources(
+    settings: ChainSettings, *, sender: Sender, environ: Mapping[str, str], clock: Clock, metrics: Metrics,
+    chance: random.Random,
+) -> list[tuple[str, str]]:  # fmt: skip
+    """Each source by name, and what is wrong with it; "" when it answers for our network. Checkpoint. Raises
+    ConfigInvalid."""
+    network = NETWORKS[settings.network]
+    maker = _Maker(settings, network, sender, b"", environ, clock, SourceMetrics(metrics), chance)
+    found = []
+    for one in settings.sources:
+        source = maker.make(one)
+        try:
+            is_on = await source.is_on(network)
+        except SourceUnavailable as error:
+            found.append((source.name, error.detail))
+            continue
+        found.append((source.name, f"it answers for another network than {network.name}" if is_on is False else ""))
+    return found
 
 
 def callback_tokens(settings: ChainSettings, key: bytes) -> dict[str, str]:
