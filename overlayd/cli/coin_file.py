@@ -11,7 +11,6 @@ import click
 import msgspec
 
 from overlayd.client import Coin, Prepared, Purse
-from overlayd.model.errors import BadParameter
 
 
 class Unanswered(msgspec.Struct, frozen=True):
@@ -37,10 +36,7 @@ class CoinFile:
         """Raises UsageError for a file that holds something else. One that isn't there holds no coins."""
         self._path = path
         book = _read(path)
-        try:
-            self.purse = Purse(book.coins)
-        except BadParameter as error:  # pragma: no cover - the bound is our own
-            raise click.UsageError(error.detail) from error
+        self.purse = Purse(book.coins)
         self.unanswered = book.unanswered
 
     def note_prepared(self, many: list[Prepared]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ from overlayd.client import Client, Producer, Purse, SyncClient, chain_calls, co
 from overlayd.model.errors import BadParameter, InvalidPacket, OverlaydError
 from overlayd.model.wire import ReceiptBody
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 CONFIG = """
 [chain]
 network = "regtest"
@@ -98,6 +100,24 @@ async def test_the_trio_client_does_the_same(chain_node: Node) -> None:
             await client.follow(receipt, min_confirmations=7)
         with pytest.raises(BadParameter):
             await client.follow([receipt, msgspec.structs.replace(receipt, stream="made.a")])
+
+
+def test_the_clients_page_does_what_it_says(chain_node: Node, tmp_path: Path) -> None:
+    """Its block, with a coin and a key that are there."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "client.md").read_text(), re.DOTALL)
+    text = next(block for block in blocks if "Producer(" in block).replace("http://127.0.0.1:7878", chain_node.url)
+    with owner(chain_node) as client:
+        client.define("weather-001", RULE)
+        (coin,) = fund(client, 50_000).purse.coins()
+    assert "satoshis=50_000" in text
+    text = text.replace('"8f0e…", vout=0', f'"{coin.txid}", vout={coin.vout}')
+    (tmp_path / "producer.key").write_text(KEY.secret.hex() + "\n")
+    done = subprocess.run(
+        [sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    txid, height = done.stdout.split()
+    assert (len(txid), int(height) > 100) == (64, True)
 
 
 def produce(node: Node, directory: Path, *arguments: str, stdin: str = "", url: str = "") -> Done:
