@@ -2,6 +2,7 @@
 
 import os
 import random
+import socket
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,11 +21,12 @@ from overlayd.client import SyncClient
 from overlayd.client.retry import ONCE
 from overlayd.config import Settings
 from overlayd.model.clock import SystemClock
-from overlayd.model.errors import ConfigInvalid, NodeUnreachable, OverlaydError
+from overlayd.model.errors import ConfigInvalid, OverlaydError
 from overlayd.model.metrics import Metrics
 from overlayd.outbound import Outbound
 from overlayd.storage.machine import read_machine
 
+ANSWER_S = 5.0
 _MARKS = {"ok": "ok", "warning": "WARN", "failed": "FAIL", "skipped": "skip"}
 
 
@@ -100,18 +102,17 @@ async def _ask_sources(settings: Settings) -> list[tuple[str, str]]:
 
 def _examine_node(directory: Path) -> Iterator[Finding]:
     """A node that runs on the directory, if there is one."""
-    socket = directory / SOCKET_NAME
-    if not socket.exists():
+    path = directory / SOCKET_NAME
+    if not path.exists():
         yield Finding("node", "ok", f"none runs on {directory}")
         return
-    try:
-        with SyncClient(f"unix:{socket}", retry=ONCE) as client:
-            ready = client.ready()
-    except NodeUnreachable:
-        yield Finding(
-            "node", "warning", f"none answers at {socket}", "systemctl status overlayd, journalctl -u overlayd"
-        )
+    if not _is_answered(path):
+        fix = "systemctl status overlayd, journalctl -u overlayd"
+        yield Finding("node", "warning", f"none answers at {path}", fix)
         return
+    try:
+        with SyncClient(f"unix:{path}", retry=ONCE) as client:
+            ready = client.ready()
     except OverlaydError as error:
         yield Finding("node", "failed", error.detail, error.hint)
         return
@@ -120,6 +121,17 @@ def _examine_node(directory: Path) -> Iterator[Finding]:
             yield Finding("node", "failed", f"{name}: {check.detail}", "overlayd node shows more")
     if ready.ready:
         yield Finding("node", "ok", "takes packets")
+
+
+def _is_answered(path: Path) -> bool:
+    """Whether somebody listens; httpx would leave the socket of a refused connection open."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(ANSWER_S)
+        try:
+            sock.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def _tell(findings: Iterable[Finding], *, as_json: bool) -> list[Finding]:
