@@ -314,6 +314,17 @@ def find_range(c: sqlite3.Connection, offset: int) -> Item | None:
     return found[0] if found and found[0].to_offset >= offset else None
 
 
+def find_mined_range(c: sqlite3.Connection, offset: int) -> Item | None:
+    """The first range in a block whose anchor covers an offset: the one that holds it, or else a later one."""
+    covering = find_range(c, offset)
+    if covering is None or covering.height is not None:
+        return covering
+    found = _select(
+        c, "i.is_range = 1 AND i.offset > ? AND i.height IS NOT NULL ORDER BY i.offset LIMIT 1", covering.offset
+    )
+    return found[0] if found else None
+
+
 def read_anchored_to(c: sqlite3.Connection) -> int:
     """The last offset of all ranges; 0 before the first."""
     row = c.execute("SELECT to_offset FROM chain_item WHERE is_range = 1 ORDER BY offset DESC LIMIT 1").fetchone()

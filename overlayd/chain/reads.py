@@ -91,23 +91,30 @@ class ConfirmationTable:
         return await self._log.read(lambda c: items.find_offsets(c, txid, limit))
 
     async def proof_of(self, stream_hash: bytes, rule: ConfirmRule, offset: int) -> AnchorProof | None:
-        def read(c: sqlite3.Connection) -> tuple[Item, bytes | None, bytes | None, tuple[int, str] | None] | None:
-            item = items.find_items(c, (offset,)).get(offset) or items.find_range(c, offset)
-            if item is None or item.tx_id is None or item.height is None:
-                return None
-            tx = txs.read_txs(c, (item.tx_id,))[item.tx_id]
-            return item, tx.raw, txs.read_bump(c, item.tx_id), txs.read_anchor(c, item.tx_id)
+        candidates = await self._log.read(lambda c: _read_proofs(c, offset))
+        for item, raw, bump, anchor in candidates:
+            held = None if item.height is None else await self._book.read_at(item.height)
+            # Between a reorg and the watcher's next step the header may be another one.
+            if held is None or held.hash != item.block or raw is None or bump is None or item.vout is None:
+                continue
+            size, note = anchor if anchor is not None else (0, "")
+            return AnchorProof(self._network, raw, bump, held.header.raw, held.height, item.vout, note, size)
+        return None
 
-        found = await self._log.read(read)
-        if found is None:
-            return None
-        item, raw, bump, anchor = found
-        held = None if item.height is None else await self._book.read_at(item.height)
-        # Between a reorg and the watcher's next step the header may be another one.
-        if held is None or held.hash != item.block or raw is None or bump is None or item.vout is None:
-            return None
-        size, note = anchor if anchor is not None else (0, "")
-        return AnchorProof(self._network, raw, bump, held.header.raw, held.height, item.vout, note, size)
+
+_Found = tuple[Item, bytes | None, bytes | None, tuple[int, str] | None]
+
+
+def _read_proofs(c: sqlite3.Connection, offset: int) -> list[_Found]:
+    """What may prove a packet: its own transaction, then the first anchor in a block whose checkpoint covers it, whether
+    or not its stream asked for that."""
+    own, anchored = items.find_items(c, (offset,)).get(offset), items.find_mined_range(c, offset)
+    found = []
+    for item in (own, anchored):
+        if item is not None and item.tx_id is not None and item.height is not None:
+            tx = txs.read_txs(c, (item.tx_id,))[item.tx_id]
+            found.append((item, tx.raw, txs.read_bump(c, item.tx_id), txs.read_anchor(c, item.tx_id)))
+    return found
 
 
 def _find_ranges(c: sqlite3.Connection, offsets: list[int]) -> dict[int, Item | None]:

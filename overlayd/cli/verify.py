@@ -7,34 +7,33 @@ from typing import Any
 import click
 import msgspec
 
-from overlayd.cli.exits import BROKEN, FAILED, OK, SIGNED_ONLY, WITNESSED, tell
+from overlayd.bsv.chain_check import ChainCheck
+from overlayd.bsv.known_headers import HEADERS_BYTES_MAX, KnownHeaders, parse_headers_file
+from overlayd.cli.exits import BROKEN, FAILED, OK, REGTEST, SIGNED_ONLY, WITNESSED, tell
 from overlayd.cli.output import json_option, print_facts, print_json
 from overlayd.cli.target import data_directory
 from overlayd.model.clock import format_time_us
-from overlayd.model.errors import VerificationFailed
+from overlayd.model.errors import RegtestAnchor, VerificationFailed
 from overlayd.model.key_chain import decode_key_list, follow_keys
 from overlayd.model.note import VerifierKey
 from overlayd.model.proof import Proof, TrustedKeys, decode_proof, verify_proof
 from overlayd.model.tlog_proof import decode_tlog_proof, proof_of_tlog
-from overlayd.model.verdict import SignerReport, Verdict
+from overlayd.model.verdict import AnchorReport, SignerReport, Verdict
 
 PROOF_BYTES_MAX = 64 << 20
-_LEVELS = ("signed", "witnessed")
-_CODES = {"signed": SIGNED_ONLY, "witnessed": WITNESSED}
+_CODES = {"signed": SIGNED_ONLY, "witnessed": WITNESSED, "anchored": OK}
 _EPILOG = """\
 \b
 Exit codes of a proof:
   20  broken: something in it doesn't hold
   21  holds, signed by the log's own key only
   22  holds, and a known witness signed too
-   0  holds as strongly as --accept asks
+  23  holds, but is anchored on regtest and --allow-regtest isn't given
+   0  holds, and is in a block of the given headers; or is as --accept asks
 \b
 Exit codes of a log (without FILE):
    0  intact
   20  broken
-\b
-23 (anchored on regtest) and 0 without --accept (anchored on a public chain)
-are kept for versions that check anchors; this one checks none.
 """
 
 
@@ -49,17 +48,30 @@ are kept for versions that check anchors; this one checks none.
 )
 @click.option("--witness-key", "witness_keys", metavar="VKEY", multiple=True, help="A witness's key")
 @click.option("--witnesses", type=click.IntRange(0), default=0, help="So many of them must have signed")
-@click.option("--accept", type=click.Choice(_LEVELS), help="Exit 0 for a proof that is at least so strong")
+@click.option(
+    "--headers",
+    type=click.File("rb"),
+    help="Block headers to believe: the JSON of GET /v1/chain/headers, or raw headers from a network's first block on",
+)
+@click.option("--allow-regtest", is_flag=True, help="Take an anchor on a regtest chain, which proves nothing, for one")
+@click.option(
+    "--accept",
+    type=click.Choice(["signed", "witnessed", "anchored"]),
+    help="Exit 0 for any proof that holds, for one that a witness signed, or for one in a block",
+)
 @json_option
 def command(
     file: Any, data: str | None, log_keys: tuple[str, ...], key_list: Any, witness_keys: tuple[str, ...], witnesses: int,
-    accept: str | None, as_json: bool,
+    headers: Any, allow_regtest: bool, accept: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Check one packet's proof file, or without FILE the whole log of a data directory. Nothing is sent anywhere.
 
     A proof is only worth what the key is worth: give --log-key as the log's owner published it (`overlayd node`
     shows it there). On the node's own machine --data takes it from the directory. Where the log's key was rotated since,
     or before, --key-list leads from that key to the one that signed; nobody has to be believed for it.
+
+    A proof that carries a block is held against block headers: those of --headers, or those that the node of --data
+    checked itself. Without any it is worth what the log's signature is worth.
 
     Says who signed, what was checked, and what is not proven.
     """
@@ -76,18 +88,46 @@ def command(
             trusted = _own_keys(directory, trusted)
         if not trusted.log_keys:
             raise click.UsageError("whose log is it? Give --log-key, or --data for a log of this machine")
-        verdict = verify_proof(_read_proof(file), trusted)
+        proof = _read_proof(file)
+        known = _known_headers(headers, directory if data is not None else None, proof)
+        verdict = verify_proof(proof, trusted, ChainCheck(known, allow_regtest=allow_regtest))
     except VerificationFailed as error:
         if as_json:
             print_json({"holds": False, "reason": error.detail, "subject": error.subject})
         tell(error)
-        raise SystemExit(BROKEN) from error
+        raise SystemExit(REGTEST if isinstance(error, RegtestAnchor) else BROKEN) from error
     if as_json:
         print_json({"holds": True, "verdict": verdict})
     else:
         _print_verdict(verdict)
-    is_accepted = accept is not None and _LEVELS.index(verdict.level) >= _LEVELS.index(accept)
-    raise SystemExit(OK if is_accepted else _CODES[verdict.level])
+    raise SystemExit(OK if _is_accepted(verdict, accept) else _code_of(verdict, accept))
+
+
+def _is_accepted(verdict: Verdict, accept: str | None) -> bool:
+    return accept == "signed" or (accept == "witnessed" and verdict.is_witnessed) or accept == verdict.level
+
+
+def _code_of(verdict: Verdict, accept: str | None) -> int:
+    """Of a proof that holds, but not as it was asked. A block isn't a witness."""
+    if verdict.level == "anchored" and accept == "witnessed":
+        return SIGNED_ONLY
+    return _CODES[verdict.level]
+
+
+def _known_headers(file: Any, directory: Path | None, proof: Proof) -> KnownHeaders | None:
+    """Those of the file; else those of the directory from the proof's block on."""
+    if file is not None:
+        raw = file.read(HEADERS_BYTES_MAX + 1)
+        if len(raw) > HEADERS_BYTES_MAX:
+            raise click.UsageError(f"a file of headers has at most {HEADERS_BYTES_MAX} bytes")
+        return parse_headers_file(raw)
+    if directory is None or proof.anchor is None:
+        return None
+    from overlayd.cli.log_check import opened_log  # brings the storage, which a proof file doesn't need
+    from overlayd.cli.own_headers import read_own_headers
+
+    with opened_log(directory) as (connection, _):
+        return read_own_headers(connection, proof.anchor.height)
 
 
 def _trusted_keys(log_keys: tuple[str, ...], witness_keys: tuple[str, ...], witnesses: int) -> TrustedKeys:
@@ -146,12 +186,27 @@ def _print_verdict(verdict: Verdict) -> None:
         ("commitment", verdict.commitment),
         ("log", verdict.log_id),
         ("checkpoint", f"{verdict.origin}, root {verdict.checkpoint_root}"),
+        *([("producer", f"{verdict.producer}, signature verified")] if verdict.producer else []),
+        *_describe_anchor(verdict.anchor),
         *(("signed by", _describe_signer(signer)) for signer in verdict.signers),
     ]
     print_facts(facts)
     click.echo("\nNot proven:")
     for sentence in verdict.not_proven:
         click.echo(f"  - {sentence}")
+
+
+def _describe_anchor(anchor: AnchorReport | None) -> list[tuple[str, object]]:
+    if anchor is None:
+        return [("block", "none: the proof carries no anchor")]
+    when = format_time_us(anchor.block_time_s * 1_000_000)
+    what = "the checkpoint, and so all before it" if anchor.covers == "checkpoint" else "the packet's commitment"
+    depth = f"{anchor.confirmations} deep by the given headers" if anchor.is_in_chain else "compared with no headers"
+    return [
+        ("transaction", f"{anchor.txid}, commits to {what}"),
+        ("block", f"{anchor.block}, {anchor.network} {anchor.height}, {depth}"),
+        ("block time", f"{when} (its miner's word)"),
+    ]
 
 
 def _describe_signer(signer: SignerReport) -> str:

@@ -29,7 +29,7 @@ from overlayd.client.trust import LogView, check_proof
 from overlayd.client.websocket import WebSocketReader, open_websocket
 from overlayd.model.definition import Definition
 from overlayd.model.errors import OverlaydError
-from overlayd.model.proof import SignedTree
+from overlayd.model.proof import ChainCheck, SignedTree
 from overlayd.model.quota import QuotaPolicy
 from overlayd.model.verdict import Verdict
 from overlayd.model.wire import (
@@ -370,13 +370,15 @@ class Client:
         return await self.send(calls.proof(stream, sequence))
 
     async def verify_proof(
-        self, stream: str, sequence: int, view: LogView, *, subject: Packet | ReceiptBody | None = None
-    ) -> Verdict:
+        self, stream: str, sequence: int, view: LogView, *, subject: Packet | ReceiptBody | None = None,
+        chain: ChainCheck | None = None,
+    ) -> Verdict:  # fmt: skip
         """Fetches a packet's proof and checks it against the view's keys and everything seen before.
 
-        `subject`, the packet or receipt at hand, must be what is proven. Raises VerificationFailed or ForkDetected.
+        `subject`, the packet or receipt at hand, must be what is proven. `chain` (`overlayd.bsv.chain_check.ChainCheck`)
+        checks its block and the producer's signature, too. Raises VerificationFailed or ForkDetected.
         """
-        return await self._drive(check_proof(view, stream, sequence, subject))
+        return await self._drive(check_proof(view, stream, sequence, subject, chain))
 
     async def check_log(self, view: LogView) -> SignedTree:
         """Fetches the newest checkpoint and checks that the log extends what the view saw; remembers it."""

@@ -37,7 +37,7 @@ from overlayd.client.tls_files import TlsFiles, chosen_context
 from overlayd.client.trust import LogView, check_proof
 from overlayd.model.definition import Definition
 from overlayd.model.errors import OverlaydError, VerificationFailed
-from overlayd.model.proof import SignedTree
+from overlayd.model.proof import ChainCheck, SignedTree
 from overlayd.model.quota import QuotaPolicy
 from overlayd.model.verdict import Verdict
 from overlayd.model.wire import (
@@ -371,10 +371,11 @@ class SyncClient:
         return self.send(calls.proof(stream, sequence))
 
     def verify_proof(
-        self, stream: str, sequence: int, view: LogView, *, subject: Packet | ReceiptBody | None = None
-    ) -> Verdict:
+        self, stream: str, sequence: int, view: LogView, *, subject: Packet | ReceiptBody | None = None,
+        chain: ChainCheck | None = None,
+    ) -> Verdict:  # fmt: skip
         """Fetches a packet's proof and checks it against the view's keys and everything seen before."""
-        return self._drive(check_proof(view, stream, sequence, subject))
+        return self._drive(check_proof(view, stream, sequence, subject, chain))
 
     def check_log(self, view: LogView) -> SignedTree:
         """Fetches the newest checkpoint and checks that the log extends what the view saw; remembers it."""

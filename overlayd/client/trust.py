@@ -13,7 +13,15 @@ from overlayd.model.errors import ForkDetected, UnknownSigner, VerificationFaile
 from overlayd.model.key_chain import follow_keys
 from overlayd.model.merkle import verify_consistency
 from overlayd.model.note import VerifierKey, parse_origin
-from overlayd.model.proof import KeySpan, SignedTree, TrustedKeys, decode_proof, verify_checkpoint, verify_proof
+from overlayd.model.proof import (
+    ChainCheck,
+    KeySpan,
+    SignedTree,
+    TrustedKeys,
+    decode_proof,
+    verify_checkpoint,
+    verify_proof,
+)
 from overlayd.model.verdict import Verdict
 from overlayd.model.wire import ConsistencyBody, NodeBody, Packet, ReceiptBody, WelcomeMessage, parse_sha256
 
@@ -186,18 +194,19 @@ def _compare(known: KnownLog, size: int, root: bytes, path: Sequence[str]) -> No
 
 
 def check_proof(
-    view: LogView, stream: str, sequence: int, subject: Packet | ReceiptBody | None = None
-) -> Generator[Call[Any], Any, Verdict]:
+    view: LogView, stream: str, sequence: int, subject: Packet | ReceiptBody | None = None,
+    chain: ChainCheck | None = None,
+) -> Generator[Call[Any], Any, Verdict]:  # fmt: skip
     """Fetches a packet's proof and checks all of it against the view. Yields the calls it needs the answers of.
 
-    `subject`: what the node said about the packet before, which must agree. Raises VerificationFailed or
-    ForkDetected.
+    `subject`: what the node said about the packet before, which must agree. `chain`: checks its block, too. Raises
+    VerificationFailed or ForkDetected.
     """
     if not view.known.keys:
         view.adopt((yield calls.node()))
     raw: bytes = yield calls.proof(stream, sequence)
     proof = decode_proof(raw)
-    verdict = yield from view.verify(lambda: verify_proof(proof, view.trusted))
+    verdict = yield from view.verify(lambda: verify_proof(proof, view.trusted, chain))
     if (verdict.stream, verdict.sequence) != (stream, sequence):
         raise VerificationFailed(
             f"the proof is about {verdict.stream or 'an unnamed stream'} {verdict.sequence}, not {stream} {sequence}",

@@ -171,6 +171,10 @@ class ConsentMissing(OverlaydError):
     code, title, status = "consent.missing", "The packet's subject has not consented", 422
 
 
+class UnknownErasure(NotFound):
+    code, title = "erasure.unknown", "There is no such erasure"
+
+
 class PacketTooLarge(OverlaydError):
     code, title, status = "packet.too_large", "A packet is over its limit", 413
 
@@ -373,6 +377,10 @@ class MalformedChainData(OverlaydError):
 
 class UnknownSigner(VerificationFailed):
     code, title = "proof.unknown_signer", "None of the known keys signed it"
+
+
+class RegtestAnchor(VerificationFailed):
+    code, title = "proof.regtest", "The proof is anchored on a chain that anybody makes at home"
 
 
 class TransactionInvalid(VerificationFailed):

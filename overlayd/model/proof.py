@@ -1,10 +1,8 @@
 """Proof files: one packet, the way from it to a signed checkpoint, and their verifier (docs/log-format.md, Proofs)."""
 
-import base64
 import hashlib
-import json
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -15,166 +13,63 @@ from overlayd.model.entry import (
     Z32,
     EntryHeader,
     Kind,
-    StoredEntry,
     commitment_of_hash,
     content_hash_of,
     leaf_hash,
     seal_of_hashes,
     stream_hash_of,
 )
-from overlayd.model.errors import BadCursor, UnknownSigner, VerificationFailed
-from overlayd.model.merkle import verify_inclusion
+from overlayd.model.errors import BadCursor, VerificationFailed
 from overlayd.model.meta import COMMITMENT_CLOSED, COMMITMENT_NODE, COMMITMENT_NONE, Meta, decode_meta
-from overlayd.model.note import (
-    ALGORITHM_COSIGNATURE,
-    ALGORITHM_ED25519,
-    CheckpointText,
-    NoteSignature,
-    VerifierKey,
-    decode_base64,
-    open_note,
-    parse_origin,
+from overlayd.model.note import CheckpointText, decode_base64
+from overlayd.model.proof_file import (
+    Proof,
+    ProofAnchor,
+    RestoreProof,
+    Sealed,
+    build_proof,
+    decode_proof,
+    encode_proof,
 )
-from overlayd.model.verdict import AnchorReport, Doubts, SignerReport, Verdict, list_not_proven
-from overlayd.model.wire import format_blake3, format_sha256, parse_blake3, parse_sha256
+from overlayd.model.signed_tree import KeySpan, SignedTree, TrustedKeys, verify_checkpoint, verify_entry_in_tree
+from overlayd.model.verdict import AnchorReport, Doubts, Verdict, list_not_proven
+from overlayd.model.wire import format_sha256, parse_blake3, parse_sha256
+
+__all__ = (
+    "PATH_HASHES_MAX", "ChainCheck", "KeySpan", "Proof", "ProofAnchor", "RestoreProof", "Sealed", "SignedTree",
+    "TrustedKeys", "Verdict", "build_proof", "decode_proof", "encode_proof", "verify_checkpoint",
+    "verify_entry_in_tree", "verify_proof",
+)  # fmt: skip
+"""With the parts of a proof file and those who sign checkpoints, which whoever verifies needs beside it."""
 
 PATH_HASHES_MAX = 64
 RESTORES_MAX = 64
 
 
-class Sealed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What opens an entry's seal. Salts, meta and body are base64.
+class ChainCheck(Protocol):
+    """What checks the parts of a proof that are in the formats of the chain (`bsv/chain_check.py`)."""
 
-    Without `commitment` the packet has none; without `ssalt` the entry has no stream; without `body` only its
-    SHA-256 is shown.
-    """
+    def check_anchor(self, anchor: ProofAnchor, checkpoint: CheckpointText, commitment: bytes | None) -> AnchorReport:
+        """What an anchor shows about a checkpoint, or about a packet with that commitment (None: it has none, or nothing
+        opens it). Raises VerificationFailed."""
+        ...
 
-    salt: str
-    ssalt: str = ""
-    commitment: str = ""
-    content_hash: str
-    body_sha256: str
-    meta: str = ""
-    body: str | None = None
+    def check_signature(self, signature: bytes, commitment: bytes) -> str:
+        """The producer's key, in hex, whose signature of a commitment it is; as meta holds it. Raises
+        VerificationFailed."""
+        ...
 
 
-class RestoreProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The `restore` entry with which an epoch began: shows that an older epoch is an ancestor."""
+class _Producer(msgspec.Struct, frozen=True):
+    """Of a signature that was checked: the key, in hex, and whether there is one at all."""
 
-    entry: str
-    inclusion_path: tuple[str, ...]
-    sealed: Sealed
-
-
-class Proof(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The JSON of a proof file. An unknown member is refused: what isn't understood isn't proven.
-
-    `stream` is "" and `sequence` 0 for what isn't a packet. `restore`: newest first, where the entry's epoch is
-    not the checkpoint's. `via` and `anchor` aren't checked by this version.
-    """
-
-    v: Literal[1]
-    stream: str
-    sequence: int
-    offset: int
-    leaf_index: int
-    entry: str
-    leaf_hash: str
-    inclusion_path: tuple[str, ...]
-    checkpoint: str
-    sealed: Sealed | None = None
-    restore: tuple[RestoreProof, ...] = ()
-    via: dict[str, Any] | None = None
-    anchor: dict[str, Any] | None = None
+    key: str = ""
+    has_signature: bool = False
 
 
-class KeySpan(msgspec.Struct, frozen=True):
-    """For checkpoints of which sizes a log's key counts. `to_size` is inclusive, None for the present key."""
-
-    public_key: bytes
-    from_size: int = 0
-    to_size: int | None = None
-
-    def covers(self, size: int) -> bool:
-        """Whether the key counted then."""
-        return self.from_size <= size and (self.to_size is None or size <= self.to_size)
-
-
-class TrustedKeys(msgspec.Struct, frozen=True):
-    """Whom a verifier believes: log keys, witness keys, and how many witnesses it wants.
-
-    A log key counts for every epoch of its log, because only the name in it changes. `log_id` pins the log
-    itself; "" takes any log whose key is given. A key in `spans` (from the log's checked list of keys) counts only for the
-    sizes that it says.
-    """
-
-    log_keys: tuple[VerifierKey, ...]
-    witness_keys: tuple[VerifierKey, ...] = ()
-    witnesses_min: int = 0
-    log_id: str = ""
-    spans: tuple[KeySpan, ...] = ()
-
-
-class SignedTree(msgspec.Struct, frozen=True):
-    """A checkpoint whose signatures were checked."""
-
-    checkpoint: CheckpointText
-    log_id: str
-    epoch: Epoch
-    signers: tuple[SignerReport, ...]
-
-    @property
-    def is_witnessed(self) -> bool:
-        return any(signer.role == "witness" for signer in self.signers)
-
-
-def build_proof(
-    entry: StoredEntry, *, stream: str, ssalt: bytes, path: Sequence[bytes], checkpoint: str,
-    restores: Sequence[tuple[StoredEntry, Sequence[bytes]]] = (), with_body: bool = True,
-) -> Proof:  # fmt: skip
-    """The proof of one entry under a checkpoint.
-
-    `path` leads to that checkpoint's root, and so does each of `restores` (newest first), which are needed when
-    the entry is of an older epoch than the checkpoint's origin. A reduced entry's proof opens nothing.
-    """
-    return Proof(
-        v=1,
-        stream=stream,
-        sequence=entry.sequence,
-        offset=entry.offset,
-        leaf_index=entry.offset - 1,
-        entry=_base64_of(entry.raw),
-        leaf_hash=format_sha256(entry.leaf),
-        inclusion_path=tuple(map(format_sha256, path)),
-        checkpoint=checkpoint,
-        sealed=None if entry.is_reduced else _sealed_of(entry, ssalt, with_body),
-        restore=tuple(
-            RestoreProof(
-                entry=_base64_of(restore.raw),
-                inclusion_path=tuple(map(format_sha256, restore_path)),
-                sealed=_sealed_of(restore, b"", True),
-            )
-            for restore, restore_path in restores
-        ),
-    )
-
-
-def encode_proof(proof: Proof) -> bytes:
-    """Compact JSON."""
-    return msgspec.json.encode(proof)
-
-
-def decode_proof(raw: bytes) -> Proof:
-    """Raises VerificationFailed, also for duplicate and unknown members. The caller bounds the size."""
-    try:
-        members = json.loads(raw.decode(), object_pairs_hook=_unique_members, parse_constant=_refuse_constant)
-        return msgspec.convert(members, Proof)
-    except (ValueError, RecursionError) as err:
-        raise VerificationFailed(f"not a proof: {err}", subject="proof") from err
-
-
-def verify_proof(proof: Proof, trusted: TrustedKeys) -> Verdict:
-    """Checks everything from the body to the checkpoint's signatures. Raises VerificationFailed."""
+def verify_proof(proof: Proof, trusted: TrustedKeys, chain: ChainCheck | None = None) -> Verdict:
+    """Checks everything from the body to the checkpoint's signatures and, with `chain`, its block. Raises
+    VerificationFailed. Without `chain` an anchor and a producer's signature are reported as unchecked."""
     tree = verify_checkpoint(proof.checkpoint, trusted)
     raw = decode_base64(proof.entry, "entry")
     header = verify_entry_in_tree(raw, proof.leaf_index, _hashes_of(proof.inclusion_path), tree)
@@ -184,55 +79,21 @@ def verify_proof(proof: Proof, trusted: TrustedKeys) -> Verdict:
         raise VerificationFailed("the proof's leaf hash isn't that of its entry", subject="leaf_hash")
     _verify_epoch(header, proof.restore, tree)
     meta = None if proof.sealed is None else _verify_sealed(header, proof.sealed, proof.stream)
-    return _verdict(proof, header, raw, tree, meta)
+    commitment = None if proof.sealed is None or not proof.sealed.commitment else _hash_of(proof.sealed.commitment)
+    anchor = None if proof.anchor is None else AnchorReport(network=proof.anchor.network)
+    if proof.anchor is not None and chain is not None:
+        anchor = chain.check_anchor(proof.anchor, tree.checkpoint, commitment)
+    producer = _Producer(has_signature=meta is not None and meta.signature != b"")
+    if meta is not None and meta.signature and commitment is not None and chain is not None:
+        producer = _Producer(chain.check_signature(meta.signature, commitment), True)
+    return _verdict(proof, header, tree, meta, anchor, producer)
 
 
-def verify_checkpoint(note: str, trusted: TrustedKeys) -> SignedTree:
-    """Who signed a checkpoint. Raises VerificationFailed unless the log and enough witnesses did."""
-    origin, _, _ = note.partition("\n")
-    log_id, epoch = parse_origin(origin)
-    if trusted.log_id and log_id != trusted.log_id:
-        raise VerificationFailed("the checkpoint is of another log", subject="checkpoint")
-    log_keys = _keys_for_origin(trusted.log_keys, origin, log_id)
-    own = {key.public_key for key in log_keys}
-    witness_keys = [key for key in trusted.witness_keys if key.algorithm == ALGORITHM_COSIGNATURE]
-    opened = open_note(note, [*log_keys, *(key for key in witness_keys if key.public_key not in own)])
-    signers = tuple(map(_report_signer, opened.signatures))
-    if all(signer.role != "log" for signer in signers):
-        raise UnknownSigner("the log's own key didn't sign the checkpoint", subject="checkpoint")
-    known = [signature.key for signature in opened.signatures if signature.key is not None]
-    witnesses = {key.public_key for key in known if key.algorithm == ALGORITHM_COSIGNATURE}
-    if len(witnesses) < trusted.witnesses_min:
-        raise VerificationFailed(
-            f"{len(witnesses)} known witnesses signed, {trusted.witnesses_min} are asked for", subject="checkpoint"
-        )
-    text = CheckpointText.parse(opened.text)
-    _check_spans([key for key in known if key.algorithm == ALGORITHM_ED25519], trusted.spans, text.size)
-    return SignedTree(text, log_id, epoch, signers)
-
-
-def _check_spans(signed: Sequence[VerifierKey], spans: Sequence[KeySpan], size: int) -> None:
-    """One of the log's keys that signed counted at that size. Raises VerificationFailed."""
-    limited = {span.public_key: span for span in spans}
-    if all(key.public_key in limited and not limited[key.public_key].covers(size) for key in signed):
-        raise VerificationFailed(
-            f"the log's key that signed the checkpoint didn't count at size {size}", subject="checkpoint",
-            hint="it was retired before, or introduced later: see the log's list of keys",
-        )  # fmt: skip
-
-
-def verify_entry_in_tree(raw: bytes, index: int, path: Sequence[bytes], tree: SignedTree) -> EntryHeader:
-    """E, when it stands at that index of the signed tree. Raises VerificationFailed."""
-    header = EntryHeader.decode(raw)
-    if header.offset != index + 1 or header.offset > tree.checkpoint.size:
-        raise VerificationFailed("the entry's offset isn't its place in the tree", subject="entry")
-    verify_inclusion(leaf_hash(raw), index, tree.checkpoint.size, path, tree.checkpoint.root)
-    return header
-
-
-def _verdict(proof: Proof, header: EntryHeader, raw: bytes, tree: SignedTree, meta: Meta | None) -> Verdict:
+def _verdict(
+    proof: Proof, header: EntryHeader, tree: SignedTree, meta: Meta | None, anchor: AnchorReport | None,
+    producer: _Producer,
+) -> Verdict:  # fmt: skip
     sealed = proof.sealed
-    anchor = None if proof.anchor is None else AnchorReport(str(proof.anchor.get("network", "an unnamed network")))
     form = COMMITMENT_NONE if meta is None else meta.commitment_form
     unknown_tags = () if meta is None else tuple(tag for tag, _ in meta.unknown)
     is_forwarded = meta is not None and meta.origin != b""
@@ -244,8 +105,9 @@ def _verdict(proof: Proof, header: EntryHeader, raw: bytes, tree: SignedTree, me
         is_opened=sealed is not None,
         is_body_shown=sealed is not None and sealed.body is not None,
         is_commitment_closed=is_closed,
-        is_signed_by_producer=meta is not None and meta.signature != b"",
-        has_txid=meta is not None and meta.txid != b"",
+        is_signed_by_producer=producer.has_signature,
+        producer=producer.key,
+        has_txid=_names_other_tx(meta, anchor),
         is_forwarded=is_forwarded,
         has_via=proof.via is not None,
         is_restored=bool(proof.restore),
@@ -253,7 +115,8 @@ def _verdict(proof: Proof, header: EntryHeader, raw: bytes, tree: SignedTree, me
         anchor=anchor,
     )
     return Verdict(
-        level="witnessed" if tree.is_witnessed else "signed",
+        level="anchored" if anchor and anchor.is_in_chain else "witnessed" if tree.is_witnessed else "signed",
+        is_witnessed=tree.is_witnessed,
         origin=tree.checkpoint.origin,
         log_id=tree.log_id,
         epoch=format_epoch(Epoch(header.epoch)),
@@ -262,7 +125,7 @@ def _verdict(proof: Proof, header: EntryHeader, raw: bytes, tree: SignedTree, me
         kind=Kind(header.kind).name.lower(),
         offset=header.offset,
         appended_us=header.appended_us,
-        leaf_hash=format_sha256(leaf_hash(raw)),
+        leaf_hash=proof.leaf_hash,
         stream=proof.stream if sealed is not None else "",
         sequence=header.sequence,
         signers=tree.signers,
@@ -270,36 +133,22 @@ def _verdict(proof: Proof, header: EntryHeader, raw: bytes, tree: SignedTree, me
         is_body_shown=doubts.is_body_shown,
         content_hash="" if sealed is None else sealed.content_hash,
         commitment=_commitment_word(sealed, form, is_closed),
+        producer=producer.key,
         unknown_tags=unknown_tags,
         anchor=anchor,
         not_proven=list_not_proven(doubts),
     )
 
 
+def _names_other_tx(meta: Meta | None, anchor: AnchorReport | None) -> bool:
+    """Whether the packet names a transaction that the anchor doesn't show."""
+    return meta is not None and meta.txid != b"" and (anchor is None or anchor.txid != meta.txid.hex())
+
+
 def _commitment_word(sealed: Sealed | None, form: int, is_closed: bool) -> Literal["recomputed", "not opened", "none"]:
     if sealed is None or is_closed:
         return "not opened"
     return "none" if form == COMMITMENT_NONE else "recomputed"
-
-
-def _keys_for_origin(keys: Sequence[VerifierKey], origin: str, log_id: str) -> list[VerifierKey]:
-    """Those of this log, under the name that a key has in the origin's epoch."""
-    named = []
-    for key in keys:
-        try:
-            key_log, _ = parse_origin(key.name)
-        except VerificationFailed:
-            continue
-        if key_log == log_id and key.algorithm == ALGORITHM_ED25519:
-            named.append(VerifierKey(origin, key.public_key))
-    return named
-
-
-def _report_signer(signature: NoteSignature) -> SignerReport:
-    role: Literal["log", "witness", "unknown"] = "unknown"
-    if signature.key is not None:
-        role = "witness" if signature.key.algorithm == ALGORITHM_COSIGNATURE else "log"
-    return SignerReport(signature.name, signature.key_id.hex(), role, signature.cosigned_s)
 
 
 def _verify_epoch(header: EntryHeader, restores: Sequence[RestoreProof], tree: SignedTree) -> None:
@@ -386,18 +235,6 @@ def _verify_commitment(
         raise VerificationFailed("the commitment isn't that of these values", subject="sealed")
 
 
-def _sealed_of(entry: StoredEntry, ssalt: bytes, with_body: bool) -> Sealed:
-    return Sealed(
-        salt=_base64_of(entry.salt),
-        ssalt="" if entry.stream_hash == Z32 else _base64_of(ssalt),
-        commitment="" if entry.commitment == Z32 else format_sha256(entry.commitment),
-        content_hash=format_blake3(entry.content_hash),
-        body_sha256=format_sha256(hashlib.sha256(entry.body).digest()),
-        meta=_base64_of(entry.meta),
-        body=_base64_of(entry.body) if with_body else None,
-    )
-
-
 def _hashes_of(path: Sequence[str]) -> list[bytes]:
     if len(path) > PATH_HASHES_MAX:
         raise VerificationFailed("the inclusion path is too long", subject="inclusion_path")
@@ -409,18 +246,3 @@ def _hash_of(text: str, parse: Callable[[str], bytes] = parse_sha256) -> bytes:
         return parse(text)
     except ValueError as err:
         raise VerificationFailed(str(err), subject="proof") from err
-
-
-def _base64_of(octets: bytes) -> str:
-    return base64.b64encode(octets).decode()
-
-
-def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member stands there twice")
-    return members
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} isn't JSON")

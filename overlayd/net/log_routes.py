@@ -10,6 +10,7 @@ from quart_trio import QuartTrio
 from overlayd.access import require, require_some
 from overlayd.access.audit import AuditTrail
 from overlayd.access.stream_guard import StreamGuard
+from overlayd.model.confirmation import ConfirmationReads, NothingConfirmed
 from overlayd.model.cursor import Epoch, parse_epoch
 from overlayd.model.errors import BadParameter, NotFound, UnknownEpoch, UnknownPacket
 from overlayd.model.merkle import TILE_HEIGHT, TILE_WIDTH
@@ -19,7 +20,7 @@ from overlayd.model.wire import ConsistencyBody, encode_wire, format_sha256
 from overlayd.net.app import answer, author_of, principal_of
 from overlayd.net.lane import Lane
 from overlayd.net.parameters import Parameters
-from overlayd.net.proofs import prove_entry
+from overlayd.net.proofs import prove_entry, prove_packet
 from overlayd.net.stream_routes import known_stream
 from overlayd.storage import Log
 
@@ -60,9 +61,12 @@ def parse_tile_name(text: str) -> TileName:
     return TileName(None if match["level"] == "entries" else int(match["level"]), int(digits), width)
 
 
-def add_log_routes(app: QuartTrio, *, log: Log, lane: Lane, streams: StreamGuard, trail: AuditTrail) -> None:
+def add_log_routes(
+    app: QuartTrio, *, log: Log, lane: Lane, streams: StreamGuard, trail: AuditTrail,
+    confirmations: ConfirmationReads | None = None,
+) -> None:  # fmt: skip
     """Adds `/v1/log/…` and the proof of a packet."""
-    routes = _LogRoutes(log, lane, streams, trail)
+    routes = _LogRoutes(log, lane, streams, trail, confirmations or NothingConfirmed())
     app.add_url_rule("/v1/log/checkpoint", "log.checkpoint", routes.checkpoint, methods=["GET"])
     app.add_url_rule("/v1/log/<epoch>/checkpoint", "log.epoch", routes.epoch_checkpoint, methods=["GET"])
     app.add_url_rule("/v1/log/consistency", "log.consistency", routes.consistency, methods=["GET"])
@@ -74,11 +78,14 @@ def add_log_routes(app: QuartTrio, *, log: Log, lane: Lane, streams: StreamGuard
 class _LogRoutes:
     """The routes with what they need."""
 
-    def __init__(self, log: Log, lane: Lane, streams: StreamGuard, trail: AuditTrail) -> None:
+    def __init__(
+        self, log: Log, lane: Lane, streams: StreamGuard, trail: AuditTrail, confirmations: ConfirmationReads
+    ) -> None:
         self._log = log
         self._lane = lane
         self._streams = streams
         self._trail = trail
+        self._confirmations = confirmations
 
     async def checkpoint(self) -> Response:
         """The newest signed checkpoint."""
@@ -146,9 +153,10 @@ class _LogRoutes:
             if offset is None:
                 raise UnknownPacket(f"{stream} has no packet {number}", subject=f"{stream}/{number}")
             entry = await self._log.read_entry(offset)
-            proof = await prove_entry(self._log, found, entry, await self._log.checkpoint(offset))
-        if form == "tlog-proof":
-            return answer(encode_tlog_proof(tlog_proof_of(proof)).encode(), content_type=TEXT)
+            if form == "tlog-proof":  # which holds no anchor
+                proof = await prove_entry(self._log, found, entry, await self._log.checkpoint(offset))
+                return answer(encode_tlog_proof(tlog_proof_of(proof)).encode(), content_type=TEXT)
+            proof = await prove_packet(self._log, self._confirmations, found, entry)
         return answer(encode_proof(proof))
 
     async def _consistency_body(self, older: int, newer: int | None) -> ConsistencyBody:

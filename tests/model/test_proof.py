@@ -191,17 +191,31 @@ def test_only_restore_entries_are_restores(place):
         verify_proof(proof, TRUSTED)
 
 
-def test_anchors_never_count():
-    """An anchor is reported as unchecked and the level stays; regtest is called by its name."""
+ANCHOR = {"tx": "00", "bump": "00", "header": "00", "height": 1, "output_index": 0}
+
+
+def test_anchors_that_nobody_checks_never_count():
+    """Without what checks it, an anchor is reported as unchecked and the level stays; regtest is called by its name."""
     for network in ("mainnet", "regtest"):
-        raw = json.dumps({**json.loads(OPENED), "anchor": {"network": network, "tx": "00"}}).encode()
+        raw = json.dumps({**json.loads(OPENED), "anchor": {"network": network, **ANCHOR}}).encode()
         verdict = verify(raw)
         assert verdict.level == "signed"
         assert verdict.anchor is not None
         assert (verdict.anchor.network, verdict.anchor.is_checked) == (network, False)
         assert verdict.anchor.is_regtest == (network == "regtest")
-        assert any(f"The anchor on {network}: it is not checked" in sentence for sentence in verdict.not_proven)
+        assert any(f"The anchor on {network}: it was not checked" in sentence for sentence in verdict.not_proven)
         assert any("anybody makes at home" in sentence for sentence in verdict.not_proven) == (network == "regtest")
+
+
+@pytest.mark.parametrize(
+    "change", [*({name: None} for name in ANCHOR), {"height": "1"}, {"more": 1}, {"network": None}]
+)
+def test_an_anchor_is_whole(change):
+    """A member that is missing, unknown or of another kind makes the file no proof."""
+    anchor = {"network": "regtest", **ANCHOR, **change}
+    anchor = {name: value for name, value in anchor.items() if value is not None}
+    with pytest.raises(VerificationFailed, match="not a proof"):
+        verify(json.dumps({**json.loads(OPENED), "anchor": anchor}).encode())
 
 
 def test_a_second_proof_is_not_checked():
@@ -215,7 +229,7 @@ def test_signature_txid_and_unknown_tags_are_named():
     log, entry = log_with(Meta(signature=b'"c2ln"', txid=bytes(32), unknown=((99, b"x"),)))
     verdict = verify_proof(prove(log, entry), TRUSTED)
     assert verdict.unknown_tags == (99,)
-    for words in ("signature is there but not checked", "not looked up", "tags 99"):
+    for words in ("signature is there but was not checked", "the proof doesn't show it", "tags 99"):
         assert any(words in sentence for sentence in verdict.not_proven)
 
 
