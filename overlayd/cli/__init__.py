@@ -18,6 +18,8 @@ _COMMANDS = {
     "retention": ("overlayd.cli.retention", "Show how taking old packets away stands"),
     "subscriptions": ("overlayd.cli.subscriptions", "Create, list, move, fetch from and delete durable subscriptions"),
     "sessions": ("overlayd.cli.sessions", "List and end live connections"),
+    "erase": ("overlayd.cli.erase", "Erase packets, or everything about somebody"),
+    "subject": ("overlayd.cli.subject", "Show and export what is kept about somebody, and their consent"),
     "keys": ("overlayd.cli.keys", "Make, list, rotate and revoke API keys"),
     "usage": ("overlayd.cli.usage", "Show what was published, read and delivered"),
     "quotas": ("overlayd.cli.quotas", "Show quotas and change their policies"),

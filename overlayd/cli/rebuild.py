@@ -5,7 +5,7 @@ import time
 import click
 
 from overlayd.cli.target import Target, target_options
-from overlayd.client import SyncClient, agentpipe_calls
+from overlayd.client import SyncClient, agentpipe_calls, privacy_calls
 
 LOOK_S = 0.2
 
@@ -33,3 +33,27 @@ def sessions(target: Target, wait: bool) -> None:
                 click.echo("done")
                 return
             time.sleep(LOOK_S)
+
+
+@command.command("subjects")
+@target_options
+def subjects(target: Target) -> None:
+    """Make the index of subjects again from the log, on the running node, which goes on in the background.
+
+    Questions about a subject wait until it is done. Needs the right to administer.
+    """
+    with SyncClient(target.url, target.key, tls=target.tls) as client:
+        client.send(privacy_calls.rebuild("subjects"))
+    click.echo("the index of subjects is made again")
+
+
+@command.command("links")
+@target_options
+def links(target: Target) -> None:
+    """Look through the whole log for packets that were made from others, which erasure follows.
+
+    Needs the right to administer.
+    """
+    with SyncClient(target.url, target.key, tls=target.tls) as client:
+        client.send(privacy_calls.rebuild("links"))
+    click.echo("done")

@@ -34,6 +34,7 @@ from overlayd.delivery.session_usage import SessionUsage
 from overlayd.delivery.socket import SocketParts
 from overlayd.delivery.subscriptions.owners import Owners
 from overlayd.delivery.subscriptions.parts import DurableSubscriptions
+from overlayd.delivery.traces import find_traces
 from overlayd.delivery.webhooks import Webhooks
 from overlayd.delivery.websocket import InputBudget
 from overlayd.model.access_lines import access_writer
@@ -61,7 +62,10 @@ from overlayd.pipeline.filters import FilterBook
 from overlayd.pipeline.intake import Intake
 from overlayd.pipeline.own_streams import AUDIT, EVENTS, OwnStream
 from overlayd.pipeline.schema import SchemaCache
+from overlayd.privacy.erasures import Erasures
+from overlayd.privacy.people import People
 from overlayd.storage import Log
+from overlayd.storage.backup.catalogue import BackupCatalogue
 from overlayd.storage.backup.runner import BackupRunner
 from overlayd.storage.sealing import read_sealing_key
 
@@ -114,9 +118,10 @@ class Parts:
         self.bodies = Bodies(limits, self.lane, metrics)
         self.schemas = SchemaCache(limits, metrics)
         self.filters = FilterBook(limits=limits, metrics=metrics, describe=packet_body)
+        self.people = People(log, self.sealing_key, limits=limits, clock=clock, metrics=metrics)
         self.intake = Intake(
             log=log, limits=limits, schemas=self.schemas, metrics=metrics, defaults=settings.defaults.definition,
-            confirmations=confirmations,
+            confirmations=confirmations, privacy=self.people,
         )  # fmt: skip
         self.metering = Metering(
             log=log, rates=settings.rates, quotas=settings.quotas, usage=settings.usage, clock=clock, entropy=entropy,
@@ -137,6 +142,7 @@ class Parts:
             log, Path(settings.storage.dir), settings.backup, clock=clock, metrics=metrics,
             announce=OwnStream(EVENTS, log.append_own).append,
         )  # fmt: skip
+        self.erasures = self._make_erasures()
         self.app = build_app(self)
         self.agentpipe = agentpipe and self._build_agentpipe(agentpipe)
 
@@ -159,6 +165,23 @@ class Parts:
             registry=self.registry, usage=self.metering.sink, clock=clock, read_head=lambda: log.head,
             check_open=self.metering.check_open, exceeded=self.metering.exceeded,
         ).fold)  # fmt: skip
+
+    def _make_erasures(self) -> Erasures:
+        """Erasing, with every place where something of a packet may be."""
+
+        async def follow(offset: int) -> None:
+            if self.agentpipe:
+                await self.agentpipe.follower.wait_for(offset)
+
+        catalogue = BackupCatalogue(Path(self.settings.storage.dir))
+        traces = find_traces(
+            self.delivery, self.durable, forget_filters=self.filters.clear, has_chain=self.chain is not None,
+            followers=(follow,), backups_before=lambda time_us: [one.path for one in catalogue.backups_before(time_us)],
+        )  # fmt: skip
+        return Erasures(
+            self.log, traces, audit=self.access.trail.packet, clock=self.clock, entropy=self.entropy,
+            metrics=self.metrics,
+        )  # fmt: skip
 
     def _build_agentpipe(self, module: Any) -> Any:
         """AgentPipe's surface; its routes are added to the application."""

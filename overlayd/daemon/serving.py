@@ -36,6 +36,8 @@ from overlayd.model.systemd import Notifier
 from overlayd.net.listeners import Bound, close_listeners, raise_descriptor_limit
 from overlayd.net.server import Admission, serve_connections
 from overlayd.outbound import Outbound
+from overlayd.privacy.keeping import keep_privacy
+from overlayd.privacy.tables import PRIVACY_FEATURE
 from overlayd.signers import NodeCheckpointKeys
 from overlayd.storage import Log, open_log
 from overlayd.storage.sealing import read_sealing_key
@@ -48,6 +50,7 @@ FEATURES = (
     WEBHOOKS_FEATURE,
     SUBSCRIPTIONS_FEATURE,
     AGENTS_FEATURE,
+    PRIVACY_FEATURE,
 )
 _log = structlog.get_logger("daemon")
 
@@ -87,6 +90,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], lo
         if parts.agentpipe:
             parts.agentpipe.declare_key()
         parts.note_credentials()
+        await parts.people.load()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(parts.access.run)
             nursery.start_soon(parts.schemes.run)
@@ -103,6 +107,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], lo
             nursery.start_soon(log.retention.run)
             if parts.agentpipe:
                 await nursery.start(parts.agentpipe.run)
+            chance = random.Random(entropy.draw(8))  # noqa: S311 - spreads restarts, keeps no secret
+            await nursery.start(keep_privacy, parts.people, parts.erasures, metrics, chance)
             await declare_subscriptions(parts.durable.book, settings.subscriptions)
             pulse = Pulse(
                 notifier, log, count_sent=lambda: parts.delivery.meters.sent, count_sessions=lambda: len(parts.registry)

@@ -21,6 +21,7 @@ from overlayd.net.log_routes import add_log_routes
 from overlayd.net.metering_routes import add_metering_routes
 from overlayd.net.mutual_routes import add_mutual_routes
 from overlayd.net.node_routes import add_node_routes
+from overlayd.net.privacy_routes import add_privacy_routes
 from overlayd.net.publish_routes import add_publish_routes
 from overlayd.net.read_routes import add_read_routes
 from overlayd.net.reload_routes import add_reload_routes
@@ -29,6 +30,7 @@ from overlayd.net.stream_routes import add_stream_routes
 from overlayd.net.subscription_routes import add_subscription_routes
 from overlayd.net.ticket_routes import add_ticket_routes
 from overlayd.net.wallet_routes import add_wallet_routes
+from overlayd.privacy.planning import Planner
 
 if TYPE_CHECKING:
     from overlayd.daemon.parts import Parts
@@ -72,6 +74,11 @@ def build_app(parts: "Parts") -> QuartTrio:
     add_chain_routes(app, chain=parts.chain, lane=parts.lane, bodies=json_bodies, trail=parts.access.trail)
     add_wallet_routes(app, chain=parts.chain, lane=parts.lane, bodies=json_bodies, trail=parts.access.trail)
     add_agent_routes(app, switch=parts.agents, lane=parts.lane, audit=parts.access.trail.write)
+    add_privacy_routes(
+        app, log=log, people=parts.people, planner=Planner(log, parts.people.subjects, limits, parts.metrics),
+        erasures=parts.erasures, streams=parts.access.streams, trail=parts.access.trail,
+        reads=parts.delivery.confirmations, clock=parts.clock, limits=limits, lane=parts.lane, bodies=json_bodies,
+    )  # fmt: skip
     add_ticket_routes(app, tickets=parts.access.tickets, clock=parts.clock, bodies=json_bodies)
     add_mutual_routes(
         app, peer=parts.schemes.mutual, gate=parts.access.gate, bodies=parts.bodies,

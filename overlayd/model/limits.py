@@ -81,6 +81,11 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 5_000_000
     schemas_compiled: Annotated[int, Meta(ge=1, description="Compiled schemas kept in memory")] = 256
 
+    # People
+    erase_packets_max: Annotated[int, Meta(ge=1, description="Packets that one request erases")] = 100_000
+    consents_max: Annotated[int, Meta(ge=1, description="Records of consent on the node")] = 1_000_000
+    consents_cached: Annotated[int, Meta(ge=1, description="Records of consent kept in memory")] = 65_536
+
     # Intake and storage
     intake_packets: Annotated[int, Meta(ge=1, description="Packets waiting for the writer")] = 50_000
     intake_bytes: Annotated[Size, Meta(description="Bytes waiting for the writer")] = Size(128 << 20)

@@ -17,6 +17,7 @@ from overlayd.model.wire_schema import schema_components
 from overlayd.net.openapi_access import ACCESS_OPERATIONS
 from overlayd.net.openapi_backup import BACKUP_OPERATIONS
 from overlayd.net.openapi_chain import CHAIN_OPERATIONS
+from overlayd.net.openapi_privacy import PRIVACY_OPERATIONS
 from overlayd.net.openapi_retention import RETENTION_OPERATIONS
 from overlayd.net.openapi_subscriptions import SUBSCRIPTION_OPERATIONS
 from overlayd.net.openapi_usage import USAGE_OPERATIONS
@@ -47,6 +48,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *RETENTION_OPERATIONS,
     *USAGE_OPERATIONS,
     *SUBSCRIPTION_OPERATIONS,
+    *PRIVACY_OPERATIONS,
     Operation(
         "post", "/v1/streams/{stream}/packets", "Publish packets; answered when they are durable", "publish",
         (

@@ -2,6 +2,7 @@
 that holds nothing of them any more.
 """
 
+import json
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -23,6 +24,12 @@ CUT_TRIES = 200
 CUT_PAUSE_S = 0.1
 """A reader in the middle of a page keeps the write-ahead log from being cut; it is asked again after so long."""
 FOLLOWED_PER_STEP = 5000
+
+_KEPT = (
+    "SELECT offset, substr(e, 27, 32), substr(e, 59, 8) FROM entry"
+    " WHERE sealed IS NOT NULL AND hex(substr(e, 2, 1)) = '01' AND offset IN (SELECT value FROM json_each(?))"
+)
+"""Of packets: where E holds stream and sequence."""
 
 Read = Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
 
@@ -48,6 +55,17 @@ class Erasing:
         """
         definitions.check_is_changeable(stream.name)
         return await self._remover.take(stream, positions, "erased")
+
+    async def read_positions(self, stream: Stream, sequence: int, limit: int) -> list[tuple[int, int]]:
+        """(sequence, offset) of a stream's packets from a sequence on, taken away ones among them. Checkpoint."""
+        return await self._remover.read_positions(stream, sequence, limit)
+
+    async def find_kept(self, offsets: Sequence[int]) -> dict[int, tuple[bytes, int]]:
+        """Stream hash and sequence of those packets that are still there, damaged or not, by offset. Checkpoint."""
+        kept: dict[int, tuple[bytes, int]] = {}
+        for at in range(0, len(offsets), FOLLOWED_PER_STEP):
+            kept |= await self._read(partial(_read_kept, offsets=list(offsets[at : at + FOLLOWED_PER_STEP])))
+        return kept
 
     async def find_made(self, offsets: Sequence[int]) -> list[int]:
         """The offsets of all packets that the node made from these, directly or by way of others, ascending; without
@@ -86,3 +104,8 @@ class Erasing:
                 return
             await trio.sleep(CUT_PAUSE_S)
         raise IntakeBusy("readers keep the write-ahead log from being cut", subject="log.sqlite3", retry_after_s=1.0)
+
+
+def _read_kept(connection: sqlite3.Connection, offsets: list[int]) -> dict[int, tuple[bytes, int]]:
+    rows = connection.execute(_KEPT, (json.dumps(offsets),))
+    return {offset: (stream_hash, int.from_bytes(sequence, "big")) for offset, stream_hash, sequence in rows}

@@ -26,9 +26,7 @@ class Sealer:
 
     def __init__(self, key: bytes, purpose: str, entropy: Entropy) -> None:
         """`key`: KEY_BYTES of the node's sealing key."""
-        assert len(key) == KEY_BYTES
-        derived = HKDF(SHA256(), length=KEY_BYTES, salt=None, info=b"overlayd/sealing/1\n" + purpose.encode())
-        self._cipher = ChaCha20Poly1305(derived.derive(key))
+        self._cipher = ChaCha20Poly1305(derive_key(key, purpose))
         self._entropy = entropy
 
     def seal(self, secret: bytes, about: str) -> bytes:
@@ -48,6 +46,13 @@ class Sealer:
                 f"the secret of {about} can't be opened with this node's {KEY_NAME}", subject=about,
                 hint="put the key file back from your backup of the keys, or rotate the secret",
             ) from err  # fmt: skip
+
+
+def derive_key(key: bytes, purpose: str) -> bytes:
+    """The key of one purpose. `key`: KEY_BYTES of the node's sealing key."""
+    assert len(key) == KEY_BYTES
+    derived = HKDF(SHA256(), length=KEY_BYTES, salt=None, info=b"overlayd/sealing/1\n" + purpose.encode())
+    return derived.derive(key)
 
 
 def read_sealing_key(directory: Path, entropy: Entropy) -> bytes:
