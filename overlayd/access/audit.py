@@ -19,6 +19,8 @@ from overlayd.storage.own import OwnPacket
 
 MakePacket = Callable[[str, dict[str, object]], OwnPacket]
 """From a type and data."""
+PackAudit = Callable[[AuditRecord], OwnPacket]
+"""`AuditTrail.packet`."""
 AppendOwn = Callable[[Sequence[OwnPacket]], Awaitable[object]]
 
 AT_ONCE_MAX = 200

@@ -230,6 +230,16 @@ class Metering:
             return None
         return self.rates.tell(action, Asker(principal.name, stream, principal.address))
 
+    def tell_published(self, principal: Principal, stream: str, *, is_upload: bool) -> Rate | None:
+        """As `tell`, after something was published."""
+        told = self.tell("publish", principal, stream)
+        if not is_upload:
+            return told
+        upload = self.tell("upload", principal, stream)
+        if told is None or upload is None:
+            return told or upload
+        return min(told, upload, key=lambda rate: rate.remaining / rate.quota)
+
     def control(self, principal: Principal, size: int) -> None:
         """Before a control message is looked at. Raises LimitReached."""
         if self._has_rates and self._is_rated(principal):
@@ -287,7 +297,7 @@ class Metering:
             if name not in policies:
                 raise UnknownPolicy(f"there is no quota policy {name!r}", subject=name)
             await self._log.append_own(
-                [] if told is None else [told], [drop_policy(name)], lambda: policies.pop(name, None) and None
+                [] if told is None else [told], [drop_policy(name)], lambda: _forget(policies, name)
             )
 
     async def _check_quota(self, principal: Principal) -> Account | None:
@@ -311,3 +321,7 @@ class Metering:
                 self._saved_buckets = await save_rates(self._log, self.rates, self._clock)
         except OverlaydError as err:
             _log.warning("rates not written", error=err.detail)
+
+
+def _forget(policies: dict[str, QuotaPolicy], name: str) -> None:
+    policies.pop(name, None)

@@ -7,6 +7,7 @@ import msgspec
 
 from overlayd.model.quota import SEEDED_POLICIES, QuotaPolicy
 from overlayd.storage.migrations import Feature
+from overlayd.storage.own import Statement
 
 QUOTAS_FEATURE = Feature(
     "quotas",
@@ -85,21 +86,18 @@ def seed_policies(connection: sqlite3.Connection, now_us: int) -> None:
     """Puts the documented policies in, once in a data directory's life: what was deleted stays deleted."""
     if connection.execute("INSERT OR IGNORE INTO quota_seeded VALUES (1)").rowcount:
         for policy in SEEDED_POLICIES:
-            write_policy(connection, policy, now_us)
+            connection.execute(*store_policy(policy, now_us))
 
 
-def write_policy(connection: sqlite3.Connection, policy: QuotaPolicy, now_us: int) -> bool:
-    """Whether it is new."""
-    values = (policy.name, msgspec.json.encode(policy).decode(), now_us)
-    if connection.execute("INSERT OR IGNORE INTO quota_policy VALUES (?, ?, ?)", values).rowcount:
-        return True
-    connection.execute("UPDATE quota_policy SET body = ?, changed_us = ? WHERE name = ?", (*values[1:], policy.name))
-    return False
+def store_policy(policy: QuotaPolicy, now_us: int) -> Statement:
+    """Writes the policy, in the place of an earlier form of it."""
+    body = msgspec.json.encode(policy).decode()
+    return "INSERT OR REPLACE INTO quota_policy VALUES (?, ?, ?)", (policy.name, body, now_us)
 
 
-def delete_policy(connection: sqlite3.Connection, name: str) -> bool:
-    """Whether there was one."""
-    return connection.execute("DELETE FROM quota_policy WHERE name = ?", (name,)).rowcount > 0
+def drop_policy(name: str) -> Statement:
+    """Takes the policy away."""
+    return "DELETE FROM quota_policy WHERE name = ?", (name,)
 
 
 def read_burst(connection: sqlite3.Connection, account: str) -> tuple[int, int]:

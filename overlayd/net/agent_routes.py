@@ -6,7 +6,7 @@ from quart_trio import QuartTrio
 
 from overlayd.access.principal import Principal, require
 from overlayd.delivery.agents.switch import AgentSwitch
-from overlayd.model.audit import AuditRecord, AuditSink
+from overlayd.model.audit import AuditRecord, WriteAudit
 from overlayd.model.clock import format_time_us
 from overlayd.model.wire import encode_wire
 from overlayd.model.wire_agents import AgentsBody
@@ -15,7 +15,7 @@ from overlayd.net.lane import Lane
 from overlayd.net.parameters import Parameters
 
 
-def add_agent_routes(app: QuartTrio, *, switch: AgentSwitch, lane: Lane, audit: AuditSink) -> None:
+def add_agent_routes(app: QuartTrio, *, switch: AgentSwitch, lane: Lane, audit: WriteAudit) -> None:
     """Adds `/v1/agents` and what pauses and resumes them."""
     routes = _AgentRoutes(switch, lane, audit)
     app.add_url_rule("/v1/agents", "agents.show", routes.show, methods=["GET"])
@@ -26,7 +26,7 @@ def add_agent_routes(app: QuartTrio, *, switch: AgentSwitch, lane: Lane, audit: 
 class _AgentRoutes:
     """The routes with what they need."""
 
-    def __init__(self, switch: AgentSwitch, lane: Lane, audit: AuditSink) -> None:
+    def __init__(self, switch: AgentSwitch, lane: Lane, audit: WriteAudit) -> None:
         self._switch = switch
         self._lane = lane
         self._audit = audit
@@ -48,12 +48,12 @@ class _AgentRoutes:
         principal = self._principal()
         async with self._lane.step_out():
             await self._switch.put(is_paused, principal.name)
-        self._audit(
-            AuditRecord(
-                action="agents.pause" if is_paused else "agents.resume", result="ok", actor=principal.name,
-                address=principal.address, request_id=request_id_of(request),
-            )
-        )  # fmt: skip
+            await self._audit(
+                AuditRecord(
+                    action="agents.pause" if is_paused else "agents.resume", result="ok", actor=principal.name,
+                    address=principal.address, request_id=request_id_of(request),
+                )
+            )  # fmt: skip
         return self._answer()
 
     def _principal(self) -> Principal:

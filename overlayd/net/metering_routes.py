@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from quart_trio import QuartTrio
 
+from overlayd.access.audit import PackAudit
 from overlayd.access.metering import Metering
 from overlayd.access.streaming_sessions import StreamingSessions
-from overlayd.model.audit import WriteAudit
 from overlayd.model.clock import Clock
 from overlayd.model.limits import Limits
 from overlayd.net.content import Bodies
@@ -20,7 +20,7 @@ from overlayd.net.usage_routes import add_usage_routes
 
 def add_metering_routes(
     app: QuartTrio, *, metering: Metering, sessions: StreamingSessions, clock: Clock, lane: Lane, bodies: Bodies,
-    limits: Limits, count_sessions: Callable[[str], int], audit: WriteAudit,
+    limits: Limits, count_sessions: Callable[[str], int], audit: PackAudit,
 ) -> None:  # fmt: skip
     """Adds `/v1/usage`, `/v1/quotas`, `/v1/streaming` and `/v1/agent/streaming`, and meters read requests.
     `count_sessions`: live connections of a principal."""

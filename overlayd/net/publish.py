@@ -25,6 +25,7 @@ from overlayd.model.limits import Limits
 from overlayd.model.names import StreamName
 from overlayd.net.content import Bodies, BodyReader, Hold
 from overlayd.net.lane import AnyLane, NoLane
+from overlayd.net.problem import rate_headers
 from overlayd.net.publish_answers import Published, Rejected, answer_many, answer_one, receipt_texts
 from overlayd.pipeline.cloudevents import decode_binary, decode_event
 from overlayd.pipeline.data_form import decode_data, media_type_of
@@ -133,6 +134,14 @@ class Publisher:
             raw, ask.content_type, self.limits, packet_id=data.id, packet_type=data.type, key=data.key
         )
         return await self._publish_one(ask, decoded)
+
+    def tell_rate(self, principal: Principal, stream: str, content_type: str) -> Sequence[tuple[str, str]]:
+        """Headers of an answer to somebody who is held to a rate: how much of it is left."""
+        if self.metering is None or not self.metering.concerns(principal):
+            return ()
+        is_upload = media_type_of(content_type) in NDJSON_TYPES
+        rate = self.metering.tell_published(principal, stream, is_upload=is_upload)
+        return () if rate is None else rate_headers(rate)
 
     async def submit(self, ask: Ask, objects: list[bytes], *, atomic: bool, first_index: int = 0) -> PublishAnswer:
         """Packet objects to the intake. Checkpoint; steps out of the lane.

@@ -102,7 +102,10 @@ class PublishLane:
             _log.error("request failed", request_id=visit.request_id, exc_info=error)
             problem = OverlaydError("something went wrong; the node's log has it under this request's id")
             return await self._send_problem(visit, body, problem)
-        headers = (("content-type", published.content_type),)
+        told = self._publisher.tell_rate(
+            visit.principal, visit.target.stream, visit.head.get(b"content-type") or ""
+        )  # fmt: skip
+        headers = (("content-type", published.content_type), *told)
         if isinstance(published, PublishedLines):
             return await self._send_lines(visit, body, published, headers)
         return await self._send(visit, body, published.status, headers, published.body)

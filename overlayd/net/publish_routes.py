@@ -6,7 +6,7 @@ from quart import Request, Response, request
 from quart_trio import QuartTrio
 
 from overlayd.net.app import answer, body_reader, principal_of
-from overlayd.net.publish import Publisher
+from overlayd.net.publish import Ask, Publisher
 from overlayd.net.publish_answers import Published
 from overlayd.net.publish_ask import data_ask, packets_ask
 from overlayd.net.publish_lines import LinesRun, PublishedLines
@@ -39,9 +39,9 @@ class _PublishRoutes:
             if ask.is_lines:
                 reader = body_reader(request, bodies, int(limits.upload_bytes), "upload_bytes")
                 run = LinesRun(self._publisher, ask, reader, hold, lambda: Spool(self._spool_directory))
-                return _answer(await run.run())
+                return self._answer(await run.run(), ask)
             reader = body_reader(request, bodies, int(limits.body_bytes), "body_bytes")
-            return _answer(await self._publisher.publish(ask, reader, hold))
+            return self._answer(await self._publisher.publish(ask, reader, hold), ask)
 
     async def data(self, stream: str) -> Response:
         """Whatever body, as the data of one packet."""
@@ -53,14 +53,16 @@ class _PublishRoutes:
         limits, bodies = self._publisher.limits, self._publisher.bodies
         with bodies.hold() as hold:
             reader = body_reader(request, bodies, int(limits.packet_bytes), "packet_bytes")
-            return _answer(await self._publisher.publish_data(ask, data, reader, hold))
+            return self._answer(await self._publisher.publish_data(ask, data, reader, hold), ask)
+
+    def _answer(self, published: Published | PublishedLines, ask: Ask) -> Response:
+        if isinstance(published, PublishedLines):
+            response = Response(published.lines, status=published.status, content_type=published.content_type)
+        else:
+            response = answer(published.body, published.status, content_type=published.content_type)
+        response.headers.extend(self._publisher.tell_rate(ask.principal, ask.stream, ask.content_type))
+        return response
 
 
 def _headers_of(asked: Request) -> list[tuple[bytes, bytes]]:
     return [(name.lower(), value) for name, value in asked.scope["headers"]]
-
-
-def _answer(published: Published | PublishedLines) -> Response:
-    if isinstance(published, PublishedLines):
-        return Response(published.lines, status=published.status, content_type=published.content_type)
-    return answer(published.body, published.status, content_type=published.content_type)

@@ -7,27 +7,28 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from overlayd.access import require
+from overlayd.access.audit import PackAudit
 from overlayd.access.metering import Metering
 from overlayd.access.principal import may
 from overlayd.access.quotas import Account
-from overlayd.model.audit import AuditRecord, WriteAudit
 from overlayd.model.clock import Clock, format_time_us
-from overlayd.model.errors import BadParameter, LimitReached, UnknownPolicy
+from overlayd.model.errors import BadParameter, UnknownPolicy
 from overlayd.model.quota import HOUR_US, QuotaPolicy, WindowName
 from overlayd.model.wire import encode_wire
 from overlayd.model.wire_usage import PolicyList, QuotaBody, QuotaBurst, QuotaWindow
-from overlayd.net.app import answer, principal_of, request_id_of
+from overlayd.net.app import answer, author_of, principal_of
 from overlayd.net.json_body import JsonBodies
 from overlayd.net.lane import Lane
 from overlayd.net.parameters import Parameters
+from overlayd.storage.own import OwnPacket
 
 
 def add_quota_routes(
     app: QuartTrio, *, metering: Metering, clock: Clock, lane: Lane, bodies: JsonBodies,
-    count_sessions: Callable[[str], int], audit: WriteAudit,
+    count_sessions: Callable[[str], int], audit: PackAudit,
 ) -> Callable[[QuotaPolicy], Awaitable[bool]]:  # fmt: skip
     """Adds `/v1/quotas` and `/v1/quotas/policies`; gives the function that stores a policy for the asking principal.
-    `count_sessions`: live connections of a principal."""
+    `count_sessions`: live connections of a principal. `audit` makes packets of records, for the transaction of what they tell."""
     routes = _QuotaRoutes(metering, clock, lane, bodies, count_sessions, audit)
     one = "/v1/quotas/policies/<policy>"
     app.add_url_rule("/v1/quotas", "quotas", routes.show, methods=["GET"])
@@ -43,7 +44,7 @@ class _QuotaRoutes:
 
     def __init__(
         self, metering: Metering, clock: Clock, lane: Lane, bodies: JsonBodies, count_sessions: Callable[[str], int],
-        audit: WriteAudit,
+        audit: PackAudit,
     ) -> None:  # fmt: skip
         self._metering = metering
         self._clock = clock
@@ -103,30 +104,18 @@ class _QuotaRoutes:
         require(principal_of(request), "admin")
         Parameters(request, ())
         async with self._lane.step_out():
-            await self._metering.delete_policy(policy)
-            await self._note("quota.delete", policy)
+            await self._metering.delete_policy(policy, self._audit(author_of(request).record("quota.delete", policy)))
         return Response(b"", status=204)
 
     async def put(self, policy: QuotaPolicy) -> bool:
         """Whether it is new. Raises LimitReached."""
-        policies = self._metering.quotas.policies
-        policies_max = self._metering.quota_settings.policies_max
-        if policy.name not in policies and len(policies) >= policies_max:
-            self._metering.count_hit("policies_max")
-            raise LimitReached(f"there are {policies_max} quota policies already", subject="policies_max")
-        async with self._lane.step_out():
-            is_new = await self._metering.put_policy(policy)
-            await self._note("quota.create" if is_new else "quota.change", policy.name)
-        return is_new
+        author = author_of(request)
 
-    async def _note(self, action: str, policy: str) -> None:
-        principal = principal_of(request)
-        await self._audit(
-            AuditRecord(
-                action=action, actor=principal.name, address=principal.address, subject=policy,
-                request_id=request_id_of(request),
-            )
-        )  # fmt: skip
+        def tell(is_new: bool) -> OwnPacket:
+            return self._audit(author.record("quota.create" if is_new else "quota.change", policy.name))
+
+        async with self._lane.step_out():
+            return await self._metering.put_policy(policy, tell)
 
     def _body(self, account: Account, policy: QuotaPolicy | None) -> QuotaBody:
         windows = {name: window_body(account, name, policy) for name in account.windows}

@@ -13,7 +13,7 @@ from overlayd.delivery.subscriptions.definition import parse_new, parse_patch, p
 from overlayd.delivery.subscriptions.parts import DurableSubscriptions
 from overlayd.delivery.subscriptions.showing import subscription_body
 from overlayd.delivery.subscriptions.subscription import Subscription
-from overlayd.model.audit import AuditRecord, AuditSink
+from overlayd.model.audit import AuditRecord, WriteAudit
 from overlayd.model.errors import SubscriptionConflict, UnknownStream
 from overlayd.model.subscription import AgentRule, SubscriptionDefinition
 from overlayd.model.wire import encode_wire
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 def add_subscription_routes(
-    app: QuartTrio, *, durable: DurableSubscriptions, bodies: JsonBodies, lane: Lane, audit: AuditSink
+    app: QuartTrio, *, durable: DurableSubscriptions, bodies: JsonBodies, lane: Lane, audit: WriteAudit
 ) -> None:
     """Adds `/v1/subscriptions` and everything below it."""
     access = SubscriptionAccess(durable)
@@ -85,7 +85,7 @@ class _SubscriptionRoutes:
 
     def __init__(
         self, durable: DurableSubscriptions, access: SubscriptionAccess, bodies: JsonBodies, lane: Lane,
-        audit: AuditSink,
+        audit: WriteAudit,
     ) -> None:  # fmt: skip
         self._durable = durable
         self._book = durable.book
@@ -130,7 +130,7 @@ class _SubscriptionRoutes:
         self._require_agent(asked.definition)
         async with self._lane.step_out():
             created = await book.create(asked, reading)
-        self._note("subscription.create", created.subscription, principal)
+        await self._note("subscription.create", created.subscription, principal)
         body = self._body(created.subscription, secret=created.secret, never=created.never)
         return answer(encode_wire(body), 201)
 
@@ -150,7 +150,7 @@ class _SubscriptionRoutes:
         self._require_agent(asked.definition)
         async with self._lane.step_out():
             await self._book.patch(found, asked)
-        self._note("subscription.change", found, principal)
+        await self._note("subscription.change", found, principal)
         return self._answer(found)
 
     async def delete(self, subscription: str) -> Response:
@@ -160,7 +160,7 @@ class _SubscriptionRoutes:
         async with self._lane.step_out():
             await self._book.delete(found)
             self._durable.live.withdraw(found)
-        self._note("subscription.delete", found, principal_of(request))
+        await self._note("subscription.delete", found, principal_of(request))
         return answer(b"", 204)
 
     async def pause(self, subscription: str) -> Response:
@@ -183,7 +183,7 @@ class _SubscriptionRoutes:
             )
         async with self._lane.step_out():
             await self._book.seek(found, place)
-        self._note("subscription.seek", found, principal_of(request))
+        await self._note("subscription.seek", found, principal_of(request))
         return self._answer(found)
 
     async def rotate_secret(self, subscription: str) -> Response:
@@ -195,7 +195,7 @@ class _SubscriptionRoutes:
         body = await self._bodies.read_or(request, SecretIn, "the secret can't be used", SecretIn())
         async with self._lane.step_out():
             secret = await self._book.rotate_secret(found, body.secret or None)
-        self._note("subscription.rotate_secret", found, principal_of(request))
+        await self._note("subscription.rotate_secret", found, principal_of(request))
         return answer(encode_wire(SecretBody(secret=secret)), cache_control="no-store")
 
     async def test(self, subscription: str) -> Response:
@@ -232,7 +232,7 @@ class _SubscriptionRoutes:
             await self._book.set_state(found, "paused" if state == "paused" else "active")
             if state == "paused":
                 self._durable.live.withdraw(found)
-        self._note(f"subscription.{'pause' if state == 'paused' else 'resume'}", found, principal_of(request))
+        await self._note(f"subscription.{'pause' if state == 'paused' else 'resume'}", found, principal_of(request))
         return self._answer(found)
 
     def _body(self, found: Subscription, *, secret: str = "", never: list[str] | None = None) -> SubscriptionBody:
@@ -249,10 +249,12 @@ class _SubscriptionRoutes:
     def _answer(self, found: Subscription) -> Response:
         return answer(encode_wire(self._body(found)))
 
-    def _note(self, action: str, found: Subscription, principal: Principal) -> None:
-        self._audit(
-            AuditRecord(
-                action=action, result="ok", actor=principal.name, address=principal.address, subject=found.id,
-                request_id=request_id_of(request), detail={"name": found.name},
-            )
-        )  # fmt: skip
+    async def _note(self, action: str, found: Subscription, principal: Principal) -> None:
+        """Durable when it returns, so before the answer. Raises what keeps the log from it; what it tells has happened."""
+        async with self._lane.step_out():
+            await self._audit(
+                AuditRecord(
+                    action=action, result="ok", actor=principal.name, address=principal.address, subject=found.id,
+                    request_id=request_id_of(request), detail={"name": found.name},
+                )
+            )  # fmt: skip

@@ -10,13 +10,13 @@ from lane_rig import ask_lane, target_of
 from route_rig import Reply
 
 from overlayd.access import Principal
-from overlayd.access.metering import METERING_FEATURES
 from overlayd.access.principal import EVERYDAY, EVERYTHING
 from overlayd.access.quotas import QuotaSettings
 from overlayd.access.rates import RateSettings
 from overlayd.access.usage import UsageSettings
 from overlayd.config import Settings
 from overlayd.daemon import Parts
+from overlayd.daemon.serving import FEATURES
 from overlayd.model.clock import Entropy
 from overlayd.model.definition import Definition
 from overlayd.model.metrics import Metrics
@@ -103,7 +103,7 @@ async def open_metered(
     entropy, metrics = Entropy(), Metrics()
     async with open_log(
         directory, settings=settings.storage, limits=settings.limits, defaults=Definition(), clock=clock,
-        entropy=entropy, metrics=metrics, features=METERING_FEATURES,
+        entropy=entropy, metrics=metrics, features=FEATURES,
     ) as log:  # fmt: skip
         parts = Parts(log, settings, metrics, clock, entropy)
         await parts.metering.start()

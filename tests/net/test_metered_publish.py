@@ -174,3 +174,22 @@ async def test_usage_outlasts_a_restart_to_the_byte(tmp_path: Path) -> None:
         assert told == {"a": (3, 21, 273), "b": (1, 1, 5)}
         methods: set[Method] = {row["method"] for row in rows}
         assert methods == {"publish"}
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+async def test_what_was_taken_tells_the_rate(tmp_path: Path, is_fast: bool) -> None:
+    """How much is left, of the rate with the least; nothing to those whom none concerns."""
+    rates = RateSettings(publish_per_principal="10/h", upload_per_principal="2/h")
+    async with open_metered(tmp_path, rates=rates, is_fast=is_fast) as node:
+        first = await node.publish("a", 3, who=holder())
+        assert (first.status, first.headers["ratelimit-policy"]) == (201, '"publish_per_principal";q=10;w=3600')
+        assert first.headers["ratelimit"].startswith('"publish_per_principal";r=7;')
+        data = await node.ask("POST", "/v1/streams/a/data", b"1", who=holder())
+        assert data.headers["ratelimit"].startswith('"publish_per_principal";r=6;')
+        lines = await node.ask(
+            "POST", "/v1/streams/a/packets", b'{"data":1}\n', who=holder(), Content_Type="application/x-ndjson"
+        )
+        assert lines.status == 201
+        assert lines.headers["ratelimit"].startswith(('"upload_per_principal";r=1;', '"publish_per_principal";r=5;'))
+        local = await node.publish("a", who=LOOPBACK)
+        assert "ratelimit" not in local.headers

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from metering_rig import ADMIN, LOOPBACK, START_US, MeteredNode, Wall, holder, open_metered
 
@@ -237,3 +238,34 @@ async def test_what_cannot_be_written_is_kept(tmp_path: Path) -> None:
         rows = (await node.ask("GET", "/v1/usage?method=websocket", who=ANNA)).json["usage"]
         assert [(row["packets"], row["latency_ms_max"]) for row in rows] == [(6, 10.0)]
         assert len((await node.ask("GET", "/v1/usage/deliveries", who=ANNA)).json["deliveries"]) == 1
+
+
+async def test_changes_of_policies_are_in_the_audit_with_the_answer(tmp_path: Path) -> None:
+    """In one transaction: nobody sees the one without the other, also when the log takes nothing."""
+    async with open_metered(tmp_path) as node:
+        log = node.parts.log
+
+        async def audited() -> list[tuple[str, str]]:
+            stream = log.find_stream("overlayd.audit")
+            entries = [] if stream is None else await log.read_packets(stream, 0, 100)
+            records = [msgspec.json.decode(entry.body) for entry in entries]
+            return [(record["action"], record["subject"]) for record in records]
+
+        await node.put_policy(name="p", bytes_per_day=1)
+        await node.put_policy(name="p", bytes_per_day=2)
+        assert (await node.ask("DELETE", "/v1/quotas/policies/p")).status == 204
+        assert await audited() == [("quota.create", "p"), ("quota.change", "p"), ("quota.delete", "p")]
+        assert (await node.ask("DELETE", "/v1/quotas/policies/p")).status == 404
+        append = log.append_own
+
+        async def fail(*given: object) -> list[int]:
+            raise StorageFull("no room")
+
+        log.append_own = fail  # type: ignore[method-assign]
+        refused = await node.ask("PUT", "/v1/quotas/policies/q", {"name": "q"})
+        kept = await node.ask("DELETE", "/v1/quotas/policies/premium")
+        log.append_own = append  # type: ignore[method-assign]
+        assert (refused.status, kept.status) == (507, 507)
+        assert "q" not in node.metering.quotas.policies
+        assert "premium" in node.metering.quotas.policies
+        assert len(await audited()) == 3
