@@ -1,5 +1,6 @@
 """A cache that is bounded by what it holds, in bytes."""
 
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -16,7 +17,8 @@ class ByteBounded(Generic[K, V]):
 
     def __init__(self, capacity_bytes: int) -> None:
         self._capacity_bytes = capacity_bytes
-        self._values: dict[K, tuple[V, int]] = {}
+        # A plain dict looks for its first member among all the places of those that left.
+        self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self._bytes = 0
 
     def get(self, key: K) -> V | None:
@@ -30,7 +32,7 @@ class ByteBounded(Generic[K, V]):
         self._values[key] = (value, cost_bytes)
         self._bytes += cost_bytes
         while self._bytes > self._capacity_bytes:
-            _, oldest_bytes = self._values.pop(next(iter(self._values)))
+            _, (_, oldest_bytes) = self._values.popitem(last=False)
             self._bytes -= oldest_bytes
 
     def clear(self) -> None:

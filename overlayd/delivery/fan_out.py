@@ -56,15 +56,23 @@ class Group:
 
 
 class Channel:
-    """A selection that somebody at the head has. Without a `reader` it stands where the fan-out stands."""
+    """A selection that somebody at the head has.
 
-    __slots__ = ("_fan_out", "groups", "is_delivering", "is_following", "judge", "matcher", "reader")
+    It stands where its `reader` stands; without one at `waits_at`, as long as the page behind that offset hasn't had its
+    turn; else where the fan-out stands.
+    """
+
+    __slots__ = (
+        "_fan_out", "groups", "is_delivering", "is_following", "judge", "matcher", "reader", "scanner", "waits_at",
+    )  # fmt: skip
 
     def __init__(self, fan_out: "FanOut", matcher: Matcher, judge: Judge | None) -> None:
         self.matcher = matcher
         self.judge = judge
         self.groups: dict[tuple[Wire, bool], Group] = {}
+        self.scanner = fan_out.delivery.scanner(matcher, judge)
         self.reader: Reader | None = None
+        self.waits_at: int | None = None
         self.is_delivering = False
         self.is_following = False
         self._fan_out = fan_out
@@ -76,12 +84,14 @@ class Channel:
     @property
     def position(self) -> int:
         """The last offset that was looked at, or is being written."""
-        return self._fan_out.position if self.reader is None else self.reader.position
+        if self.reader is not None:
+            return self.reader.position
+        return self._fan_out.position if self.waits_at is None else self.waits_at
 
     @property
     def cursor(self) -> Cursor:
         """Where to resume for who got everything of it."""
-        return Cursor(self._fan_out.log.epoch, self._fan_out.position) if self.reader is None else self.reader.cursor
+        return Cursor(self._fan_out.log.epoch, self.position) if self.reader is None else self.reader.cursor
 
     @property
     def is_between_entries(self) -> bool:
@@ -121,7 +131,7 @@ class FanOut:
         self._moved = trio.lowlevel.ParkingLot()
         self._swept = self.position
         self._swept_at = 0.0
-        groups = self.metrics.counter(
+        groups = self.metrics.loop_counter(
             "overlayd_fan_out_groups", "Times that frames were joined for all sessions that get the same ones"
         )
         self._groups_written = groups
@@ -214,11 +224,21 @@ class FanOut:
             work = self._route(page)
             for channel in work:
                 if channel.reader is None:
-                    channel.reader = self._reader_at(channel, before)
+                    channel.waits_at = before
             self.wake()
+            is_whole = not page.damaged and before >= self.log.minimum_index
             for channel, entries in work.items():
-                if not channel.is_following and channel.groups:
+                if channel.is_following or not channel.groups:
+                    continue
+                messages = channel.scanner.scan_plain(entries) if is_whole and channel.reader is None else None
+                if messages is None:
                     await self._serve(channel, page, entries)
+                    continue
+                channel.waits_at = None
+                if messages:
+                    batch = Batch(messages, channel.cursor, True, len(entries), {})
+                    await self._deliver(channel, batch, Cursor(self.log.epoch, before))
+            self.wake()
             self._sweep()
 
     def _route(self, page: Page) -> dict[Channel, list[StoredEntry]]:
@@ -241,7 +261,10 @@ class FanOut:
     async def _serve(self, channel: Channel, page: Page, entries: list[StoredEntry]) -> None:
         """One page for one channel; on a task of its own where it may have to wait for something."""
         reader = channel.reader
-        assert reader is not None
+        if reader is None:
+            assert channel.waits_at is not None
+            reader = channel.reader = self._reader_at(channel, channel.waits_at)
+            channel.waits_at = None
         is_plain = channel.judge is None and all(entry.kind == Kind.PACKET for entry in entries)
         if not is_plain or not reader.is_between_entries:
             channel.is_following = True

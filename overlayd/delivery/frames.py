@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
-from prometheus_client import Counter
 
 from overlayd.delivery.caching import ByteBounded
 from overlayd.delivery.deflate import deflate_message
 from overlayd.delivery.matching import PacketView
+from overlayd.delivery.packet_text import encode_plain_packet
 from overlayd.delivery.query import FrameFormat
 from overlayd.model.bodies import StatusBody
 from overlayd.model.clock import format_time_us
@@ -278,6 +278,10 @@ def encode_message(message: Message, format: FrameFormat) -> bytes:
     """The frame's JSON text."""
     if format == "agent" and message.kind == "packet":
         return encode_wire(agent_message(message))
+    if format == "packet" and isinstance(message.subject, PacketView) and message.state == _NONE:
+        text = encode_plain_packet(message.subject, message.cursor)
+        if text is not None:
+            return text
     if format != "cloudevents":
         return encode_wire(packet_message(message) if message.kind == "packet" else other_message(message))
     return encode_wire(_packet_event(message) if message.kind == "packet" else _other_event(message))
@@ -294,7 +298,7 @@ class FrameBook:
     def __init__(self, capacity_bytes: int, metrics: Metrics) -> None:
         self._texts: ByteBounded[tuple[int, int | None, FrameFormat], bytes] = ByteBounded(capacity_bytes)
         self._packed: ByteBounded[tuple[int, int | None, FrameFormat], bytes] = ByteBounded(capacity_bytes // 4)
-        self._encoded: Counter = metrics.counter(
+        self._encoded = metrics.loop_counter(
             "overlayd_frames_encoded", "Frames encoded; each serves every reader that gets it", "format"
         )
         self._by_format = {name: self._encoded.labels(name) for name in get_args(FrameFormat)}

@@ -14,8 +14,10 @@ class Meters:
         self._clock = clock
         self.sent = 0
         """Messages, to whomever."""
-        sent = metrics.counter("overlayd_messages_sent", "Messages out of the log sent to live sessions", "transport")
-        seconds = metrics.histogram(
+        sent = metrics.loop_counter(
+            "overlayd_messages_sent", "Messages out of the log sent to live sessions", "transport"
+        )
+        seconds = metrics.loop_histogram(
             "overlayd_delivery_seconds",
             "From an entry's appended_at until it was written to a live session that waited at the head",
             "transport",

@@ -4,7 +4,7 @@ Readers with equal selections at the same place share the result for as long as 
 """
 
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
@@ -22,6 +22,7 @@ from overlayd.storage import Log, Page
 Judge = Callable[[PacketView, PacketState], Awaitable[bool | None]]
 """A filter's verdict on a packet with the state that its trigger gives it. None: the filter can't judge any more."""
 
+_PACKET = int(Kind.PACKET)
 _SHARED_BYTES = 16 << 20
 _MESSAGE_BYTES = 400
 
@@ -106,6 +107,28 @@ class Scanner:
         for run in damaged:
             self._add_damage(messages, run)
         return Scan(messages, max(page.after, after))
+
+    def scan_plain(self, entries: Iterable[StoredEntry]) -> list[Message] | None:
+        """The same for packets that are all there, and a selection whose filter needn't be asked, at once. None for
+        anything else."""
+        if self._judge is not None:
+            return None
+        messages: list[Message] = []
+        find_stream, is_view_match = self.matcher.find_stream, self.matcher.is_view_match
+        for entry in entries:
+            if entry.kind != _PACKET or entry.is_reduced:
+                return None
+            stream = find_stream(entry.stream_hash)
+            if stream is None or not self._wants_packets:
+                continue
+            try:
+                view = self._views.view(entry, stream.name)
+            except VerificationFailed:
+                return None
+            if is_view_match(view):
+                state = state_at_append(stream.definition)
+                messages.append(Message("packet", Cursor(self._epoch, entry.offset), entry.appended_us, view, state))
+        return messages
 
     async def scan_entry(self, entry: StoredEntry) -> list[Message]:
         """One packet by itself. A checkpoint only if the filter is one."""

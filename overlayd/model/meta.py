@@ -25,6 +25,7 @@ _DEFINITION_VERSION, _DEFINITION_TOPICS, _HOPS, _TRACEPARENT, _PRINCIPAL = range
 _DERIVED_FROM, _ORIGIN, _COMMITMENT_FORM, _TXID = range(21, 25)
 _KNOWN = frozenset({*range(1, 10), *range(16, 25)})
 
+_ID_TAG = bytes([_ID])
 _RECORD = struct.Struct(">BI")
 _RECORD_BYTES = _RECORD.size
 _pack_record = _RECORD.pack
@@ -174,6 +175,27 @@ def split_records(raw: bytes) -> dict[int, bytes]:
 
 def decode_meta(raw: bytes) -> Meta:
     """Raises VerificationFailed for anything that `encode_meta` doesn't write."""
+    if raw[:1] == _ID_TAG:
+        end = _RECORD_BYTES + int.from_bytes(raw[1:_RECORD_BYTES], "big")
+        rest = _decode_plain_rest(raw[end:]) if _RECORD_BYTES < end <= len(raw) else None
+        if rest is not None:
+            return Meta(_text_of(_ID, raw[_RECORD_BYTES:end]), definition_version=rest[0], principal=rest[1])
+    return _decode_records(raw)
+
+
+@lru_cache(maxsize=4096)
+def _decode_plain_rest(raw: bytes) -> tuple[int, str] | None:
+    """What packets of one producer into one stream have in common beside their ids: definition version and principal.
+    None where there is anything else, or something wrong."""
+    try:
+        meta = _decode_records(raw)
+    except VerificationFailed:
+        return None
+    is_plain = meta == Meta(definition_version=meta.definition_version, principal=meta.principal)
+    return (meta.definition_version, meta.principal) if is_plain else None
+
+
+def _decode_records(raw: bytes) -> Meta:
     records = split_records(raw)
     meta = Meta()
     unknown: list[tuple[int, bytes]] = []
