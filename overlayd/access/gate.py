@@ -184,6 +184,10 @@ class Gate:
         self._end_keyless()
         return True
 
+    def judge_anew(self) -> None:
+        """What connections remember counts no more. Nobody is ended by that."""
+        self.generation += 1
+
     def adopt(self, unix_users: UnixUsers, *, is_loopback_free: bool) -> None:
         """Who may come in without a credential is said anew; whoever did so under other rules comes in again."""
         if not self._unix_users.adopt(unix_users) and is_loopback_free is self._is_loopback_free:

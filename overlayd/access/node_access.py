@@ -151,9 +151,10 @@ class NodeAccess:
             nursery.start_soon(self._note_uses)
 
     def note_change(self) -> None:
-        """Keys, rights or streams have changed: whoever is in is looked at again, soon; requests that come are judged
-        anew at once."""
+        """Keys, rights, streams or what anybody is held to have changed: whoever is in is looked at again, soon; requests
+        that come are judged anew at once."""
         self.gate.refresh()
+        self.gate.judge_anew()
         self._is_changed = True
         self._wake()
 

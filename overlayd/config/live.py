@@ -33,7 +33,6 @@ LIVE = frozenset(
         "usage.deliveries_retention",
         "usage.deliveries_max",
         "usage.pending_max",
-        "quotas.default_policy",
         "quotas.receipt_policy",
         "rates.local",
         "rates.save_interval",
@@ -85,6 +84,7 @@ FIXED_LIMITS = frozenset(
 TOLD: Mapping[str, str] = {
     "log": "log",
     "rates": "rates",
+    "quotas.default_policy": "rates",
     "keys": "access",
     **{f"access.{name}": "access" for name in LIVE_ACCESS if name != "identity"},
     **{f"access.identity.{name}": "access" for name in LIVE_OF_IDENTITY},

@@ -3,7 +3,6 @@
 import os
 import random
 import sys
-from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from overlayd.access.callbacks import CallbackScheme
 from overlayd.access.jwt.published import Fetch
 from overlayd.access.metering import Metering
 from overlayd.access.node_access import NodeAccess
-from overlayd.access.node_schemes import NodeSchemes, named_policies
-from overlayd.access.settings import AccessSettings, KeySettings
+from overlayd.access.node_schemes import NodeSchemes
 from overlayd.chain.engine import ChainEngine
 from overlayd.chain.sources.remote import callback_tokens
 from overlayd.config import Settings
@@ -272,22 +270,6 @@ class Parts:
         """Who is in may not be allowed to stay: rights, keys or streams changed. As `NodeAccess.on_review`."""
         self.note_credentials()
         return await review_sessions(self.registry, self.access.streams, self.clock.now_us())
-
-    def prepare_access(
-        self, access: AccessSettings, keys: Sequence[KeySettings]
-    ) -> tuple[Callable[[], Awaitable[None]], tuple[str, ...]]:  # fmt: skip
-        """As `NodeAccess.prepare_reload`, with the quota policies that are named. Raises ConfigInvalid."""
-        named = tuple(named_policies(access, tuple(keys)))
-        adopt, waiting = self.access.prepare_reload(keys, access, self.schemes)
-        self.metering.check_policies(named)
-
-        async def commit() -> None:
-            """Checkpoint."""
-            self.metering.require_policies(named)
-            await adopt()
-            self.note_credentials()
-
-        return commit, waiting
 
     async def end_sessions(self) -> None:
         """Tells every live session goodbye, and where to come back. Returns when they are gone. Checkpoint."""

@@ -55,6 +55,7 @@ class _Taking:
     async def rates(self, wanted: Settings) -> Commit:
         async def commit() -> None:
             self._parts.metering.replace_rates(wanted.rates)
+            self._parts.access.note_change()  # connections that nothing bounded may be bounded now
 
         return commit
 
