@@ -110,6 +110,14 @@ class Machine:
             select.select([], [], [], 0.1)
         raise AssertionError(self.run("journalctl", "--no-pager", "--lines", "20", check=False).stdout)
 
+    def wait_journal(self, unit: str, text: str, tries: int = 100) -> None:
+        """Waits until the unit said something."""
+        for _ in range(tries):
+            if text in self.journal(unit):
+                return
+            select.select([], [], [], 0.1)
+        raise AssertionError(f"no {text!r} in {self.journal(unit)[-2000:]}")
+
     def journal(self, unit: str) -> str:
         """What the unit said."""
         return self.run("journalctl", "--unit", unit, "--no-pager", "--output", "cat").stdout

@@ -3,25 +3,32 @@
 import hashlib
 import json
 import os
+import queue
 import select
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+
+from overlayd.cli.exits import REGTEST
 
 pytestmark = pytest.mark.timeout(600)
 
 
 @contextmanager
-def running(binary: Path, place: Path) -> Iterator[subprocess.Popen[str]]:
+def running(binary: Path, place: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A node from the binary, taking packets, with an unpack directory of its own in `place`/tmp."""
     (place / "tmp").mkdir(exist_ok=True)
     node = subprocess.Popen(
-        [binary, "run", "--data", place / "data", "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE,
+        [binary, "run", "--data", place / "data", "--listen", "127.0.0.1:0", *arguments], stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True, env=os.environ | {"TMPDIR": str(place / "tmp")},
     )  # fmt: skip
     try:
@@ -72,6 +79,66 @@ def test_binary_serves_and_tidies_up(binary: Path, place: Path) -> None:
         assert node.wait(30) == 0
     assert list((place / "tmp").iterdir()) == []
     assert ask(binary, place, "verify", "--data", str(place / "data")).returncode == 0
+
+
+class _Received(BaseHTTPRequestHandler):
+    """Keeps what is posted to it."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.received.put((dict(self.headers), json.loads(body)))  # type: ignore[attr-defined]
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+@contextmanager
+def receiving() -> Iterator[tuple[str, "queue.Queue[tuple[dict[str, str], Any]]"]]:
+    """A URL, and what was posted there."""
+    with HTTPServer(("127.0.0.1", 0), _Received) as server:
+        server.received = queue.Queue()  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/", server.received  # type: ignore[attr-defined]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_binary_confirms_and_posts(binary: Path, place: Path) -> None:
+    """A packet is committed on the embedded chain, posted to a signed webhook once it is confirmed, and its proof holds
+    offline: curves, chain and outbound HTTP are in the file, too."""
+    config = place / "config.toml"
+    config.write_text(
+        '[webhooks]\nallow_private = ["127.0.0.0/8"]\n[chain]\nnetwork = "regtest"\nblock_interval = "200ms"\n'
+        '[[streams]]\nname = "proven"\nconfirm = { commit = "packet", depths = [2] }\n'
+    )
+    data = ("--data", str(place / "data"))
+    with receiving() as (url, received), running(binary, place, "--config", str(config)):
+        definition = {"deliver": "confirmed", "webhook": {"url": url}}
+        made = ask(
+            binary, place, "subscriptions", "create", "hook", "--stream", "proven", "--definition", json.dumps(definition),
+            *data,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stdout + made.stderr
+        packet = place / "packet.json"
+        packet.write_text('{"data": 42, "id": "the-one"}')
+        published = ask(binary, place, "publish", "proven", str(packet), *data)
+        assert published.returncode == 0, published.stderr
+        headers, body = received.get(timeout=60)
+        assert {"webhook-id", "webhook-signature"} <= {name.lower() for name in headers}
+        assert "the-one" in json.dumps(body)
+        proof = place / "proof.json"
+        transport = httpx.HTTPTransport(uds=str(place / "data/overlayd.sock"))
+        with httpx.Client(transport=transport, base_url="http://localhost") as client:
+            proof.write_bytes(client.get("/v1/streams/proven/packets/1/proof").raise_for_status().content)
+        refused = ask(binary, place, "verify", str(proof), *data)
+        assert refused.returncode == REGTEST, refused.stdout + refused.stderr
+        held = ask(binary, place, "verify", str(proof), *data, "--allow-regtest", "--accept", "anchored")
+        assert held.returncode == 0, held.stdout + held.stderr
 
 
 def test_killed_binary_takes_its_child_along(binary: Path, place: Path) -> None:

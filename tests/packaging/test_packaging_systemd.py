@@ -97,6 +97,30 @@ def test_restart_under_load_refuses_no_connection(machine: Machine) -> None:
     assert packets(machine, "steady") == counts["acknowledged"]
 
 
+def test_reload_takes_over_what_can_change(machine: Machine) -> None:
+    """`systemctl reload`: a changed limit counts, the process stays, the journal tells; a mistake is told and changes
+    nothing."""
+    before = machine.property(UNIT, "MainPID")
+    config = machine.root / "etc/overlayd/config.toml"
+    kept = config.read_text()
+    config.write_text(kept + "\n[limits]\nbatch_packets_max = 3\nreaders = 3\n")
+    machine.run("systemctl", "reload", UNIT)
+    machine.wait_journal(UNIT, "configuration read anew")
+    assert "limits.readers" in machine.journal(UNIT)
+    refused = machine.run(
+        "sh", "-c", f"echo '[1,2,3,4]' | overlayd publish reloaded --bare {' '.join(DATA)}", check=False
+    )
+    assert refused.returncode != 0
+    config.write_text(kept + "\n[limits]\nbatch_packets_max = 3\nnonsense = 1\n")
+    machine.run("systemctl", "reload", UNIT)
+    machine.wait_journal(UNIT, "not reloaded")
+    assert "config.toml" in machine.journal(UNIT)
+    config.write_text(kept)
+    machine.run("overlayd", "reload", *DATA)
+    assert machine.property(UNIT, "MainPID") == before
+    assert machine.property(UNIT, "ActiveState") == "active"
+
+
 def test_stuck_node_is_restarted(machine: Machine) -> None:
     """A process that feeds the watchdog no more is ended by systemd and started anew."""
     machine.run("mkdir", "-p", "/etc/systemd/system/overlayd.service.d")
