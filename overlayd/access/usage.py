@@ -102,7 +102,7 @@ class UsageBook:
         counts = self._counts(UsageKey(delivery.principal, delivery.stream, delivery.method))
         counts.completions += 1
         counts.completed_ppm += delivery.completed_ppm
-        counts.errors += delivery.errors
+        counts.errors += delivery.errors - delivery.errors_told
         if len(self._ended) >= self._settings.pending_max:
             self._metrics.count_limit_hit("pending_max")
             return

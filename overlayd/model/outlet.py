@@ -5,17 +5,18 @@ The dispatcher owns when: order, concurrency, batches, pauses, dead letters. An 
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
+from overlayd.model.errors import SealBroken
 from overlayd.model.subscription import SubscriptionDefinition
 
 M = TypeVar("M")
 
 DeliveryKind = Literal["packets", "gap", "status", "erased", "test"]
-Outcome = Literal["delivered", "retry", "disable"]
+Outcome = Literal["delivered", "retry", "disable", "undeliverable"]
 
 
 class Delivery(msgspec.Struct, Generic[M], frozen=True):
@@ -42,7 +43,8 @@ class AttemptResult(msgspec.Struct, frozen=True):
 
     `delivered`: the consumer has it. `retry`: it may not have it; tried again while the rule says so, then a dead
     letter. `disable`: the consumer wants nothing more, ever (HTTP 410): the subscription is disabled with the reason
-    and the delivery stays outstanding.
+    and the delivery stays outstanding. `undeliverable`: no attempt can ever send it: a dead letter at once, which says
+    nothing against the consumer.
     `reason`: plain words for people, "" when delivered. `retry_after_s`: nothing is sent to this subscription before
     it has passed. `response_excerpt`: the start of what the consumer answered, cut by the outlet.
     `reply`: JSON that an agent with an output answered, whole; judged by whoever appends it.
@@ -64,9 +66,26 @@ class Outlet(Protocol[M]):
         """One attempt, bounded in time by the outlet itself. Checkpoint. Raises nothing but Cancelled."""
         ...
 
+    async def fit(self, delivery: Delivery[M]) -> int:
+        """How many of the messages of a batch can be delivered at once, at least one: asked before its bounds are
+        fixed. Checkpoint. Raises nothing but Cancelled."""
+        ...
+
 
 Statements = Callable[[sqlite3.Connection], None]
 """Runs in the writer's group transaction, together with the change that it belongs to."""
+
+
+class HeaderKeeper(Protocol):
+    """Holds the values of webhooks' headers, sealed, in a table of its own. Definitions are stored without them."""
+
+    def seal(self, subscription_id: str, headers: Mapping[str, str]) -> Statements:
+        """What makes these the subscription's values; without any, its row goes."""
+        ...
+
+    async def open_all(self) -> dict[str, dict[str, str] | SealBroken]:
+        """The values of all subscriptions, by id and name, or why they can't be opened. Checkpoint."""
+        ...
 
 
 class SecretKeeper(Protocol):

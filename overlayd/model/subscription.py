@@ -16,6 +16,8 @@ Ordering = Literal["none", "stream"]
 OutletFormat = Literal["packet", "cloudevents", "template", "agent"]
 AgentMode = Literal["realtime", "batch"]
 AgentAttachment = Literal["webhook", "pull", "live"]
+HIDDEN = "(hidden)"
+"""Stands for the value of a header wherever a definition is shown."""
 
 
 class RetryRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -36,7 +36,7 @@ class EndedDelivery(msgspec.Struct, frozen=True):
     """A delivery that is over: a live session's subscription, or another run of packets to one reader.
 
     `stream`: the stream or pattern that the reader named, ">" for everything. Totals are of the whole delivery; what
-    was told through `delivered` is not counted again. `completed_ppm`: how much of what there was it had got
+    was told through `delivered` is not counted again, of the errors `errors_told`. `completed_ppm`: how much of what there was it had got
     (1,000,000 = all). `address` is hashed before it is stored.
     """
 
@@ -50,6 +50,7 @@ class EndedDelivery(msgspec.Struct, frozen=True):
     packets: int
     bytes: int
     errors: int = 0
+    errors_told: int = 0
     completed_ppm: int = 1_000_000
     reason: str = ""
 

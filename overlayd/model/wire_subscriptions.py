@@ -141,7 +141,7 @@ class AttemptBody(msgspec.Struct, kw_only=True):
     at: Time
     delivery_id: str
     attempt: Annotated[int, Meta(ge=0, description="Counted from 1; 0 for a gap")]
-    outcome: Literal["delivered", "retry", "disable", "gap", "hops"]
+    outcome: Literal["delivered", "retry", "disable", "undeliverable", "gap", "hops"]
     reason: Annotated[str, Meta(description="Why it failed")] | UnsetType = UNSET
     status: Annotated[int, Meta(description="HTTP status of the answer")] | UnsetType = UNSET
     duration_ms: Annotated[float, Meta(ge=0)]
@@ -199,7 +199,7 @@ class TestBody(msgspec.Struct, kw_only=True):
     """Answer of `POST …/test`: what came of one attempt, which counts nowhere."""
 
     delivery_id: str
-    outcome: Literal["delivered", "retry", "disable"]
+    outcome: Literal["delivered", "retry", "disable", "undeliverable"]
     reason: str | UnsetType = UNSET
     status: int | UnsetType = UNSET
     duration_ms: Annotated[float, Meta(ge=0)]

@@ -18,7 +18,7 @@ from overlayd.model.units import Duration
 from overlayd.model.wire import encode_wire
 from overlayd.model.wire_agents import Reply
 from overlayd.model.wire_subscriptions import FetchIn, LeasesBody, LeasesIn
-from overlayd.net.app import answer
+from overlayd.net.app import answer, principal_of
 from overlayd.net.json_body import JsonBodies
 from overlayd.net.lane import Lane
 from overlayd.net.parameters import Parameters
@@ -64,7 +64,9 @@ class _PullRoutes:
             self._durable.engine.delivery.metrics.count_limit_hit("fetch_max")
             raise BadParameter(f"max is {self._limits.fetch_max} at most, not {body.max}", subject="fetch_max")
         async with self._lane.step_out():
-            fetched = await desk.fetch(body.max, wait_s, partial(self._find, subscription))
+            fetched = await desk.fetch(
+                body.max, wait_s, partial(self._find, subscription), principal_of(request).address
+            )  # fmt: skip
         is_agent = desk.is_agent
         return answer(self._encode(fetched, is_agent=is_agent), cache_control="no-store")
 

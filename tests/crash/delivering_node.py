@@ -17,7 +17,7 @@ import trio
 TESTS = Path(__file__).parent.parent
 sys.path[:0] = [str(TESTS / "delivery")]
 from delivery_fakes import make_delivery  # noqa: E402 - found only then
-from subscription_rig import HidingOwners  # noqa: E402
+from subscription_rig import HidingOwners, NoHeaders  # noqa: E402
 
 from overlayd.delivery.frames import Message  # noqa: E402
 from overlayd.delivery.matching import PacketView  # noqa: E402
@@ -68,6 +68,11 @@ class Outlet:
         self.note("taken", delivery)
         return AttemptResult("delivered")
 
+    async def fit(self, delivery: Delivery[Message]) -> int:
+        """Sometimes fewer than there are."""
+        await trio.lowlevel.checkpoint()
+        return self._chance.randint(1, len(delivery.messages))
+
 
 async def publish_forever(log: Log, chance: random.Random) -> None:
     """Some packets at a time."""
@@ -93,6 +98,7 @@ async def main(directory: Path, events: int, seed: int, *, is_finishing: bool) -
         delivery.clock = SystemClock()
         parts = DurableSubscriptions(
             delivery, entropy=Entropy(), lease_filter=delivery._lease_filter, owners=HidingOwners(set()), secrets={},
+            headers=NoHeaders(),
             outlets={"webhook": Outlet(events, chance)}, check_webhook=lambda rule: [], announce=announce,
             chance=chance,
         )  # fmt: skip

@@ -50,8 +50,11 @@ def run_child(directory: Path, events: Path, seed: int, after_s: float | None) -
     finally:
         child.kill()
         child.communicate()
-        with events.open("a") as file:
-            file.write('["kill","","","",[]]\n')
+        with events.open("r+b") as file:  # what the kill tore while it was being written didn't reach the receiver
+            whole = file.read()
+            file.truncate(whole.rfind(b"\n") + 1)
+            file.seek(0, 2)
+            file.write(b'["kill","","","",[]]\n')
 
 
 async def published(directory: Path) -> set[int]:

@@ -3,7 +3,7 @@
 import random
 import sqlite3
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -20,7 +20,9 @@ from overlayd.delivery.subscriptions.parts import DurableSubscriptions
 from overlayd.delivery.subscriptions.subscription import Reading, Subscription
 from overlayd.delivery.subscriptions.tables import FEATURE
 from overlayd.model.clock import Entropy
-from overlayd.model.outlet import AttemptResult, Delivery
+from overlayd.model.errors import SealBroken
+from overlayd.model.outlet import AttemptResult, Delivery, Statements
+from overlayd.model.usage import UsageSink
 from overlayd.storage import Stream
 from overlayd.storage.migrations import migrate
 
@@ -80,6 +82,7 @@ class FakeOutlet:
         self.taken: dict[str, list[str]] = defaultdict(list)
         self.payloads: dict[str, list[str]] = defaultdict(list)
         self.answers: dict[str, Answer] = {}
+        self.fits: dict[str, int] = {}
         self.flying: dict[str, int] = defaultdict(int)
         self.flying_max: dict[str, int] = defaultdict(int)
         self.flying_in_all_max = 0
@@ -118,6 +121,11 @@ class FakeOutlet:
             ]
         return result
 
+    async def fit(self, delivery: Delivery[Message]) -> int:
+        """As many as a test says."""
+        await trio.lowlevel.checkpoint()
+        return min(len(delivery.messages), self.fits.get(delivery.definition.name, len(delivery.messages)))
+
     def times(self, name: str) -> list[float]:
         return [at for at, delivery in self.attempts if delivery.definition.name == name]
 
@@ -138,6 +146,17 @@ class HidingOwners(Owners):
         return True
 
 
+class NoHeaders:
+    """Keeps no values of headers."""
+
+    def seal(self, subscription_id: str, headers: Mapping[str, str]) -> Statements:
+        return lambda connection: None
+
+    async def open_all(self) -> dict[str, dict[str, str] | SealBroken]:
+        await trio.lowlevel.checkpoint()
+        return {}
+
+
 class Node:
     """A log, an outlet, and the durable subscriptions between them."""
 
@@ -147,12 +166,13 @@ class Node:
         self.clock = options.pop("clock", None) or MovingClock()
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.hidden: set[str] = set()
+        self.usage: UsageSink | None = options.pop("usage", None)
         self.delivery = make_delivery(log, **options)
         self.delivery.clock = self.clock
         self.parts = DurableSubscriptions(
             self.delivery, entropy=Entropy(), lease_filter=self.delivery._lease_filter, outlets={"webhook": outlet},
-            secrets={}, check_webhook=lambda rule: [], owners=HidingOwners(self.hidden),
-            announce=self._announce, chance=random.Random(7),
+            secrets={}, headers=NoHeaders(), check_webhook=lambda rule: [], owners=HidingOwners(self.hidden),
+            announce=self._announce, chance=random.Random(7), usage=lambda: self.usage,
         )  # fmt: skip
         self.book = self.parts.book
         self.engine = self.parts.engine

@@ -7,7 +7,9 @@ from trio.testing import MockClock
 
 from overlayd.delivery.frames import Message
 from overlayd.model.errors import StorageFull
+from overlayd.model.limits import Limits
 from overlayd.model.outlet import AttemptResult, Delivery
+from overlayd.model.units import Size
 
 
 def offsets(ids: list[str]) -> list[int]:
@@ -213,6 +215,54 @@ async def test_batches_hold_packets_of_one_stream(autojump_clock: MockClock) -> 
         assert sorted(bodies) == [("a", 3), ("a", 3), ("b", 1)]
         ends = [id.rpartition("_")[2] for id in node.outlet.ids("s")]
         assert sorted(ends) == ["1-3", "4", "5-7"]
+
+
+async def test_batches_are_cut_to_what_can_be_delivered_at_once(autojump_clock: MockClock) -> None:
+    """The outlet says how many fit before the bounds are fixed; the rest is a batch of its own, in order, and a crash in
+    the first attempt keeps the cut."""
+    log, outlet = MemoryLog(), FakeOutlet()
+    outlet.fits["s"] = 3
+    outlet.answer("s", OK, after_s=100.0)
+    async with killed(log, outlet) as node:
+        await node.add(batch_size=10, batch_wait="1s", ordering="stream")
+        for number in range(8):
+            log.add("a", number)
+        await trio.sleep(5)
+        assert [id.rpartition("_")[2] for id in outlet.ids("s")] == ["1-3"]
+        assert node.delivery.metrics.registry.get_sample_value(
+            "overlayd_limit_hits_total", {"limit": "webhook_body_bytes"}
+        )  # fmt: skip
+    outlet.fits["s"] = 10
+    outlet.answer("s", OK)
+    async with running(log, outlet) as node:
+        await trio.sleep(60)
+        assert [id.rpartition("_")[2] for id in outlet.ids("s")] == ["1-3", "1-3", "4-8"]
+        assert node.delivered() == [str(number) for number in range(8)]
+
+
+async def test_large_packets_are_not_read_together(autojump_clock: MockClock) -> None:
+    """Payload beyond a body's bound is never gathered for one delivery, whatever `batch_size` says."""
+    async with running(limits=Limits(webhook_body_bytes=Size(1000))) as node:
+        await node.add(batch_size=100, batch_wait="1s")
+        for number in range(5):
+            node.log.add("a", str(number) * 400)
+        await trio.sleep(5)
+        assert [id.rpartition("_")[2] for id in node.outlet.ids("s")] == ["1-2", "3-4", "5"]
+
+
+async def test_what_can_never_be_sent_is_a_dead_letter_at_once(autojump_clock: MockClock) -> None:
+    """It isn't tried again, says nothing against the endpoint, and holds nobody up."""
+    async with running() as node:
+        node.outlet.answer("s", OK, AttemptResult("undeliverable", "body.too_long: 9 bytes, 8 are the most"), OK)
+        one = await node.add(ordering="stream")
+        for number in range(3):
+            node.log.add("a", number)
+        await trio.sleep(1)
+        assert node.delivered() == ["0", "2"]
+        assert len(node.outlet.attempts) == 3
+        (letter,) = await node.parts.letters.read(one, 0, 10)
+        assert (letter.body.reason, letter.body.attempts) == ("body.too_long: 9 bytes, 8 are the most", 1)
+        assert (one.rest.failing_us, one.rest.state, one.ledger.is_empty) == (0, "active", True)
 
 
 async def test_bounds_of_a_batch_outlive_a_kill(autojump_clock: MockClock) -> None:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from overlayd.delivery.subscriptions.ledger import Ledger
@@ -191,3 +191,101 @@ def test_bounds_of_a_batch_never_change(steps: list[tuple[object, ...]], batch_s
             continue
         else:
             getattr(model, str(name))(*arguments)
+
+
+class Forming(Model):
+    """Batches whose bounds are fixed a while after they were formed, perhaps cut before, as a worker does it."""
+
+    def __init__(self, *, is_ordered: bool, batch_size: int) -> None:
+        super().__init__(is_ordered=is_ordered, batch_size=batch_size)
+        self.forming: list[Unit] = []
+        self.bounds: dict[int, tuple[int, ...]] = {}
+
+    def take(self) -> None:
+        unit = self.ledger.take(self.now)
+        if unit is not None and unit.is_fixed:
+            self.deliver(unit)
+        elif unit is not None:
+            self.forming.append(unit)
+
+    def cut(self, index: int, count: int) -> None:
+        if self.forming:
+            unit = self.forming[index % len(self.forming)]
+            if count < len(unit.items):
+                self.ledger.cut(unit, count)
+
+    def fix(self, index: int) -> None:
+        if self.forming:
+            unit = self.forming.pop(index % len(self.forming))
+            self.ledger.fix(unit)
+            self.flush()
+            self.deliver(unit)
+
+    def deliver(self, unit: Unit) -> None:
+        members = tuple(one.key[0] for one in unit.items)
+        assert list(members) == sorted(members)
+        for offset in members:
+            assert self.bounds.setdefault(offset, members) == members
+        self.flying.append(unit)
+
+    def give_back(self, index: int) -> None:
+        if self.forming:
+            self.ledger.give_back(self.forming.pop(index % len(self.forming)), self.now)
+
+    def kill(self) -> None:
+        super().kill()
+        self.forming = []
+
+    def check(self) -> None:
+        """As ever, with those that are being formed."""
+        self.flying, flying = [*self.flying, *self.forming], self.flying
+        try:
+            super().check()
+        finally:
+            self.flying = flying
+
+
+FORMING_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.sampled_from("aaab")),
+        st.tuples(st.just("scan"), st.integers(1, 5)),
+        st.tuples(st.just("take")),
+        st.tuples(st.just("cut"), st.integers(0, 3), st.integers(1, 3)),
+        st.tuples(st.just("fix"), st.integers(0, 3)),
+        st.tuples(st.just("settle"), st.integers(0, 9)),
+        st.tuples(st.just("fail"), st.integers(0, 9), st.integers(0, 3)),
+        st.tuples(st.just("give_back"), st.integers(0, 3)),
+        st.tuples(st.just("flush")),
+        st.tuples(st.just("kill")),
+        st.tuples(st.just("tick")),
+    ),
+    max_size=80,
+)
+
+
+@example(
+    steps=[("take",), ("take",), ("cut", 0, 1), ("cut", 1, 1), ("take",), ("fix", 2)], is_ordered=False, batch_size=3
+)
+@given(steps=FORMING_STEPS, is_ordered=st.booleans(), batch_size=st.sampled_from([2, 3, 5]))
+@settings(max_examples=400, deadline=None)
+def test_cut_batches_keep_their_bounds(steps: list[tuple[object, ...]], is_ordered: bool, batch_size: int) -> None:
+    """Whatever is cut, fixed, killed and given back in between: a packet comes in one batch for ever, and in the end
+    everything is settled."""
+    model = Forming(is_ordered=is_ordered, batch_size=batch_size)
+    model.log += list("aaaaaaaaaaaaaaaa")
+    model.scan(16)
+    for name, *arguments in steps:
+        if name == "tick":
+            model.now += 1.0
+        else:
+            getattr(model, str(name))(*arguments)
+    model.scan(10_000)
+    for _ in range(300):
+        model.now += 1.0
+        model.take()
+        model.fix(0)
+        model.settle(0)
+    model.flush()
+    assert model.settled == {offset for offset, stream in enumerate(model.log, 1)}
+    assert model.rows == {}
+    assert model.ledger.is_empty

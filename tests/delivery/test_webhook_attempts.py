@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import chaos_sink as chaos
+import msgspec
 import pytest
 import trio
 from hypothesis import given
@@ -159,11 +160,11 @@ async def test_an_answer_before_the_body_was_sent_counts(tmp_path: Path) -> None
 
 
 async def test_bodies_over_the_limit_are_never_sent(tmp_path: Path) -> None:
-    """Also when only the template makes them long; the reason says so, and the attempt fails like any other."""
+    """Also when only the template makes them long; the reason says so, and that no attempt can change it."""
     async with open_rig(tmp_path, webhook_body_bytes=2000) as rig, chaos.open_sink() as sink:
         await rig.create_secret()
         result = await rig.attempt(delivery_of(WebhookRule(url=sink.url), packet_messages("a" * 3000)))
-        assert result.outcome == "retry"
+        assert result.outcome == "undeliverable"
         assert result.reason.startswith("body.too_long: ")
         template = '{"a": "' + "{{ data }}" * 50 + '"}'
         rule = WebhookRule(url=sink.url, format="template", template=template)
@@ -238,3 +239,26 @@ async def test_a_cancelled_attempt_leaves_nothing_behind(tmp_path: Path, mock_cl
             await rig.attempt(large)
         sink.play(chaos.answer(200))
         assert (await rig.attempt(large)).outcome == "delivered"
+
+
+@pytest.mark.parametrize("format", ["packet", "cloudevents", "template"])
+async def test_as_many_packets_as_fit_into_a_body(format: str, tmp_path: Path) -> None:
+    """What is said to fit is sent, one more wouldn't be; a first packet that is too long stands alone."""
+    values = ["x" * size for size in (900, 900, 900, 900, 5000, 1)]
+    template = '{"all": "{{ packets }}", "again": "{{ packets.1.data_payload }} {{ packets.1.data_payload }}"}'
+    named = {"format": format} | ({"template": template} if format == "template" else {})
+    async with open_rig(tmp_path, webhook_body_bytes=5000) as rig, chaos.open_sink() as sink:
+        await rig.create_secret()
+        rule = WebhookRule(url=sink.url, batch_size=10, **named)
+        delivery = delivery_of(rule, packet_messages(*values))
+        count = await rig.webhooks.outlet.fit(delivery)
+        assert 1 < count < 5
+        whole = msgspec.structs.replace(delivery, messages=delivery.messages[:count])
+        assert (await rig.webhooks.outlet.attempt(whole)).outcome == "delivered"
+        if format == "template":  # exact; for the others every packet is counted with an envelope of its own
+            more = msgspec.structs.replace(delivery, messages=delivery.messages[: count + 1])
+            assert (await rig.webhooks.outlet.attempt(more)).outcome == "undeliverable"
+        late = msgspec.structs.replace(delivery, messages=delivery.messages[4:])
+        assert await rig.webhooks.outlet.fit(late) == 1
+        few = msgspec.structs.replace(delivery, messages=delivery.messages[:2])
+        assert await rig.webhooks.outlet.fit(few) == 2

@@ -48,8 +48,8 @@ class WebhookNode:
         delivery.clock = clock
         self.parts = DurableSubscriptions(
             delivery, entropy=Entropy(), lease_filter=delivery._lease_filter, outlets={"webhook": self.webhooks.outlet},
-            secrets={"webhook": self.webhooks.secrets}, check_webhook=self.webhooks.judge.check,
-            owners=HidingOwners(set()), announce=self._announce, chance=random.Random(3),
+            secrets={"webhook": self.webhooks.secrets}, headers=self.webhooks.headers,
+            check_webhook=self.webhooks.judge.check, owners=HidingOwners(set()), announce=self._announce, chance=random.Random(3),
         )  # fmt: skip
 
     async def _announce(self, type: str, data: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Every durable subscription of the node: made, changed, moved, deleted; read back at the start."""
 
 import base64
-import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +8,7 @@ import msgspec
 import structlog
 import trio
 from blake3 import blake3
-from msgspec import UNSET
 
-from overlayd.delivery.agents.definition import effective_filter
 from overlayd.delivery.delivery import FilterLease, LeaseFilter
 from overlayd.delivery.matching import check_confirmations
 from overlayd.delivery.query import At, Beginning, Now, Selection
@@ -29,8 +26,16 @@ from overlayd.delivery.subscriptions.definition import (
 from overlayd.delivery.subscriptions.engine import Engine
 from overlayd.delivery.subscriptions.ledger import Ledger
 from overlayd.delivery.subscriptions.letters import unit_of
+from overlayd.delivery.subscriptions.storing import (
+    delete_statements,
+    has_plain_values,
+    insert_statements,
+    put_statements,
+    stored_selection,
+    with_values,
+)
 from overlayd.delivery.subscriptions.subscription import Reading, Rules, Subscription, rules_of
-from overlayd.delivery.subscriptions.tables import Rest, State, StateRow, StoredSubscription
+from overlayd.delivery.subscriptions.tables import Rest, State, StoredSubscription
 from overlayd.delivery.subscriptions.units import UnitRow
 from overlayd.model.clock import Entropy
 from overlayd.model.cursor import OFFSET_MAX, Cursor
@@ -41,13 +46,14 @@ from overlayd.model.errors import (
     LimitReached,
     OverlaydError,
     OwnedByConfig,
+    SealBroken,
     SubscriptionConflict,
     UnknownEpoch,
     UnknownSubscription,
     Violation,
 )
-from overlayd.model.outlet import SecretKeeper, Statements
-from overlayd.model.subscription import SubscriptionDefinition, decode_subscription, encode_subscription
+from overlayd.model.outlet import HeaderKeeper, SecretKeeper, Statements
+from overlayd.model.subscription import SubscriptionDefinition, decode_subscription
 
 ID_BYTES = 10
 WRITE_S = 30.0
@@ -69,15 +75,16 @@ class SubscriptionBook:
 
     def __init__(
         self, engine: Engine, *, entropy: Entropy, lease_filter: LeaseFilter, check_webhook: CheckWebhook,
-        secrets: Mapping[str, SecretKeeper],
+        secrets: Mapping[str, SecretKeeper], headers: HeaderKeeper,
     ) -> None:  # fmt: skip
-        """`secrets`: who keeps the secrets of a kind of subscription."""
+        """`secrets`: who keeps the secrets of a kind of subscription; `headers`: who keeps the values of headers."""
         self.engine = engine
         self.parse_query: ParseQuery = engine.delivery.parse_message
         self.check_webhook = check_webhook
         self._entropy = entropy
         self._lease_filter = lease_filter
         self._secrets = secrets
+        self._headers = headers
         self._log = engine.delivery.log
         self._limits = engine.delivery.limits
         self._clock = engine.delivery.clock
@@ -112,8 +119,12 @@ class SubscriptionBook:
         is_position_ours = position is not None and position.epoch == self._log.epoch
         if position is not None and is_position_ours:
             self.engine.rounds.stored_position = position
+        headers = await self._headers.open_all()
+        plain: list[Subscription] = []
         for stored in loaded.subscriptions:
-            subscription = self._revive(stored, position)
+            subscription = self._revive(stored, position, headers.get(stored.id))
+            if stored.id not in headers and has_plain_values(subscription.definition):
+                plain.append(subscription)
             subscription.dead_letters = loaded.dead_counts.get(stored.number, 0)
             self._enter(subscription)
         if any(subscription.is_tracked for subscription in self._by_id.values()):
@@ -125,6 +136,8 @@ class SubscriptionBook:
             if owner is not None:
                 owner.dead_queued[letter.id] = letter
                 owner.ledger.add_dead(unit_of(letter), now)
+        for subscription in plain:  # as earlier versions left them
+            await self._write_definition(subscription, None)
         for subscription in self._by_id.values():
             self.engine.wake(subscription)
 
@@ -152,9 +165,9 @@ class SubscriptionBook:
                 secret, statements = self._make_secret(definition, id, asked.secret)
                 subscription = self._build(
                     number, id, owner, reading, self._clock.now_us(), definition, asked.selection, rest,
-                    Ledger(floor, **_ledger_rules(rules_of(definition))),
+                    Ledger(floor, **self._ledger_rules(rules_of(definition))),
                 )  # fmt: skip
-                await self._write_whole(lambda connection: _insert(connection, subscription, floor, statements))
+                await self._write_whole(insert_statements(subscription, floor, self._headers, statements))
             except BaseException:
                 if lease is not None:
                     lease.release()
@@ -217,7 +230,7 @@ class SubscriptionBook:
                     subscription.dead_letters -= len(ids)
                 keeper = self._secrets.get(subscription.definition.reached_by)
                 forget = None if keeper is None else keeper.forget(subscription.id)
-                await self._write_whole(lambda connection: _delete(connection, subscription.number, forget))
+                await self._write_whole(delete_statements(subscription, self._headers, forget))
             except BaseException:
                 subscription.is_gone = False
                 self.engine.wake(subscription)
@@ -227,6 +240,8 @@ class SubscriptionBook:
     async def set_state(self, subscription: Subscription, state: State) -> None:
         """Pauses it, or goes on. What is in flight ends as it ends. Checkpoint. Raises StorageFull."""
         subscription.set_state(state)
+        if state != "active":
+            self.engine.shop.usage.close(subscription, state)
         if state == "active":
             self.engine.wake(subscription)
         await self.engine.rounds.mark(subscription).wait_or_raise()
@@ -238,13 +253,16 @@ class SubscriptionBook:
             floor = await self._place(start, subscription.selection)
             await self.engine.halt(subscription)
             before = subscription.ledger
-            ledger = Ledger(floor, **_ledger_rules(subscription.rules))
+            ledger = Ledger(floor, **self._ledger_rules(subscription.rules))
             ledger.discard(before.row_keys())
             rest = subscription.rest
             position = before.position.offset
             if floor.offset > position:
                 subscription.note_told(position + 1, floor.offset)
-            subscription.change(start=min(rest.start, floor.offset), generation=rest.generation + 1)
+            subscription.change(
+                start=min(rest.start, floor.offset), generation=rest.generation + 1,
+                given_to=max(rest.given_to, position) if before.floor.epoch == floor.epoch else 0,
+            )  # fmt: skip
             self._stand_on(subscription, ledger)
             await self.engine.rounds.mark(subscription).wait_or_raise()
             return floor
@@ -296,7 +314,7 @@ class SubscriptionBook:
             if before is not None:
                 before.release()
         floor = subscription.floor(self.engine.dispatcher.position)
-        ledger = Ledger(floor, rows, **_ledger_rules(subscription.rules))
+        ledger = Ledger(floor, rows, **self._ledger_rules(subscription.rules))
         self._stand_on(subscription, ledger)
         self.engine.dispatcher.add(subscription)
 
@@ -317,8 +335,7 @@ class SubscriptionBook:
         raise IntakeBusy("the log took too long", subject="intake", retry_after_s=WRITE_S)
 
     async def _write_definition(self, subscription: Subscription, definition: SubscriptionDefinition | None) -> None:
-        text = encode_subscription(definition or subscription.definition)
-        await self._log.write(lambda connection: _put(connection, subscription, text))
+        await self._log.write(put_statements(subscription, definition or subscription.definition, self._headers))
 
     async def _place(self, start: Start, selection: Selection) -> Cursor:
         """The floor that a start means."""
@@ -333,10 +350,14 @@ class SubscriptionBook:
         await self.engine.delivery.follow(self.engine.delivery.matcher(selection), start, None)
         return start
 
-    def _revive(self, stored: StoredSubscription, position: Cursor | None) -> Subscription:
+    def _revive(
+        self, stored: StoredSubscription, position: Cursor | None, headers: dict[str, str] | SealBroken | None
+    ) -> Subscription:
         definition = decode_subscription(stored.definition)
+        if isinstance(headers, dict):
+            definition = with_values(definition, headers)
         rest, floor = stored.state.rest, stored.state.floor
-        selection, rules = self.judge_stored(definition), rules_of(definition)
+        selection, rules = stored_selection(definition), rules_of(definition)
         is_shared = stored.state.is_shared and position is not None
         common = self._common_of(floor)
         if is_shared and position is not None and position.epoch == floor.epoch:
@@ -349,7 +370,7 @@ class SubscriptionBook:
         reading = msgspec.json.decode(stored.principal, type=Reading)
         subscription = self._build(
             stored.number, stored.id, stored.owner, reading, stored.created_us, definition, selection, rest,
-            Ledger(floor, rows, **_ledger_rules(rules)),
+            Ledger(floor, rows, **self._ledger_rules(rules)),
         )  # fmt: skip
         subscription.shared_row = stored.state.is_shared
         subscription.ledger.discard(row.key for row in stored.rows if row.keys[-1][0] > common)
@@ -361,6 +382,8 @@ class SubscriptionBook:
             self._keep_lease(subscription, self._lease(selection, reading))
             if common < 0:
                 raise UnknownEpoch("its position is of another log", subject=stored.id)
+            if isinstance(headers, SealBroken):
+                raise headers
         except OverlaydError as err:
             _log.error("a subscription can't be served", subscription=stored.id, error=err.detail)
             subscription.set_state("disabled", f"it can't be served: {err.detail}", self._clock.now_us())
@@ -375,15 +398,6 @@ class SubscriptionBook:
             return common_offset(self._log, floor.epoch)
         except UnknownEpoch:
             return -1
-
-    def judge_stored(self, definition: SubscriptionDefinition) -> Selection:
-        """The selection of a definition that was judged when it was stored."""
-        return Selection(
-            streams=tuple(sorted(set(definition.streams))), topics=tuple(sorted(set(definition.topics))),
-            types=frozenset(definition.types), keys=frozenset(definition.keys), deliver=definition.deliver,
-            min_confirmations=None if definition.min_confirmations is UNSET else definition.min_confirmations,
-            filter=effective_filter(definition),
-        )  # fmt: skip
 
     def _due_of(self, row: UnitRow, rules: Rules, *, is_pull: bool) -> float:
         """When a unit of before a restart is due. However the clock jumped meanwhile, not later than it could be."""
@@ -408,6 +422,7 @@ class SubscriptionBook:
             self.engine.dispatcher.add(subscription)
 
     def _leave(self, subscription: Subscription) -> None:
+        self.engine.shop.usage.close(subscription, "deleted")
         del self._by_id[subscription.id], self._by_name[subscription.name]
         del self.engine.subscriptions[subscription.number]
         self.engine.dispatcher.remove(subscription)
@@ -449,33 +464,9 @@ class SubscriptionBook:
         keeper = self._secrets.get(definition.reached_by)
         return ("", None) if keeper is None else keeper.create(id, given or None)
 
-
-def _ledger_rules(rules: Rules) -> dict[str, Any]:
-    return {
-        "is_ordered": rules.ordering == "stream", "batch_size": rules.batch_size, "batch_wait_s": rules.batch_wait_s,
-        "is_coalescing": rules.is_coalescing,
-    }  # fmt: skip
-
-
-def _put(connection: sqlite3.Connection, subscription: Subscription, definition: bytes) -> None:
-    tables.insert_subscription(
-        connection, subscription.number, subscription.id, subscription.name, subscription.owner,
-        msgspec.json.encode(subscription.reading), subscription.created_us, definition,
-    )  # fmt: skip
-
-
-def _insert(
-    connection: sqlite3.Connection, subscription: Subscription, floor: Cursor, statements: Statements | None
-) -> None:
-    _put(connection, subscription, encode_subscription(subscription.definition))
-    round = tables.Round()
-    round.add_state(StateRow(subscription.number, floor, False, subscription.rest))
-    round.write(connection)
-    if statements is not None:
-        statements(connection)
-
-
-def _delete(connection: sqlite3.Connection, number: int, forget: Statements | None) -> None:
-    tables.delete_subscription(connection, number)
-    if forget is not None:
-        forget(connection)
+    def _ledger_rules(self, rules: Rules) -> dict[str, Any]:
+        return {
+            "is_ordered": rules.ordering == "stream", "batch_size": rules.batch_size,
+            "batch_wait_s": rules.batch_wait_s, "batch_bytes": int(self._limits.webhook_body_bytes),
+            "is_coalescing": rules.is_coalescing,
+        }  # fmt: skip

@@ -108,7 +108,10 @@ def delivery_id(subscription_id: str, unit: Unit) -> str:
     if first.kind == "gap" and first.message is not None:
         assert isinstance(first.message.subject, Gap)
         return gap_id(subscription_id, first.message.subject)
-    start = f"msg_{subscription_id}_{format_epoch(first.after.epoch)}_{_place_text(first.key)}"
+    epoch = format_epoch(first.after.epoch)
+    if first.kind == "erased" and first.packet_offset:
+        return f"msg_{subscription_id}_{epoch}_{first.packet_offset}_erased"
+    start = f"msg_{subscription_id}_{epoch}_{_place_text(first.key)}"
     if first.kind == "status":
         return f"{start}_status{first.key[2] or ''}"
     return start if first is last else f"{start}-{_place_text(last.key)}"

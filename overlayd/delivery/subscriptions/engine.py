@@ -18,6 +18,7 @@ from overlayd.delivery.subscriptions.pull import Desk
 from overlayd.delivery.subscriptions.rounds import Rounds
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.delivery.subscriptions.tables import expire_dead, oldest_dead
+from overlayd.delivery.subscriptions.usage import SubscriptionUsage
 from overlayd.delivery.subscriptions.worker import Announce, Replier, Worker, Workshop
 from overlayd.model.errors import OverlaydError
 from overlayd.model.outlet import Outlet
@@ -60,7 +61,8 @@ class Engine:
             places=NodePlaces(delivery.limits.deliveries_in_flight), limits=delivery.limits, settings=self.settings,
             clock=delivery.clock, chance=chance, announce=announce, frontier=lambda: self.dispatcher.frontier,
             wait_reached=self.dispatcher.wait_reached,
-            next_dead_id=self._next_dead_id, stir=lambda: self._stirred.set(), usage=usage, replies=replies,
+            next_dead_id=self._next_dead_id, stir=lambda: self._stirred.set(), replies=replies,
+            usage=SubscriptionUsage(usage, delivery.clock, lambda: self.dispatcher.position, lambda: delivery.log.head),
         )  # fmt: skip
         self._chance = chance
         self._running: dict[int, _Running] = {}
@@ -160,6 +162,7 @@ class Engine:
                 await running.gone.wait()
         for running in list(self._running.values()):
             running.scope.cancel()
+        self.shop.usage.close_all()
         with trio.move_on_after(self.settings.drain_timeout):
             while self.subscriptions:
                 await self.rounds.mark_position().wait()
@@ -203,6 +206,7 @@ class Engine:
             self._stirred = trio.Event()
             for desk in list(self.desks.values()):
                 desk.expire()
+            self.shop.usage.close_old()
             try:
                 await self._expire_letters()
                 await self._trim_letters()

@@ -9,6 +9,7 @@ from overlayd.delivery.delivery import Delivery
 from overlayd.delivery.frames import Erased, Gap, Message
 from overlayd.delivery.matching import PacketView
 from overlayd.delivery.reader import Reader
+from overlayd.delivery.subscriptions.given import is_untried
 from overlayd.delivery.subscriptions.meters import SubscriptionMeters
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.delivery.subscriptions.tables import AttemptBody
@@ -80,7 +81,9 @@ class Finder:
             item = await self._erased(message, subject, before, last)
             return [] if item is None else [item]
         if isinstance(subject, Gap):
-            return list(self._gaps(message, subject, before, last))
+            had = self._had_before(message, subject)
+            items = list(self._gaps(message, subject, before, last))
+            return items + await self._erased_again(had, message, before, items[-1].key if items else last)
         key = _ascending(_place_of(message.cursor), last)
         return [
             Item(
@@ -100,7 +103,7 @@ class Finder:
                 index = offset - trigger.target_from + 1
         return Item(
             (cursor.offset, index, 0), "packets", view.stream, before=before, after=cursor, message=message,
-            packet_offset=offset, trigger_us=message.trigger_us,
+            packet_offset=offset, trigger_us=message.trigger_us, size=len(view.entry.body),
         )  # fmt: skip
 
     async def _erased(self, message: Message, subject: Erased, before: Cursor, last: Key) -> Item | None:
@@ -111,10 +114,9 @@ class Finder:
         subscription = self._subscription
         if offset <= subscription.rest.start or subscription.was_told(offset):
             return None
-        for item in self.ledger.items():
-            is_untried = item.unit is None or (item.unit.state != "done" and not item.unit.attempts)
-            if item.packet_offset == offset and item.kind == "packets" and is_untried:
-                return None
+        is_new = offset > subscription.rest.given_to
+        if is_new and any(item.packet_offset == offset and is_untried(item) for item in self.ledger.items()):
+            return None
         key = _ascending((message.cursor.offset, offset - trigger.target_from + 1, 0), last)
         return Item(
             key, "erased", subject.stream, before=before, after=message.cursor, message=message,
@@ -136,6 +138,33 @@ class Finder:
                 continue
             last = _ascending(_place_of(message.cursor), last)
             yield Item(last, "gap", "", before=before, after=message.cursor, message=told, trigger_us=told.trigger_us)
+
+    def _had_before(self, message: Message, gap: Gap) -> list[int]:
+        """Offsets in front of a subscription that was sought back: somebody may have had what is erased there now."""
+        subscription = self._subscription
+        is_ahead = message.cursor.offset == gap.to_offset and gap.epoch == self._log.epoch
+        if not is_ahead or gap.reason != "erased":
+            return []
+        low, high = max(gap.from_offset, subscription.rest.start + 1), min(gap.to_offset, subscription.rest.given_to)
+        return [offset for offset in range(low, high + 1) if not subscription.was_told(offset)]
+
+    async def _erased_again(self, offsets: list[int], message: Message, before: Cursor, last: Key) -> list[Item]:
+        """The notices for them, behind the gap. A checkpoint only if there are any."""
+        items: list[Item] = []
+        for offset in offsets:
+            entry = await self._log.read_entry(offset)
+            stream = self._subscription.matcher.find_stream(entry.stream_hash) if entry.sequence else None
+            if stream is None:
+                continue
+            last = _ascending(_place_of(message.cursor), last)
+            told = Message("erased", message.cursor, message.trigger_us, Erased(stream.name, entry.sequence))
+            items.append(
+                Item(
+                    last, "erased", stream.name, before=before, after=message.cursor, message=told,
+                    packet_offset=offset, trigger_us=told.trigger_us,
+                )
+            )  # fmt: skip
+        return items
 
     def _missing(self, gap: Gap, is_ahead: bool) -> Iterator[tuple[int, int]]:
         if gap.epoch != self._log.epoch:

@@ -33,15 +33,16 @@ class Ledger:
 
     def __init__(
         self, floor: Cursor, rows: Sequence[tuple[UnitRow, float]] = (), *, is_ordered: bool = False,
-        batch_size: int = 1, batch_wait_s: float = 0.0, is_coalescing: bool = False,
+        batch_size: int = 1, batch_wait_s: float = 0.0, batch_bytes: int = 1 << 62, is_coalescing: bool = False,
     ) -> None:  # fmt: skip
         """`rows`: what was written down before, each with when it is due; the scan from the floor finds their items
-        again. `is_coalescing`: a packet settles one of the same stream and key that wasn't taken yet."""
+        again. `batch_bytes`: payload in a batch, unless one packet alone has more. `is_coalescing`: a packet settles one of the same stream and key that wasn't taken yet."""
         self.floor = floor
         self.position = floor
         self._is_ordered = is_ordered
         self._batch_size = batch_size
         self._batch_wait_s = batch_wait_s
+        self._batch_bytes = batch_bytes
         self._newest: dict[tuple[str, str], Item] | None = {} if is_coalescing else None
         self.coalesced = 0
         self._items: deque[Item] = deque()
@@ -239,6 +240,15 @@ class Ledger:
         unit.is_fixed = True
         self._change(unit)
 
+    def cut(self, unit: Unit, count: int) -> None:
+        """Only the first items stay in a flying batch whose bounds aren't fixed; the others go back to their stream."""
+        assert unit.state == "flying"
+        assert not unit.is_fixed
+        assert 0 < count < len(unit.items)
+        self._put_back(unit, unit.items[count:])
+        unit.items = unit.items[:count]
+        unit.left = count
+
     def settle(self, unit: Unit) -> None:
         """Nothing more is to be done for it. Its stream stays held until `release`, once that is durable."""
         assert unit.state != "done"
@@ -287,13 +297,8 @@ class Ledger:
             self.fail(unit, now, unit.next_us)
             return
         self.flying -= 1
-        stream = self._stream(unit.stream)
-        for item in reversed(unit.items):
-            item.unit = None
-            stream.loose.appendleft(item)
-            self._loose += 1
-            self._held_loose += stream.busy is not None
-        unit.items = []
+        items, unit.items = unit.items, []
+        self._put_back(unit, items)
         self.release(unit)
         self._ready[unit.stream] = None
         self._ready.move_to_end(unit.stream, last=False)
@@ -357,7 +362,11 @@ class Ledger:
             return None
         first, count = stream.loose[0], 1
         if self._batch_size > 1 and first.kind == "packets":
+            size = first.size
             while count < min(self._batch_size, len(stream.loose)) and stream.loose[count].kind == "packets":
+                size += stream.loose[count].size
+                if size > self._batch_bytes:
+                    break
                 count += 1
             is_full = count == self._batch_size or count < len(stream.loose)
             ripe = first.arrived + self._batch_wait_s
@@ -374,6 +383,22 @@ class Ledger:
         if self._newest is not None and not self._loose:
             self._newest.clear()
         return unit
+
+    def _put_back(self, unit: Unit, items: list[Item]) -> None:
+        """Where they stood among what nobody took of the stream yet: others may have been put back before them."""
+        stream, last = self._stream(unit.stream), items[-1].key
+        for item in items:
+            item.unit = None
+        self._loose += len(items)
+        if stream.busy is not None:
+            self._held_loose += len(items)
+        before = []
+        while stream.loose and stream.loose[0].key < last:
+            before.append(stream.loose.popleft())
+        stream.loose.extendleft(sorted([*before, *items], key=lambda one: one.key, reverse=True))
+        if stream.busy is None:
+            self._ready[unit.stream] = None
+            self._ready.move_to_end(unit.stream, last=False)
 
     def _stream(self, name: str) -> _Stream:
         stream = self._streams.get(name)

@@ -2,7 +2,7 @@
 
 from overlayd.model.metrics import Metrics
 
-OUTCOMES = ("delivered", "retry", "disable", "crashed")
+OUTCOMES = ("delivered", "retry", "disable", "undeliverable", "crashed")
 
 
 class SubscriptionMeters:

@@ -12,6 +12,7 @@ from overlayd.delivery.frames import Message
 from overlayd.delivery.subscriptions.book import SubscriptionBook
 from overlayd.delivery.subscriptions.definition import CheckWebhook
 from overlayd.delivery.subscriptions.engine import Engine
+from overlayd.delivery.subscriptions.given import Given, find_given, joined
 from overlayd.delivery.subscriptions.letter_box import LetterBox
 from overlayd.delivery.subscriptions.named_live import NamedLive
 from overlayd.delivery.subscriptions.owners import Owners
@@ -19,9 +20,10 @@ from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.delivery.subscriptions.worker import Announce, Replier
 from overlayd.model.clock import Entropy
 from overlayd.model.errors import SubscriptionConflict
-from overlayd.model.outlet import AttemptResult, Outlet, SecretKeeper
+from overlayd.model.outlet import AttemptResult, HeaderKeeper, Outlet, SecretKeeper
 from overlayd.model.outlet import Delivery as OutletDelivery
 from overlayd.model.usage import UsageSink
+from overlayd.storage import Stream
 
 
 class DurableSubscriptions:
@@ -29,7 +31,7 @@ class DurableSubscriptions:
 
     def __init__(
         self, delivery: Delivery, *, entropy: Entropy, lease_filter: LeaseFilter, outlets: Mapping[str, Outlet[Message]],
-        secrets: Mapping[str, SecretKeeper], check_webhook: CheckWebhook, owners: Owners, announce: Announce,
+        secrets: Mapping[str, SecretKeeper], headers: HeaderKeeper, check_webhook: CheckWebhook, owners: Owners, announce: Announce,
         chance: random.Random, usage: Callable[[], UsageSink | None] = lambda: None,
         replies: Replier | None = None,
     ) -> None:  # fmt: skip
@@ -45,7 +47,12 @@ class DurableSubscriptions:
             replies=replies,
         )
         self.book = SubscriptionBook(
-            self.engine, entropy=entropy, lease_filter=lease_filter, check_webhook=check_webhook, secrets=secrets
+            self.engine,
+            entropy=entropy,
+            lease_filter=lease_filter,
+            check_webhook=check_webhook,
+            secrets=secrets,
+            headers=headers,
         )
         self.letters = LetterBox(self.engine)
         self.owners = owners
@@ -110,6 +117,28 @@ class DurableSubscriptions:
             if one.rest.state == "active" and one.matcher.is_name_match(stream)
         ]
         return min(floors, default=engine.delivery.log.head) + 1
+
+    async def given(self, stream: Stream, low: int, high: int) -> list[Given]:
+        """Which subscriptions were given which of a stream's packets at offsets from `low` to `high`. Checkpoint. Raises as
+        reading the log. Ask before they are erased: afterwards nobody can look into them."""
+        engine = self.engine
+        everybody = list(engine.subscriptions.values())
+        return await find_given(engine.delivery, everybody, engine.dispatcher.reached, stream, low, high)
+
+    async def before_erasure(self, stream: Stream, low: int, high: int) -> list[Given]:
+        """As `given`, and notes what subscriptions weren't given because it isn't what they select, so that the erasure
+        is told to those alone who had it. Durable when it returns. Checkpoint. Raises StorageFull, too."""
+        found = await self.given(stream, low, high)
+        tickets = []
+        for one in found:
+            if not one.unwanted or one.subscription.definition.reached_by == "live":
+                continue
+            for first, last in joined(one.unwanted):
+                one.subscription.note_told(first, last)
+            tickets.append(self.engine.rounds.mark(one.subscription))
+        for ticket in tickets:
+            await ticket.wait_or_raise()
+        return found
 
     def forget(self) -> None:
         """Drops every packet that waits in memory, to be read again. For erasure."""

@@ -68,8 +68,11 @@ class Desk:
     def leased(self) -> int:
         return len(self._leased)
 
-    async def fetch(self, count: int, wait_s: float, check: Callable[[], object] | None = None) -> Fetched:
+    async def fetch(
+        self, count: int, wait_s: float, check: Callable[[], object] | None = None, address: str = ""
+    ) -> Fetched:
         """Leases up to so many messages; waits for a first one. The leases are durable when it returns. Checkpoint.
+        `address`: of who asks.
 
         `check` raises when whoever asked may no longer have them; it is asked after each wait. Cancelled, what was taken
         is given back. Raises SubscriptionConflict, StorageFull, and what `check` raises.
@@ -86,7 +89,7 @@ class Desk:
             has_more, looked = await self._fill(count)
             scanned += looked
             if units := self._take(count):
-                fetched = await self._give_out(units)
+                fetched = await self._give_out(units, address)
                 if fetched.messages:
                     return fetched
                 continue
@@ -258,7 +261,7 @@ class Desk:
             count_hold(self._shop.meters.metrics, hold)
         return hold is not None
 
-    async def _give_out(self, units: list[Unit]) -> Fetched:
+    async def _give_out(self, units: list[Unit], address: str) -> Fetched:
         subscription, ledger = self._subscription, self._subscription.ledger
         pairs: list[tuple[Unit, Message]] = []
         try:
@@ -290,19 +293,15 @@ class Desk:
         await self._shop.rounds.mark(subscription).wait_or_raise()
         if not leased:
             return self._nothing()
-        self._count_usage(pairs)
+        self._count_usage(pairs, address)
         return Fetched(leased, until_us, self._floor())
 
-    def _count_usage(self, pairs: list[tuple[Unit, Message]]) -> None:
-        sink, principal = self._shop.usage(), self._subscription.reading.principal
-        if sink is None:
-            return
-        by_stream: dict[str, list[Message]] = {}
+    def _count_usage(self, pairs: list[tuple[Unit, Message]], address: str) -> None:
+        by_stream: dict[str, tuple[int, int]] = {}
         for unit, message in pairs:
-            by_stream.setdefault(unit.stream, []).append(message)
-        for stream, messages in by_stream.items():
-            packets = sum(message.kind == "packet" for message in messages)
-            sink.delivered(stream, principal, "pull", packets=packets, bytes=body_bytes(messages), requests=1)
+            packets, size = by_stream.get(unit.stream, (0, 0))
+            by_stream[unit.stream] = packets + (message.kind == "packet"), size + body_bytes([message])
+        self._shop.usage.note_fetched(self._subscription, by_stream, address)
 
     async def _message_of(self, unit: Unit) -> Message | None:
         """What is given out for it; None when there is nothing, and it is settled."""
@@ -370,6 +369,7 @@ class Desk:
             AttemptBody(now_us, name, unit.attempts, "retry", reason, None, max(0, now_us - unit.first_us), "")
         )
         subscription.change(failed=subscription.rest.failed + 1, last_failure_us=now_us, last_error=reason)
+        self._shop.usage.note_lost(subscription)
         self._shop.meters.attempts["retry"].inc()
         if unit.tries < self._rule.max_deliveries:
             next_us = now_us + round(delay_s * 1e6)

@@ -14,11 +14,9 @@ from overlayd.delivery.subscriptions.tables import AttemptBody as StoredAttempt
 from overlayd.delivery.subscriptions.tables import DeadRow
 from overlayd.model.clock import format_time_us
 from overlayd.model.cursor import Cursor
-from overlayd.model.subscription import WebhookRule
+from overlayd.model.subscription import HIDDEN, WebhookRule
 from overlayd.model.wire import Packet
 from overlayd.model.wire_subscriptions import AgentRuns, AttemptBody, DeadLetterBody, SubscriptionBody
-
-HIDDEN = "(hidden)"
 
 
 def subscription_body(
@@ -85,7 +83,7 @@ def attempt_body(stored: StoredAttempt) -> AttemptBody:
         at=format_time_us(stored.at_us),
         delivery_id=stored.delivery_id,
         attempt=stored.attempt,
-        outcome=cast(Literal["delivered", "retry", "disable", "gap", "hops"], stored.outcome),
+        outcome=cast(Literal["delivered", "retry", "disable", "undeliverable", "gap", "hops"], stored.outcome),
         reason=stored.reason or UNSET,
         status=UNSET if stored.status is None else stored.status,
         duration_ms=stored.duration_us / 1000,

@@ -81,7 +81,7 @@ class Rest(msgspec.Struct, array_like=True):
     `start`: nothing up to this offset was given. `told`: runs of offsets that it knows it won't get. `failing_us`:
     for how long nothing but failures, as far as the node was there to see it. `hold_us`: nothing is sent before then.
     `generation`: leases of earlier ones don't count. `declared`: hash of the secret that the configuration gives.
-    `runs`: of an agent.
+    `runs`: of an agent. `given_to`: everything up to this offset may have been given before it was sought back.
     """
 
     state: State = "active"
@@ -100,6 +100,7 @@ class Rest(msgspec.Struct, array_like=True):
     disabled_us: int = 0
     declared: str = ""
     runs: RunCount = RunCount()
+    given_to: int = 0
 
 
 class StateRow(msgspec.Struct, frozen=True):

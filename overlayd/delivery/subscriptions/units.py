@@ -18,17 +18,18 @@ class Item:
     """One thing to deliver. `before` and `after`: where to resume to get it again, and to go on behind it.
 
     `packet_offset`: where the packet stands, which isn't the trigger's offset for confirmations; 0 for notices.
+    `size`: bytes of its payload.
     `message` is dropped when it may stay long; packets are read again from the log.
     """
 
     __slots__ = (
-        "after", "arrived", "before", "is_settled", "key", "kind", "message", "packet_offset", "stream", "trigger_us",
-        "unit",
+        "after", "arrived", "before", "is_settled", "key", "kind", "message", "packet_offset", "size", "stream",
+        "trigger_us", "unit",
     )  # fmt: skip
 
     def __init__(
         self, key: Key, kind: DeliveryKind, stream: str, *, before: Cursor, after: Cursor, message: Message | None,
-        packet_offset: int = 0, trigger_us: int = 0,
+        packet_offset: int = 0, trigger_us: int = 0, size: int = 0,
     ) -> None:  # fmt: skip
         self.key = key
         self.kind = kind
@@ -37,6 +38,7 @@ class Item:
         self.after = after
         self.message = message
         self.packet_offset = packet_offset
+        self.size = size
         self.trigger_us = trigger_us
         self.arrived = 0.0
         self.is_settled = False

@@ -22,12 +22,12 @@ from overlayd.delivery.subscriptions.settings import SubscriptionSettings
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.delivery.subscriptions.tables import AttemptBody
 from overlayd.delivery.subscriptions.units import Unit
+from overlayd.delivery.subscriptions.usage import SubscriptionUsage
 from overlayd.model.clock import Clock
 from overlayd.model.cursor import Cursor
 from overlayd.model.errors import OverlaydError
 from overlayd.model.limits import HOPS_MAX, Limits
 from overlayd.model.outlet import AttemptResult, Delivery, DeliveryKind, Outlet
-from overlayd.model.usage import UsageSink
 
 Announce = Callable[[str, dict[str, Any]], Awaitable[None]]
 """Appends an event to the node's own stream: its type and its data."""
@@ -76,7 +76,7 @@ class Workshop(msgspec.Struct):
     wait_reached: Callable[[int], Awaitable[None]]
     next_dead_id: Callable[[], int]
     stir: Callable[[], None]
-    usage: Callable[[], UsageSink | None]
+    usage: SubscriptionUsage
     replies: Replier | None = None
 
 
@@ -216,14 +216,34 @@ class Worker:
             return
         unit.first_us = unit.first_us or shop.clock.now_us()
         if subscription.rules.batch_size > 1 and parcel.kind == "packets" and not unit.is_fixed and not unit.dead_id:
+            parcel = await self._cut(unit, parcel)
             subscription.ledger.fix(unit)
             await shop.rounds.mark(subscription).wait()
         result = await self._push(unit, parcel)
-        self._count_usage(parcel, result)
+        shop.usage.note_attempt(subscription, parcel, result)
         event = self._note(unit, result)
         await shop.rounds.mark(subscription).wait()
         if event is not None:
             await self._tell(event)
+
+    async def _cut(self, unit: Unit, parcel: Parcel) -> Parcel:
+        """What the unit delivers once it holds no more than can be delivered at once. Checkpoint."""
+        subscription, messages = self._subscription, parcel.messages
+        if len(messages) < 2:
+            await trio.lowlevel.checkpoint()
+            return parcel
+        count = await self._outlet.fit(self._delivery_of(unit, "", parcel.kind, parcel.stream, messages))
+        assert count > 0
+        if count >= len(messages):
+            return parcel
+        self._shop.meters.metrics.count_limit_hit("webhook_body_bytes")
+        first_left = messages[count].cursor
+        place = next(at for at, item in enumerate(unit.items) if item.after == first_left)
+        subscription.ledger.cut(unit, place)
+        subscription.ring()
+        parcel = await self._shop.contents.read(subscription, unit)
+        drop_deep(self._shop, subscription, parcel)
+        return parcel
 
     async def _push(self, unit: Unit, parcel: Parcel) -> AttemptResult:
         """What can't be given any more first, then what can."""
@@ -243,10 +263,7 @@ class Worker:
         self, unit: Unit, name: str, kind: DeliveryKind, stream: str, messages: list[Message]
     ) -> AttemptResult:
         subscription = self._subscription
-        delivery = Delivery(
-            subscription_id=subscription.id, definition=subscription.definition, delivery_id=name, kind=kind,
-            stream=stream, messages=tuple(messages), attempt=unit.attempts + 1, first_attempt_us=unit.first_us,
-        )  # fmt: skip
+        delivery = self._delivery_of(unit, name, kind, stream, messages)
         started = trio.current_time()
         subscription.note_run_bytes(self._shop.clock.now_us(), body_bytes(messages))
         result = await self._outlet.attempt(delivery)
@@ -265,6 +282,14 @@ class Worker:
         )  # fmt: skip
         return result
 
+    def _delivery_of(
+        self, unit: Unit, name: str, kind: DeliveryKind, stream: str, messages: list[Message]
+    ) -> Delivery[Message]:
+        return Delivery(
+            subscription_id=self._subscription.id, definition=self._subscription.definition, delivery_id=name, kind=kind,
+            stream=stream, messages=tuple(messages), attempt=unit.attempts + 1, first_attempt_us=unit.first_us,
+        )  # fmt: skip
+
     async def _reply(self, unit: Unit, messages: list[Message], result: AttemptResult) -> AttemptResult:
         """Appends what an agent replied; a reply that can't be taken is a failed attempt."""
         subscription = self._subscription
@@ -278,17 +303,6 @@ class Worker:
         subscription.note_reply(self._shop.clock.now_us(), size)
         return result
 
-    def _count_usage(self, parcel: Parcel, result: AttemptResult) -> None:
-        sink, definition = self._shop.usage(), self._subscription.definition
-        if sink is None or definition.kind not in ("webhook", "agent"):
-            return
-        is_taken = result.outcome == "delivered"
-        sink.delivered(
-            parcel.stream, self._subscription.reading.principal, definition.kind, requests=1, errors=not is_taken,
-            packets=len(parcel.messages) if is_taken and parcel.kind == "packets" else 0,
-            bytes=body_bytes(parcel.messages) if is_taken else 0, latency_us=result.duration_us, latencies=1,
-        )  # fmt: skip
-
     def _name_of(self, unit: Unit) -> str:
         letter = self._subscription.dead_queued.get(unit.dead_id)
         return delivery_id(self._subscription.id, unit) if letter is None else letter.body.delivery_id
@@ -296,6 +310,11 @@ class Worker:
     def _note(self, unit: Unit, result: AttemptResult) -> dict[str, Any] | None:
         """What the attempt changes; gives the event to announce, if there is one."""
         subscription, now_us = self._subscription, self._shop.clock.now_us()
+        if result.outcome == "undeliverable":
+            unit.attempts += 1
+            subscription.change(failed=subscription.rest.failed + 1, last_failure_us=now_us, last_error=result.reason)
+            self._bury(unit, result, now_us)
+            return None
         self._service.window.note(is_success=result.outcome == "delivered")
         if result.outcome == "delivered":
             self._service.failed_at, self._service.failures = None, 0
@@ -370,6 +389,7 @@ class Worker:
     def _disable(self, reason: str, now_us: int) -> dict[str, Any]:
         subscription = self._subscription
         subscription.set_state("disabled", reason, now_us)
+        self._shop.usage.close(subscription, reason)
         self._shop.meters.disabled.inc()
         _log.warning("subscription disabled", subscription=subscription.id, name=subscription.name, reason=reason)
         return {"subscription": subscription.id, "name": subscription.name, "reason": reason}

@@ -60,6 +60,38 @@ def build_body(delivery: Delivery[Message], rule: WebhookRule, *, now_us: int, b
     return body
 
 
+def fitting(delivery: Delivery[Message], rule: WebhookRule, *, bytes_max: int) -> int:
+    """How many of the first messages fit into one body, at least one. Encodes them all to find out."""
+    if rule.format == "template":
+        return _fitting_template(delivery, rule, bytes_max)
+    size = 0
+    for count, message in enumerate(delivery.messages):
+        try:  # each with an envelope of its own, so that together they are never more
+            size += len(build_body(_first_of(delivery, (message,)), rule, now_us=0, bytes_max=bytes_max).text)
+        except BodyTooLong:
+            return max(1, count)
+        if size > bytes_max:
+            return max(1, count)
+    return len(delivery.messages)
+
+
+def _fitting_template(delivery: Delivery[Message], rule: WebhookRule, bytes_max: int) -> int:
+    """What a template makes of several packets, only filling it tells."""
+    low, high = 1, len(delivery.messages)
+    while low < high:
+        middle = (low + high + 1) // 2
+        try:
+            build_body(_first_of(delivery, delivery.messages[:middle]), rule, now_us=0, bytes_max=bytes_max)
+            low = middle
+        except BodyTooLong:
+            high = middle - 1
+    return low
+
+
+def _first_of(delivery: Delivery[Message], messages: tuple[Message, ...]) -> Delivery[Message]:
+    return msgspec.structs.replace(delivery, messages=messages)
+
+
 def traceparent_of(messages: Sequence[Message]) -> str:
     """The trace that the delivery belongs to: its packets', when they have one in common; else ""."""
     found = {message.subject.meta.traceparent for message in messages if isinstance(message.subject, PacketView)}

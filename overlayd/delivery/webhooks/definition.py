@@ -10,7 +10,7 @@ from overlayd.delivery.webhooks.template import parse_template
 from overlayd.model.errors import OutboundFailure, Violation
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
-from overlayd.model.subscription import WebhookRule
+from overlayd.model.subscription import HIDDEN, WebhookRule
 from overlayd.outbound.networks import NetworkPolicy, refuse_address, refuse_port
 from overlayd.outbound.url import parse_url
 
@@ -98,6 +98,8 @@ def _header(name: str, value: str, seen: set[str]) -> Iterator[Violation]:
         yield _wrong(place, "given twice; upper and lower case are the same")
     if not _VALUE.fullmatch(value):
         yield _wrong(place, "a header's value is printable ASCII without spaces at its ends")
+    elif value == HIDDEN:
+        yield _wrong(place, "that isn't the value; to leave a header as it is, leave it out of the change")
     seen.add(lower)
 
 

@@ -9,7 +9,8 @@ import trio
 
 from overlayd import __version__
 from overlayd.delivery.frames import Message
-from overlayd.delivery.webhooks.body import Body, BodyTooLong, build_body, traceparent_of
+from overlayd.delivery.matching import PacketView
+from overlayd.delivery.webhooks.body import Body, BodyTooLong, build_body, fitting, traceparent_of
 from overlayd.delivery.webhooks.secrets import LiveSecret, SecretKeeper
 from overlayd.delivery.webhooks.signing import body_signature, sign_inside, standard_signature
 from overlayd.delivery.webhooks.verdict import judge_answer
@@ -27,6 +28,9 @@ number."""
 THREADS = 2
 _PACKET_BYTES = 512
 """What a packet takes in a body besides its data, roughly."""
+_MEMBERS_BYTES = 4096
+"""What a packet takes besides data and meta at the most: names of members, hashes, times, its stream's name."""
+_ENVELOPE_BYTES = 4096
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -85,6 +89,16 @@ class WebhookOutlet:
         self._attempts.labels(result.outcome).inc()
         return result
 
+    async def fit(self, delivery: Delivery[Message]) -> int:
+        """How many of the messages fit into one body. Checkpoint."""
+        rule, bytes_max = delivery.definition.webhook, int(self._limits.webhook_body_bytes)
+        assert isinstance(rule, WebhookRule)
+        if rule.format != "template" and _bound_of(delivery) <= bytes_max:
+            await trio.lowlevel.checkpoint()
+            return len(delivery.messages)
+        find = partial(fitting, delivery, rule, bytes_max=bytes_max)
+        return await trio.to_thread.run_sync(find, limiter=self._threads)
+
     async def _attempt(self, delivery: Delivery[Message]) -> AttemptResult:
         rule = delivery.definition.webhook
         assert isinstance(rule, WebhookRule)
@@ -104,7 +118,7 @@ class WebhookOutlet:
             return _failed(f"{failure.reason}: {failure.detail}", started)
         except BodyTooLong as err:
             self._metrics.count_limit_hit("webhook_body_bytes")
-            return _failed(f"body.too_long: {err}", started)
+            return AttemptResult("undeliverable", f"body.too_long: {err}", duration_us=_since(started))
         except OverlaydError as err:
             return _failed(f"{err.code}: {err.detail}", started)
         result = judge_answer(
@@ -171,6 +185,12 @@ def _own_headers(
     return tuple(headers)
 
 
+def _bound_of(delivery: Delivery[Message]) -> int:
+    """Bytes that the body can't exceed, without a template: texts of the meta at most six times as long in JSON."""
+    entries = [message.subject.entry for message in delivery.messages if isinstance(message.subject, PacketView)]
+    return _ENVELOPE_BYTES + sum(len(one.body) + 6 * len(one.meta) + _MEMBERS_BYTES for one in entries)
+
+
 def _size_of(delivery: Delivery[Message], rule: WebhookRule, limits: Limits) -> int:
     """About how large the body gets."""
     size = 0
@@ -183,4 +203,8 @@ def _size_of(delivery: Delivery[Message], rule: WebhookRule, limits: Limits) -> 
 
 
 def _failed(reason: str, started: float) -> AttemptResult:
-    return AttemptResult("retry", reason=reason, duration_us=int((trio.current_time() - started) * 1e6))
+    return AttemptResult("retry", reason=reason, duration_us=_since(started))
+
+
+def _since(started: float) -> int:
+    return int((trio.current_time() - started) * 1e6)

@@ -1,4 +1,4 @@
-"""The webhooks' own table: sealed secrets."""
+"""The webhooks' own tables: sealed secrets, and sealed values of headers."""
 
 import sqlite3
 
@@ -14,6 +14,12 @@ WEBHOOKS_FEATURE = Feature(
             sealed BLOB NOT NULL,
             until_us INTEGER,  -- NULL: as long as the subscription
             PRIMARY KEY (subscription_id, number)
+        ) STRICT, WITHOUT ROWID;
+        """,
+        """
+        CREATE TABLE webhook_headers (
+            subscription_id TEXT PRIMARY KEY,
+            sealed BLOB NOT NULL  -- JSON: values by name
         ) STRICT, WITHOUT ROWID;
         """,
     ),
@@ -59,3 +65,17 @@ def read_secrets(connection: sqlite3.Connection, subscription_id: str) -> list[t
         (subscription_id,),
     )
     return [(bytes(sealed), until_us) for sealed, until_us in rows]
+
+
+def put_headers(connection: sqlite3.Connection, subscription_id: str, sealed: bytes | None) -> None:
+    """Replaces what is kept of a subscription's headers; None takes it away."""
+    if sealed is None:
+        connection.execute("DELETE FROM webhook_headers WHERE subscription_id = ?", (subscription_id,))
+    else:
+        connection.execute("INSERT OR REPLACE INTO webhook_headers VALUES (?, ?)", (subscription_id, sealed))
+
+
+def read_headers(connection: sqlite3.Connection) -> list[tuple[str, bytes]]:
+    """Every subscription's, sealed."""
+    rows = connection.execute("SELECT subscription_id, sealed FROM webhook_headers")
+    return [(subscription_id, bytes(sealed)) for subscription_id, sealed in rows]

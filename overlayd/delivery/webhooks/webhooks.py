@@ -1,6 +1,8 @@
 """Everything about webhooks that the daemon puts together and the subscriptions are given."""
 
+from overlayd.delivery.webhooks import header_values
 from overlayd.delivery.webhooks.definition import WebhookJudge
+from overlayd.delivery.webhooks.header_values import HeaderValues
 from overlayd.delivery.webhooks.outlet import WebhookOutlet
 from overlayd.delivery.webhooks.secrets import PURPOSE, SecretKeeper
 from overlayd.delivery.webhooks.settings import WebhookSettings
@@ -13,7 +15,7 @@ from overlayd.storage.sealing import Sealer
 
 
 class Webhooks:
-    """`judge` checks definitions, `secrets` keeps what signs them, `outlet` makes attempts."""
+    """`judge` checks definitions, `secrets` keeps what signs them, `headers` the values of their headers, `outlet` makes attempts."""
 
     def __init__(
         self, log: Log, outbound: Outbound, settings: WebhookSettings, *, sealing_key: bytes, limits: Limits,
@@ -24,4 +26,5 @@ class Webhooks:
             log, Sealer(sealing_key, PURPOSE, entropy), limits=limits, grace_s=float(settings.secret_grace),
             clock=clock, entropy=entropy, metrics=metrics,
         )  # fmt: skip
+        self.headers = HeaderValues(log, Sealer(sealing_key, header_values.PURPOSE, entropy))
         self.outlet = WebhookOutlet(outbound, self.secrets, limits=limits, clock=clock, metrics=metrics)
