@@ -196,6 +196,23 @@ class SocketPushStream(trio.abc.HalfCloseableStream):
             self._moved_bytes += len(data)
             return data
 
+    @property
+    def holds_bytes(self) -> bool:
+        """Whether bytes of the peer are on this side of the kernel already."""
+        return False
+
+    def read_now(self, max_bytes: int) -> bytes | None:
+        """The peer's bytes that are here; b"" once it sends no more, None while there are none. Raises
+        BrokenResourceError."""
+        try:
+            data = os.read(self._socket.fileno(), max_bytes)
+        except BlockingIOError:
+            return None
+        except OSError as err:
+            raise trio.BrokenResourceError("the peer is gone, or the connection was cut on this side") from err
+        self._moved_bytes += len(data)
+        return data
+
     async def send_eof(self) -> None:
         await self.flush()
         try:

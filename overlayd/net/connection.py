@@ -26,6 +26,16 @@ class Link(PushStream, Protocol):
         """Whether the peer's next bytes are here already. It may ask the kernel."""
         ...
 
+    @property
+    def holds_bytes(self) -> bool:
+        """Whether a read might give something of which the kernel knows nothing."""
+        ...
+
+    def read_now(self, max_bytes: int) -> bytes | None:
+        """The peer's bytes that are here; b"" once it sends no more, None while there are none. Fewer than were asked
+        for, and no `holds_bytes` afterwards, say that the kernel has none left. Raises BrokenResourceError."""
+        ...
+
     async def send_eof(self) -> None:
         """Says that nothing more comes. Checkpoint. Raises BrokenResourceError."""
         ...

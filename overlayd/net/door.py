@@ -20,7 +20,6 @@ from overlayd.access.gate import Gate
 from overlayd.model.errors import HeadTooLarge, OverlaydError, RequestTimeout, ShuttingDown, UpgradeRequired
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
-from overlayd.model.push_stream import SocketPushStream
 from overlayd.net.access_log import RequestLog
 from overlayd.net.connection import Connection, Link
 from overlayd.net.content import Bodies
@@ -282,7 +281,7 @@ class Door:
     async def _wait_for_request(self, connection: Connection, idle: trio.CancelScope) -> bool:
         """Whether a request's first byte came. An idle connection ends by itself, and at once on shutdown: `idle` is
         the scope around all of its requests, which can be cancelled only here."""
-        if self._turnstile is not None and isinstance(connection.link, SocketPushStream):
+        if self._turnstile is not None:
             while await self._turnstile.stay(connection):
                 await connection.flush()
                 if connection.unread:

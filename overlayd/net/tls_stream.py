@@ -34,6 +34,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         "_incoming",
         "_is_broken",
         "_is_ended",
+        "_is_kernel_full",
         "_link",
         "_object",
         "_outgoing",
@@ -54,6 +55,8 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """Encrypted by a read (an alert, an answer to a change of keys) while there was a tail."""
         self._is_ended = False
         self._is_broken = False
+        self._is_kernel_full = False
+        """Whether the last read that didn't wait took all that was asked for, so that the kernel may have more."""
 
     def __repr__(self) -> str:
         return f"TlsStream({self._link!r}, unsent={self.unsent})"
@@ -172,6 +175,26 @@ class TlsStream(trio.abc.HalfCloseableStream):
             self._cipher = await self._link.receive_some(READ_BYTES)
             has_waited = True
             if not self._cipher:
+                self._is_ended = True
+
+    @property
+    def holds_bytes(self) -> bool:
+        return bool(self._plain or self._cipher or self._is_kernel_full or self._object.pending())
+
+    def read_now(self, max_bytes: int) -> bytes | None:
+        if self._plain:
+            data, self._plain = self._plain[:max_bytes], self._plain[max_bytes:]
+            return data
+        while True:
+            plain = self._decrypt(max_bytes)
+            if plain is not None:
+                return plain
+            cipher = self._link.read_now(READ_BYTES)
+            if cipher is None:
+                self._is_kernel_full = False
+                return None
+            self._cipher, self._is_kernel_full = cipher, len(cipher) == READ_BYTES
+            if not cipher:
                 self._is_ended = True
 
     async def send_eof(self) -> None:

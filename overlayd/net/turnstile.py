@@ -5,7 +5,6 @@ sockets stay registered in an epoll of our own, edge-triggered. Bytes that are a
 without a task's turn; everything else goes to the connection's task as it came.
 """
 
-import os
 import select
 import time
 from collections import OrderedDict
@@ -95,17 +94,21 @@ class Stay:
             self.read()
 
     def read(self) -> None:
-        """Reads once. A full piece says that there may be more; with less, the kernel tells when more comes."""
+        """Reads once. A full piece, or TLS that holds something, says that there may be more; with less, the kernel
+        tells when more comes."""
+        link = self.link
         try:
-            data = os.read(self.number, PIECE_BYTES)
-        except BlockingIOError:
-            self._has_more = False
-            self._turnstile.note_idle(self)
-            return
-        except OSError:  # the peer is gone
+            data = link.read_now(PIECE_BYTES)
+        except trio.BrokenResourceError:  # the peer is gone, or never spoke TLS
             data = b""
-        if data:
-            self._has_more = len(data) == PIECE_BYTES
+        if data is None:
+            self._has_more = False
+            if link.unsent:  # TLS answered something by itself
+                self.leave(True)
+            else:
+                self._turnstile.note_idle(self)
+        elif data:
+            self._has_more = len(data) == PIECE_BYTES or link.holds_bytes
             self._turnstile.offer(self, data)
         else:
             self.leave(False)
@@ -163,6 +166,8 @@ class Turnstile:
         self._arrival.set()
         if connection.unread:
             self.offer(stay, connection.take_unread())
+        elif connection.link.holds_bytes:
+            stay.read()
         try:
             await stay.event.wait()
         finally:

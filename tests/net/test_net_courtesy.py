@@ -6,7 +6,6 @@ import pytest
 import trio
 import trio.testing
 from publish_rig import HEAD, open_publishing
-from tls_wire import in_clear_text
 
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
@@ -87,7 +86,6 @@ async def test_a_place_in_the_lane_rests(autojump_clock: trio.testing.MockClock)
     lane.leave(place)
 
 
-@in_clear_text
 async def test_packets_at_the_door_are_noted(tmp_path: Path) -> None:
     """A plain packet on its way is what bulk work makes room for."""
     post = HEAD + b'Content-Type: application/json\r\nContent-Length: 10\r\n\r\n{"data":1}'

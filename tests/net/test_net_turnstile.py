@@ -8,7 +8,6 @@ import trio
 import trio.testing
 from net_rig import Edge, RawClient
 from publish_rig import HEAD, chunk, open_publishing, packets_in
-from tls_wire import in_clear_text
 
 from overlayd.model.limits import Limits
 from overlayd.model.units import Duration
@@ -46,7 +45,6 @@ async def ask(client: RawClient, raw: bytes) -> tuple[int, object]:
     return answer.status, answer.json
 
 
-@in_clear_text
 async def test_plain_packets_are_served_without_their_task(tmp_path: Path, taken: list[bool]) -> None:
     """From the second request of a connection on, plain packets are taken at the turnstile, whatever their stream and
     length; both ways count, log and answer alike."""
@@ -113,7 +111,6 @@ _DIFFERENT = ("instance", "cursor", "leaf_hash", "appended_at", "receipts", "pro
 """Members that each node, or each request, has its own of."""
 
 
-@in_clear_text
 async def test_pipelined_packets_are_answered_in_order(tmp_path: Path, taken: list[bool]) -> None:
     """One at a time, plain or not, each answer before the next request is looked at."""
     async with open_publishing(tmp_path, Limits(), is_fast=True) as (edge, _), await edge.connect() as client:
@@ -200,7 +197,6 @@ async def test_shutdown_waits_for_packets_that_were_taken(tmp_path: Path, monkey
         assert await idle.is_closed_by_peer()
 
 
-@in_clear_text
 async def test_requests_per_connection_counts_plain_ones(tmp_path: Path, taken: list[bool]) -> None:
     """The last one says so, and the connection ends."""
     limits = Limits(requests_per_connection=4)
@@ -226,7 +222,6 @@ async def test_keep_alive_counts_from_the_last_answer(tmp_path: Path, patient_cl
         assert edge.count("overlayd_limit_hits_total", limit="keep_alive_timeout") == 1
 
 
-@in_clear_text
 async def test_many_request_lines_are_forgotten(tmp_path: Path) -> None:
     """What is remembered of request lines is bounded, also where each asks for another stream."""
     async with open_publishing(tmp_path, Limits(), is_fast=True) as (edge, log):
@@ -253,7 +248,6 @@ async def test_an_upload_beside_plain_packets(tmp_path: Path) -> None:
         assert packets_in(log) == 6
 
 
-@in_clear_text
 async def test_a_fault_of_the_quick_way_costs_one_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The turnstile is one task for everybody; what must not happen there ends a connection and is told."""
     take = QuickPublish.take

@@ -132,6 +132,62 @@ async def test_reads_give_what_was_written(tmp_path: Path) -> None:
         assert await stream.receive_some(10) == b""
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_reads_that_do_not_wait_find_all_that_is_here(tmp_path: Path, version: ssl.TLSVersion) -> None:
+    """A read gives None while no whole record is here, however its bytes are split; as long as it `holds_bytes`, or gave
+    all that was asked for, there may be more; then the kernel tells. The peer's goodbye is b""."""
+    async with open_pair(tmp_path, version) as (stream, client):
+        link: Link = stream
+        while link.read_now(100) is not None:
+            pass
+        records = seal(client, b"abc") + seal(client, b"defg") + seal(client, CHUNK[:40_000])
+        raw = client.transport_stream
+        data = b""
+        for at in (*range(60), *range(60, len(records), 7_777)):
+            step = 1 if at < 60 else 7_777
+            await raw.send_all(records[at : at + step])
+            data += drain(link)
+        assert data == b"abcdefg" + CHUNK[:40_000]
+        await raw.send_all(seal(client, b"xyz"))
+        assert link.read_now(2) == b"xy"
+        assert link.holds_bytes
+        assert link.has_bytes
+        assert link.read_now(2) == b"z"
+        assert not link.holds_bytes
+        await raw.send_all(seal(client, b"last"))
+        await raw.send_eof()
+        assert drain(link) == b"last"
+        assert link.read_now(10) == b""
+        stream.abort()
+        with pytest.raises(trio.BrokenResourceError):
+            link.read_now(10)
+
+
+async def test_a_read_that_does_not_wait_refuses_what_is_not_tls(tmp_path: Path) -> None:
+    """Clear text in the middle of a session breaks it, here as in a read that waits."""
+    async with open_pair(tmp_path) as (stream, client):
+        drain(stream)
+        await client.transport_stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+        with pytest.raises(trio.BrokenResourceError):
+            drain(stream)
+
+
+def seal(client: Client, data: bytes) -> bytes:
+    """One record from the client."""
+    client._ssl_object.write(data)
+    return client._outgoing.read()
+
+
+def drain(link: Link) -> bytes:
+    """As the turnstile reads: until nothing says that there may be more."""
+    data = b""
+    while piece := link.read_now(1000):
+        data += piece
+        if len(piece) < 1000 and not link.holds_bytes:
+            break
+    return data
+
+
 async def test_both_ways_at_once(tmp_path: Path) -> None:
     """A stream that is written while it is read mixes nothing up."""
     async with open_pair(tmp_path) as (stream, client):
