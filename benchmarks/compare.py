@@ -1,6 +1,6 @@
 """The node beside its peers: the same work on each in turn, in one run, with medians over interleaved rounds.
 
-Run: .venv/bin/python -m benchmarks.compare publish|batch|fanout|replay|sessions|fairness|busy|growth|commitments|all   (or `make bench`)
+Run: .venv/bin/python -m benchmarks.compare publish|batch|fanout|replay|sessions|fairness|busy|growth|commitments|access|all   (or `make bench`)
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks.machine import describe_machine
 from benchmarks.peers import start_mosquitto, start_nats, start_nchan, start_redis
 from benchmarks.report import RESULTS, head_lines, row_lines, write_results
+from benchmarks.rows_access import gate_rows, mutual_rows
 from benchmarks.rows_beside import fairness_rows
 from benchmarks.rows_busy import busy_rows
 from benchmarks.rows_commitments import commitment_rows
@@ -26,7 +27,7 @@ from benchmarks.samples import Outcome, Row, run_row
 from benchmarks.servers import Missing, Server, start_overlayd
 from benchmarks.sqlite_limit import SqliteLimit
 
-PARTS = ("publish", "batch", "fanout", "replay", "sessions", "fairness", "busy", "growth", "commitments")
+PARTS = ("publish", "batch", "fanout", "replay", "sessions", "fairness", "busy", "growth", "commitments", "access")
 Starter = Callable[[Path], Server]
 PEERS: dict[str, Starter] = {
     "nats": partial(start_nats, is_synced=True),
@@ -91,6 +92,8 @@ class Bench:
             return busy_rows()
         if part == "commitments":
             return commitment_rows()
+        if part == "access":
+            return [*gate_rows(given.keys), *mutual_rows(stack)]
         if part == "growth":
             (self._directory / part).mkdir()
             return growth_rows(stack, self._directory / part, given.streams, given.entries)
@@ -139,6 +142,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--replay", type=int, default=100_000, help="packets to replay")
     parser.add_argument("--streams", type=int, default=5000, help="of the row with many streams")
     parser.add_argument("--entries", type=int, default=200_000, help="in the log of the growth rows")
+    parser.add_argument("--keys", type=int, default=100_000, help="of the rows of access")
     parser.add_argument("--sessions", type=int, default=2000, help="idle sessions")
     parser.add_argument("--peers", type=lambda text: text.split(","), default=[*PEERS, "sqlite"],
                         help=f"of {', '.join((*PEERS, 'sqlite'))}; an empty text: none")  # fmt: skip

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.samples import Sample
 from overlayd.access.mutual.messages import AUTH_PATH, answer_bytes, request_bytes
 from overlayd.access.secret_text import digest_of, format_digest
 from overlayd.bsv.brc42 import derive_private, derive_public
@@ -182,16 +183,20 @@ def main() -> None:
             run("  the same by an API key", process, address, [[keyed(method, path, body)] * each] * len(clients))
 
 
-def run(name: str, process: int, address: tuple[str, int], queues: list[list[bytes]]) -> list[list[bytes]]:
-    """Prints what the requests cost; gives the answers."""
+def spend(process: int, address: tuple[str, int], queues: list[list[bytes]]) -> tuple[Sample, list[list[bytes]]]:
+    """What the requests cost the node, and the answers."""
     before, began = used_s(process), time.perf_counter()
     answers = exchange(address, queues)
-    took_s, cpu_s = time.perf_counter() - began, used_s(process) - before
+    took_s, cpu_s = time.perf_counter() - began, max(used_s(process) - before, 0.01)
     count = sum(map(len, queues))
-    print(
-        f"{name:36} {count / cpu_s:8,.0f} requests for a second of the node's processor time "
-        f"({cpu_s / count * 1e6:.0f} µs each); {count / took_s:,.0f}/s beside the load generator"
-    )
+    note = f"{cpu_s / count * 1e6:.0f} us each; {count / took_s:,.0f}/s beside the load generator"
+    return Sample({"rate": count / cpu_s}, server_share=cpu_s / took_s, note=note), answers
+
+
+def run(name: str, process: int, address: tuple[str, int], queues: list[list[bytes]]) -> list[list[bytes]]:
+    """Prints what the requests cost; gives the answers."""
+    sample, answers = spend(process, address, queues)
+    print(f"{name:36} {sample.values['rate']:8,.0f} requests for a second of the node's processor time ({sample.note})")
     return answers
 
 

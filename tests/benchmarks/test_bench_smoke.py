@@ -74,3 +74,12 @@ def test_rows_of_commitments(tmp_path: Path) -> None:
     kit, signing, *_ = row["contenders"]
     assert "kit" in kit["name"]
     assert kit["medians"]["rate"] > signing["medians"]["rate"] > 0
+
+
+def test_rows_of_access(tmp_path: Path) -> None:
+    """The gate with few keys and many; mutual authentication on a node, whose answers are verified, beside a key."""
+    rows = run("access", tmp_path, "--keys", "300")
+    assert [row["title"].partition(",")[0] for row in rows] == [
+        "who asks and may they publish", "who asks", "POST of one packet (publish lane)", "GET of /v1/node (Quart)",
+    ]  # fmt: skip
+    assert all(contender["medians"]["rate"] > 0 for row in rows for contender in row["contenders"])
