@@ -108,7 +108,8 @@ class Origin(msgspec.Struct, frozen=True):
 
     `address`: the client's IP address, or `uid:<uid>` of a Unix socket's peer; of a proxied request the one that a
     trusted proxy names. `is_unix`: the peer itself is on a Unix socket, and no proxy stands in between.
-    `is_foreign`: a proxy that isn't trusted stands in between, so nothing is known about the client.
+    `is_foreign`: a proxy that isn't trusted stands in between, so nothing is known about the client; or a trusted one on
+    another machine that speaks of its own loopback.
     """
 
     address: str
@@ -317,7 +318,9 @@ def _judge_forwarded(
     address = claims.pop()
     if address in rules.denied:
         raise Forbidden(f"clients from {address} are kept out", subject=address, hint="[listen] deny names them")
-    return Origin(address)
+    # The loopback that a proxy on another machine speaks of is that machine's own.
+    is_elsewhere = peer.family == "tcp" and not is_loopback_address(peer.address)
+    return Origin(address, is_foreign=is_elsewhere and is_loopback_address(address))
 
 
 def _claimed_address(rules: AccessRules, chain: list[str]) -> str:

@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from overlayd.access import Peer
+from overlayd.access.origin import is_loopback_address
 from overlayd.model.clock import Clock
 from overlayd.model.errors import BadRequest, TooManyConnections
 from overlayd.model.limits import Limits
@@ -269,11 +270,12 @@ class Opener:
 
 def client_of(peer: Peer, header: ProxyHeader) -> Peer:
     """The client that a balancer's header tells of. One it can't name has the address `unknown`: what the balancer
-    itself may do is no measure for it."""
+    itself may do is no measure for it. Nor is the loopback of a balancer on another machine this one's."""
     if header.is_local:
         return peer
+    is_elsewhere = is_loopback_address(header.source) and not is_loopback_address(peer.address)
     return Peer(
-        family="tcp", address=header.source or UNKNOWN, port=header.source_port, local=header.destination or peer.local,
+        family="tcp", address=UNKNOWN if is_elsewhere else header.source or UNKNOWN, port=header.source_port, local=header.destination or peer.local,
         local_port=header.destination_port or peer.local_port, via=peer.address,
     )  # fmt: skip
 

@@ -3,6 +3,8 @@
 import contextlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from overlayd.access import AccessRules, Peer, Principal, judge_request, require
 from overlayd.access.origin import is_loopback_address, parse_trusted
@@ -144,6 +146,48 @@ def test_trusted_proxy_names_the_client(headers: list[tuple[str, str]], address:
     principal = judge(*headers, rules=_trusting("127.0.0.0/8", "10.0.0.0/8"))
     assert (principal.kind, principal.address) == ("open", address)
     assert not principal.may_create
+
+
+@pytest.mark.parametrize(
+    "header", [("X-Forwarded-For", "127.0.0.1"), ("Forwarded", 'for="[::1]"'), ("X-Real-IP", "::ffff:127.0.0.1")]
+)
+def test_the_loopback_of_another_machine_isnt_ours(header: tuple[str, str]) -> None:
+    """A proxy over there may have local clients of its own; one here may, too, and those are ours."""
+    with pytest.raises(Forbidden):
+        judge(header, peer=REMOTE, host="192.0.2.1", rules=_trusting("192.0.2.7", insecure=False))
+    opened = judge(header, peer=REMOTE, host="192.0.2.1", rules=_trusting("192.0.2.7"))
+    assert (opened.kind, opened.may_create) == ("open", False)
+    assert judge(header, rules=_trusting("127.0.0.0/30", insecure=False)).kind == "loopback"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(("Host", "Origin", "Sec-Fetch-Site", "Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")),
+            st.one_of(
+                st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=60),
+                st.from_regex(r"(for=)?\"?\[?[0-9a-f:.]{0,20}\]?(:[0-9]{1,6})?\"?(;proto=https?)?", fullmatch=True),
+                st.from_regex(r"(https?|null|tauri)(://)?[a-z0-9.\[\]:@/-]{0,30}", fullmatch=True),
+                st.sampled_from(("localhost", "null", "127.0.0.1", "[::1]", "cross-site", "unknown", "*")),
+            ),
+        ),
+        max_size=5,
+    ),
+    st.sampled_from(("GET", "POST")), st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_nothing_but_refusals_comes_of_any_headers(
+    headers: list[tuple[str, str]], method: str, is_websocket: bool, is_remote: bool
+) -> None:
+    """And from another machine nobody is ever local, whatever the headers say."""
+    rules = _trusting("192.0.2.7", insecure=False)
+    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
+    peer = REMOTE if is_remote else LOOPBACK
+    try:
+        principal = judge_request(rules, peer, method=method, headers=raw, is_websocket=is_websocket)
+    except OverlaydError:
+        return
+    assert not is_remote
+    assert principal.kind == "loopback"
 
 
 def test_contradicting_forwarding_headers() -> None:

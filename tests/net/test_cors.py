@@ -74,6 +74,24 @@ async def test_everybody_else_is_told_nothing(tmp_path: Path) -> None:
             assert "access-control-allow-origin" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    "origin",
+    ["null", "https://app.example.evil.test", "https://evilapp.example", "https://app.example@evil.test", "https://app.example:444",
+     "https://app.example.", "http://app.example", "https://app.example/", "https://app.example#", "https://app.exampleevil.test",
+     "https://APP.EXAMPLE.evil.test", "file://", "https://app.example https://evil.test", "https://app.example,https://evil.test",
+     "https://app.example\x00.evil.test", "*", "https://localhost.evil.test", "https://127.0.0.1.evil.test", "blob:https://app.example"],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+async def test_origins_that_look_like_a_listed_one(tmp_path: Path, origin: str, method: str) -> None:
+    """Neither a preflight nor an answer names them, and nothing is done for them."""
+    async with open_edge(tmp_path, settings=LISTED) as edge:
+        wanted = {"Access_Control_Request_Method": "POST"} if method == "OPTIONS" else {}
+        answer = await ask(edge, method, "/echo", b"x" if method == "POST" else None, Origin=origin, **wanted)
+        assert answer.status in (400, 403)
+        assert "access-control-allow-origin" not in answer.headers
+        assert edge.calls == []
+
+
 async def test_without_origins_nothing_is_added(tmp_path: Path) -> None:
     """A node whose settings name no pages says nothing about them."""
     async with open_edge(tmp_path) as edge:

@@ -13,7 +13,10 @@ from net_rig import GET_HEALTH, Answer, Edge, RawClient, limits_with, open_edge
 from tls_rig import open_tls_edge
 from tls_wire import in_clear_text
 
+from overlayd.access.origin import Peer, is_loopback_address
+from overlayd.model.limits import Limits
 from overlayd.model.units import Duration, Size
+from overlayd.net.opening import client_of
 from overlayd.net.proxy_protocol import SIGNATURE, ProxyHeader, WrongProxyHeader, parse_proxy_header
 from overlayd.net.settings import ListenSettings
 
@@ -140,6 +143,36 @@ async def test_a_client_that_is_not_named_is_no_local_one(tmp_path: Path) -> Non
     """The balancer's own rights are no measure for a client that it doesn't name."""
     async with open_edge(tmp_path, settings=BALANCED) as edge:
         assert (await ask(edge, SIGNATURE + b"\x21\x00\x00\x00" + GET_ECHO)).status == 403
+
+
+@pytest.mark.parametrize("source", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
+def test_the_loopback_of_a_balancer_elsewhere(source: str) -> None:
+    """Its own local clients aren't this machine's; nor does a header make a balancer here a stranger."""
+    header = parse_proxy_header(encode_header(source, source), BYTES_MAX)
+    assert header is not None
+    there = Peer("tcp", "10.0.0.5", 1, "10.0.0.1", 7878)
+    here = Peer("tcp", "127.0.0.1", 1, "127.0.0.1", 7878)
+    assert client_of(there, header).address == "unknown"
+    assert is_loopback_address(client_of(here, header).address)
+
+
+async def test_huge_fields_behind_the_addresses(tmp_path: Path) -> None:
+    """As long as they fit they are skipped, whatever they say; beyond the limit nothing is waited for."""
+    async with open_edge(tmp_path, settings=BALANCED) as edge:
+        most = int(Limits().proxy_header_bytes) - 16 - 12
+        fields = b"\x01\xff\xff" + b"\xff" * (most - 3)  # says that it is longer than everything
+        assert (await ask(edge, encode_header("127.0.0.9", "127.0.0.1", extra=fields) + GET_ECHO)).status == 200
+        refused = await ask(edge, encode_header("127.0.0.9", "127.0.0.1", extra=fields + b"x")[:16])
+        assert refused.status == 400
+        assert edge.count("overlayd_limit_hits_total", limit="proxy_header_bytes") == 1
+
+
+async def test_a_second_header_is_a_request_that_cant_be_read(tmp_path: Path) -> None:
+    """A client behind the balancer can't name itself anew."""
+    async with open_edge(tmp_path, settings=BALANCED) as edge:
+        twice = encode_header() + encode_header("127.0.0.1", "127.0.0.1")
+        assert (await ask(edge, twice + GET_ECHO)).status == 400
+        assert edge.calls == []
 
 
 @pytest.mark.parametrize("said", [GET_HEALTH, b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n" + GET_HEALTH, b"\0"])
