@@ -38,6 +38,7 @@ from overlayd.delivery.websocket import InputBudget
 from overlayd.model.access_lines import access_writer
 from overlayd.model.clock import Clock, Entropy
 from overlayd.model.confirmation import ConfirmationReads
+from overlayd.model.memory_budget import PUBLISHING, MemoryBudget
 from overlayd.model.metrics import Metrics
 from overlayd.net.access_log import RequestLog
 from overlayd.net.chain_callback_routes import OnHint
@@ -148,14 +149,15 @@ class Parts:
         """Everything by which packets leave."""
         settings, limits, clock, metrics = self.settings, self.settings.limits, self.clock, self.metrics
         log, entropy = self.log, self.entropy
-        self.registry = Registry(limits=limits, clock=clock, entropy=entropy, metrics=metrics)
+        self.memory = MemoryBudget(limits, metrics)
+        self.registry = Registry(limits=limits, clock=clock, entropy=entropy, metrics=metrics, memory=self.memory)
         self.webhooks = Webhooks(
             log, self.outbound, settings.webhooks, limits=limits, clock=clock, entropy=entropy, metrics=metrics,
             sealing_key=self.sealing_key,
         )  # fmt: skip
         self.delivery = Delivery(
             log=log, limits=limits, settings=settings.delivery, clock=clock, metrics=metrics,
-            lease_filter=self.filters.lease, streams=self.access.streams, confirmations=confirmations,
+            lease_filter=self.filters.lease, streams=self.access.streams, confirmations=confirmations, memory=self.memory,
         )  # fmt: skip
         self.durable = self._make_durable()
         self.agents = AgentSwitch(log, self.durable, clock)
@@ -220,6 +222,9 @@ class Parts:
         """What keeps the node from taking packets, by name; an empty text is nothing."""
         return {
             "storage": lambda: "the disk is nearly full; publishing is refused" if self.log.stats().is_full else "",
+            "intake": lambda: (
+                "the node is short of memory; publishing is refused" if self.memory.level >= PUBLISHING else ""
+            ),
             "checkpoint_key": lambda: self.log.keys.trouble,
             "stopping": lambda: "the node is shutting down" if self.stop.is_set() else "",
         }
@@ -265,6 +270,10 @@ class Parts:
             keys=self.access.keys.count_living(), jwt_issuers=self.schemes.issuers,
             has_identities=self.schemes.has_identities, certificates=len(self.schemes.certificates),
         )  # fmt: skip
+
+    async def watch_memory(self) -> None:
+        """Holds off what there is no memory for. Until cancelled."""
+        await self.memory.run(lambda level: self.log.hold_back(level >= PUBLISHING))
 
     async def review(self) -> int | None:
         """Who is in may not be allowed to stay: rights, keys or streams changed. As `NodeAccess.on_review`."""

@@ -92,6 +92,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], lo
         parts.note_credentials()
         await parts.people.load()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(parts.watch_memory)
             nursery.start_soon(parts.access.run)
             nursery.start_soon(parts.schemes.run)
             await parts.metering.start()

@@ -95,7 +95,8 @@ def build_app(parts: "Parts") -> QuartTrio:
     )  # fmt: skip
     add_node_routes(
         app, log=log, node_name=node, metrics=parts.metrics, ready_checks=parts.ready_checks(),
-        ready_notes={"access": parts.ports.exposure, "config": parts.reloader.describe, "disk": log.retention.describe_disk, **({"chain": parts.chain.describe} if parts.chain else {})},
+        ready_notes={"access": parts.ports.exposure, "config": parts.reloader.describe, "memory": parts.memory.describe, "disk": log.retention.describe_disk, **({"chain": parts.chain.describe} if parts.chain else {})},
+        ready_warnings={"chain": parts.chain.describe_staleness} if parts.chain else {},
         network=parts.settings.chain.network,
         identity_key=parts.schemes.mutual.key if parts.schemes.mutual else "",
         is_metrics_served=parts.settings.metrics.enabled,

@@ -7,6 +7,7 @@ from overlayd.delivery.feed import Feed, FeedEvent, Parcel, Tick
 from overlayd.delivery.line import Line, Seat
 from overlayd.delivery.session import Ending
 from overlayd.model.errors import OverlaydError
+from overlayd.model.memory_budget import CATCHING_UP
 
 
 class CatchUp:
@@ -23,6 +24,8 @@ class CatchUp:
                 await line.stream.flush()
                 if not line.behind:
                     return
+                if self._delivery.memory is not None:
+                    await self._delivery.memory.wait_for(CATCHING_UP)
                 has_moved, version = False, self._fan_out.version
                 for seat in tuple(line.behind):
                     has_moved |= await self._step(line, seat)

@@ -22,6 +22,7 @@ from overlayd.model.confirmation import ConfirmationReads, NothingConfirmed
 from overlayd.model.cursor import Cursor, Epoch
 from overlayd.model.errors import BadParameter
 from overlayd.model.limits import Limits
+from overlayd.model.memory_budget import MemoryBudget
 from overlayd.model.metrics import Metrics
 from overlayd.model.wire import ConsistencyBody, LossBody
 from overlayd.storage import Log
@@ -48,9 +49,10 @@ class Delivery:
     def __init__(
         self, *, log: Log, limits: Limits, settings: DeliverySettings, clock: Clock, metrics: Metrics,
         lease_filter: LeaseFilter, streams: StreamGuard | None = None,
-        confirmations: ConfirmationReads | None = None,
+        confirmations: ConfirmationReads | None = None, memory: MemoryBudget | None = None,
     ) -> None:  # fmt: skip
-        """`confirmations`: None where the node follows no chain."""
+        """`confirmations`: None where the node follows no chain. `memory`: what readers that are behind wait for."""
+        self.memory = memory
         self.log = log
         self.limits = limits
         self.settings = settings

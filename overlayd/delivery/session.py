@@ -14,8 +14,9 @@ from overlayd.delivery.query import LiveQuery
 from overlayd.delivery.wires import Transport
 from overlayd.model.clock import Clock, Entropy, format_time_us
 from overlayd.model.cursor import Cursor
-from overlayd.model.errors import LimitReached, ShuttingDown, UnknownSession
+from overlayd.model.errors import LimitReached, MemoryShort, ShuttingDown, UnknownSession
 from overlayd.model.limits import Limits
+from overlayd.model.memory_budget import SESSIONS, MemoryBudget
 from overlayd.model.metrics import Metrics
 from overlayd.model.names import Pattern
 from overlayd.model.wire import SessionBody, SessionSubscription
@@ -155,8 +156,11 @@ class SessionWatch(Protocol):
 class Registry:
     """All live sessions of the node."""
 
-    def __init__(self, *, limits: Limits, clock: Clock, entropy: Entropy, metrics: Metrics) -> None:
+    def __init__(
+        self, *, limits: Limits, clock: Clock, entropy: Entropy, metrics: Metrics, memory: MemoryBudget | None = None
+    ) -> None:
         self._limits = limits
+        self._memory = memory
         self._clock = clock
         self._entropy = entropy
         self._metrics = metrics
@@ -176,9 +180,11 @@ class Registry:
         return len(self._sessions)
 
     def check_room(self, principal: str, address: str) -> None:
-        """Raises LimitReached or ShuttingDown when another session of theirs would be refused."""
+        """Raises LimitReached, MemoryShort or ShuttingDown when another session of theirs would be refused."""
         if self._stopping is not None:
             raise ShuttingDown("the node is shutting down", retry_after_s=self._stopping.retry_after_s)
+        if self._memory is not None and self._memory.is_short_of(SESSIONS):
+            raise MemoryShort("no new sessions are taken", subject="memory_bytes", retry_after_s=5.0)
         if len(self._sessions) >= self._limits.sessions_max:
             raise self._refuse("sessions_max", f"{self._limits.sessions_max} live sessions are open already")
         for limit, held, who, count in (

@@ -279,6 +279,10 @@ class NotSupported(OverlaydError):
     code, title, status = "request.version", "The protocol version isn't spoken here", 505
 
 
+class MemoryShort(OverlaydError):
+    code, title, status, retryable = "memory.short", "The node is short of memory", 503, True
+
+
 class IntakeBusy(OverlaydError):
     code, title, status, retryable = "intake.busy", "The intake is full", 503, True
 
@@ -359,6 +363,12 @@ class DirectoryInUse(OverlaydError):
 
 class LogInconsistent(OverlaydError):
     code, title, status = "log.inconsistent", "The log contradicts what was signed", 500
+
+
+class LogDamaged(LogInconsistent):
+    """The database isn't what was written, and the node could not mend it by itself."""
+
+    code, title = "storage.broken", "The database is damaged"
 
 
 class NewerSchema(OverlaydError):

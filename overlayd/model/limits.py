@@ -53,6 +53,14 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     other_lane_queue: Annotated[int, Meta(ge=1, description="Quart requests that may wait for a place")] = 512
     wait_max: Annotated[Duration, Meta(description="Longest hold of a long-poll")] = Duration(55)
 
+    # The process
+    memory_bytes: Annotated[
+        Size,
+        Meta(
+            description="Memory from which new sessions, readers behind and packets are held off in turn; 0B: 3/4 of what there is"
+        ),
+    ] = Size(0)
+
     # Packets
     packet_bytes: Annotated[Size, Meta(description="One packet object")] = Size(1 << 20)
     batch_packets_max: Annotated[int, Meta(ge=1, description="Packets in one array or CloudEvents batch")] = 10_000

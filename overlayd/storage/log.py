@@ -15,7 +15,15 @@ from overlayd.model.cursor import Epoch
 from overlayd.model.definition import Definition
 from overlayd.model.draft import AppendRequest, AppendResult, StreamStateName
 from overlayd.model.entry import StoredEntry
-from overlayd.model.errors import BadParameter, DamagedEntry, NotFound, StorageFull, UnknownPacket, VerificationFailed
+from overlayd.model.errors import (
+    BadParameter,
+    DamagedEntry,
+    MemoryShort,
+    NotFound,
+    StorageFull,
+    UnknownPacket,
+    VerificationFailed,
+)
 from overlayd.model.merkle import TILE_WIDTH
 from overlayd.model.usage import GroupMeter
 from overlayd.storage import definitions, files, queries, searching
@@ -27,7 +35,7 @@ from overlayd.storage.group import Group, LogState
 from overlayd.storage.heads import add_heads
 from overlayd.storage.holds import Holds
 from overlayd.storage.housekeeping import DiskWatch, StorageStats
-from overlayd.storage.intake import AnyTicket, Intake, Ticket
+from overlayd.storage.intake import RETRY_AFTER_S, AnyTicket, Intake, Ticket
 from overlayd.storage.jobs import AppendJob, ChangeJob, PingJob, WriteJob, node_job, statuses_job
 from overlayd.storage.key_rotation import LogKeys
 from overlayd.storage.log_keys import KeyRing
@@ -66,6 +74,7 @@ class Log:
         self._readers = readers
         self._signer = signer
         self._disk = disk
+        self._is_held_back = False
         self.holds = Holds(state, readers, clock, self._change)
         self._remover = Remover(state, intake, readers, self.holds)
         self.retention = make_retention(self, self._remover)
@@ -119,7 +128,7 @@ class Log:
 
         Checkpoint. If it is cancelled once the request is queued, the drafts are still committed; senders retry
         safely where their packets have ids. With `atomic`, a refusal is raised with the violations of all.
-        Raises: IntakeBusy, StorageFull, UnknownStream, DefinitionConflict, SequenceMismatch, StreamPaused,
+        Raises: IntakeBusy, StorageFull, MemoryShort, UnknownStream, DefinitionConflict, SequenceMismatch, StreamPaused,
         LimitReached, Forbidden, CommitFailed, ShuttingDown.
         """
         if self._disk.is_full:
@@ -128,6 +137,9 @@ class Log:
                 "the disk is nearly full; nothing is taken until there is room again", subject="disk",
                 hint="free some room, or shorten the retention of some streams", retry_after_s=FULL_RETRY_AFTER_S,
             )  # fmt: skip
+        if self._is_held_back:
+            await trio.lowlevel.checkpoint()
+            raise MemoryShort("no packets are taken", subject="memory_bytes", retry_after_s=RETRY_AFTER_S)
         ticket: Ticket[AppendResult] = Ticket()
         await self._intake.put(AppendJob(request, ticket))
         return await ticket.wait()
@@ -135,7 +147,7 @@ class Log:
     def append_soon(self, request: AppendRequest, ticket: AnyTicket) -> bool:
         """As `append`, for who can't wait: the ticket is settled once the drafts are durable, or fails with what
         refused them. False when that would take a wait or a refusal now; nothing happened then."""
-        return not self._disk.is_full and self._intake.try_put(AppendJob(request, ticket))
+        return not (self._disk.is_full or self._is_held_back) and self._intake.try_put(AppendJob(request, ticket))
 
     async def append_node(self, body: NodeBody | dict[str, Any]) -> int:
         """An entry of the node itself; gives its offset. Raises ValueError for wrong members, and as `append`."""
@@ -180,6 +192,10 @@ class Log:
     async def append_heads(self) -> int:
         """States each stream's last packet in an entry; its offset. Checkpoint. Raises as `append_own`."""
         return int(await self._change(ChangeJob(add_heads)))
+
+    def hold_back(self, is_held_back: bool) -> None:
+        """Whether producers are refused because the node is short of memory. What is under way is committed."""
+        self._is_held_back = is_held_back
 
     def confirm_with(self, confirmations: Confirmations) -> None:
         """From now on packets of streams that commit to a chain are told to it, in their own transaction."""
@@ -268,6 +284,8 @@ class Log:
 
     def removal_cause(self, entry: StoredEntry) -> RemovalCause:
         """Why a reduced entry was reduced."""
+        if (entry.target_from or entry.offset) <= self._state.minimum_index:
+            return "retention"  # a status of a packet that was cut
         return self._state.removals.cause_of(entry)
 
     async def wait_beyond(self, offset: int) -> None:
