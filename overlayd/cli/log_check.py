@@ -16,14 +16,14 @@ from pathlib import Path
 import click
 import msgspec
 
+from overlayd.cli.checked_tree import CheckedTree, kept_root
 from overlayd.cli.own_keys import OwnKeys, read_own_keys
 from overlayd.model.bodies import Genesis, KeyChange, decode_node_body
 from overlayd.model.cursor import Epoch, epoch_counter, format_epoch
 from overlayd.model.entry import Kind, StoredEntry
 from overlayd.model.errors import DirectoryInUse, VerificationFailed
-from overlayd.model.merkle import TILE_WIDTH, fold_span, root_of
 from overlayd.model.meta import decode_meta
-from overlayd.model.note import VerifierKey, parse_origin
+from overlayd.model.note import VerifierKey, log_id_of, parse_origin
 from overlayd.model.proof import TrustedKeys, verify_checkpoint
 from overlayd.storage import queries
 from overlayd.storage.files import DATABASE_NAME, DirectoryLock, read_high_water
@@ -42,6 +42,10 @@ _CHECKPOINTS = """
 SELECT epoch, size, root, note FROM checkpoint WHERE epoch = ? AND size BETWEEN ? AND ? ORDER BY size LIMIT ?"""
 
 
+class CutMeanwhile(Exception):
+    """A running node cut the part that is being read."""
+
+
 class LogReport(msgspec.Struct):
     """What a check found. `faults` lists the first hundred, `fault_count` counts all."""
 
@@ -52,6 +56,8 @@ class LogReport(msgspec.Struct):
     entries: int = 0
     packets: int = 0
     reduced: int = 0
+    cut: int = 0
+    cut_checkpoints: int = 0
     streams: int = 0
     checkpoints: int = 0
     lost_checkpoints: int = 0
@@ -80,10 +86,16 @@ class LogReport(msgspec.Struct):
         gone = f", the content of {self.reduced} taken away on record" if self.reduced else ""
         click.echo(f"log          {self.log_id}, epoch {self.epoch}")
         click.echo(f"read         {self.directory} ({self.read_as})")
+        if self.cut:
+            click.echo(
+                f"cut          {self.cut} entries from the log's beginning; of these only the tree is left to trust"
+            )
         click.echo(f"entries      {self.entries}, {self.packets} of them packets of {self.streams} streams{gone}")
         click.echo(
             f"checkpoints  {self.checkpoints} signed and fitting the entries, the newest over {self.signed_size}"
         )
+        if self.cut_checkpoints:
+            click.echo(f"             {self.cut_checkpoints} of the part that was cut; not comparable any more")
         if self.lost_checkpoints:
             click.echo(f"             {self.lost_checkpoints} of histories that a restore lost; not comparable")
         if self.entries > self.signed_size:
@@ -106,11 +118,16 @@ def check_log(directory: Path, trusted: TrustedKeys) -> LogReport:
             trusted = msgspec.structs.replace(
                 trusted, log_keys=own.trusted.log_keys, log_id=own.trusted.log_id, spans=own.trusted.spans
             )
-        check = _Check(connection, trusted, own, LogReport(str(directory), read_as))
-        return check.run(directory)
+        while True:
+            try:
+                return _Check(connection, trusted, own, LogReport(str(directory), read_as)).run(directory)
+            except CutMeanwhile:
+                continue
 
 
-def check_copy(database: Path, keys_directory: Path, pinned: Sequence[VerifierKey] = ()) -> tuple[LogReport, TrustedKeys]:
+def check_copy(
+    database: Path, keys_directory: Path, pinned: Sequence[VerifierKey] = ()
+) -> tuple[LogReport, TrustedKeys]:
     """Checks a database that nobody writes to, such as a backup's; gives the log's keys too.
 
     One of the keys in `keys_directory`/keys, if there are any, and one of the pinned ones must be the log's.
@@ -171,39 +188,6 @@ def _connected(uri: str) -> Iterator[sqlite3.Connection]:
         connection.close()
 
 
-class _Tree:
-    """An RFC 6962 tree grown leaf by leaf, in tiles: per tile level the hashes since its last full tile."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._rows: list[list[bytes]] = [[]]
-
-    def append(self, leaf: bytes) -> list[tuple[int, int, bytes]]:
-        """Adds a leaf; gives the tiles that are full now: level, index, hashes."""
-        self.size += 1
-        full: list[tuple[int, int, bytes]] = []
-        node = leaf
-        for level, row in enumerate(self._rows):
-            row.append(node)
-            if len(row) < TILE_WIDTH:
-                return full
-            full.append((level, (self.size >> 8 * (level + 1)) - 1, b"".join(row)))
-            node = root_of(row)
-            row.clear()
-        self._rows.append([node])
-        return full
-
-    def root(self) -> bytes:
-        spans: list[bytes] = []
-        for row in reversed(self._rows):
-            at = 0
-            while at < len(row):
-                width = 1 << (len(row) - at).bit_length() - 1
-                spans.append(root_of(row[at : at + width]))
-                at += width
-        return fold_span(spans)
-
-
 class _Check:
     """One pass over the log."""
 
@@ -213,11 +197,13 @@ class _Check:
         self._key_rows = {row.offset: row for row in own.rows if row.note}
         self._takeovers = {tree.checkpoint.size: tree for tree in own.takeovers}
         self._report = report
-        self._tree: _Tree | None = _Tree()
+        self._tree: CheckedTree | None = CheckedTree()
         self._streams: dict[bytes, tuple[int, bytes]] = {}
         self._last_us = 0
         self._epochs: list[tuple[int, int]] = connection.execute("SELECT epoch, first_offset FROM epoch").fetchall()
         self._epochs.sort(key=lambda row: row[1])
+        self._minimum = 0
+        self._first_key = own.trusted.log_keys[0].public_key
         self._removals = _read_removals(connection)
         self._checkpoints: Iterator[CheckpointRow] = iter(())
         self._checkpoint: CheckpointRow | None = None
@@ -227,19 +213,20 @@ class _Check:
         report, connection = self._report, self._connection
         mark = read_high_water(directory)  # before the head, which a running node moves on
         ((head,),) = connection.execute("SELECT coalesce(max(offset), 0) FROM entry").fetchall()
-        ((minimum_index,),) = connection.execute("SELECT value FROM state WHERE key = 'minimum_index'").fetchall()
+        minimum_index = self._read_minimum()
         if not head or not self._epochs:
             raise VerificationFailed("the log has no entries", subject=DATABASE_NAME)
-        if minimum_index:
-            raise VerificationFailed(f"entries up to {minimum_index} were cut; this version can't check such a log")
         epoch = self._epochs[-1][0]
         report.epoch = format_epoch(Epoch(epoch))
         self._checkpoints = self._read_checkpoints(head)
         self._checkpoint = next(self._checkpoints, None)
-        after = 0
+        self._begin(minimum_index)
+        after = minimum_index
         with click.progressbar(length=head, label="checking", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
             while after < head:
                 page = self._read_page(after, head)
+                if page.damaged and self._read_minimum() > minimum_index:
+                    raise CutMeanwhile
                 for low, high in page.damaged:
                     self._note_damage(low, high)
                 for entry in page.entries:
@@ -258,6 +245,31 @@ class _Check:
         report.entries, report.streams = head, len(self._streams)
         report.root = "" if self._tree is None else self._tree.root().hex()
         return report
+
+    def _read_minimum(self) -> int:
+        ((minimum,),) = self._connection.execute("SELECT value FROM state WHERE key = 'minimum_index'").fetchall()
+        return int(minimum)
+
+    def _begin(self, minimum: int) -> None:
+        """What is left of the part that was cut: the tree over it, and the checkpoints that lie in it."""
+        self._minimum = self._report.cut = minimum
+        if not minimum:
+            return
+        self._report.log_id = log_id_of(self._first_key)
+        self._key_rows = {offset: row for offset, row in self._key_rows.items() if offset > minimum}
+        try:
+            self._tree = CheckedTree.behind_cut(self._connection, minimum)
+        except LookupError as error:
+            self._tree = None
+            self._report.note(f"of what was cut: {error.args[0]}; no root could be compared")
+        while self._checkpoint is not None and self._checkpoint[1] <= minimum:
+            epoch, size, root, note = self._checkpoint
+            self._checkpoint = next(self._checkpoints, None)
+            known = kept_root(self._connection, size)
+            if known is None:
+                self._report.cut_checkpoints += 1
+                continue
+            self._take_checkpoint(epoch, size, root, note, known)
 
     def _read_checkpoints(self, head: int) -> Iterator[CheckpointRow]:
         """Those of each epoch's own entries, by size, a page at a time; the rest were lost by a restore."""
@@ -345,6 +357,8 @@ class _Check:
     def _take_packet(self, entry: StoredEntry) -> None:
         self._report.packets += 1
         self._report.reduced += entry.is_reduced
+        if self._minimum and entry.stream_hash not in self._streams:  # those before it may have been cut
+            self._streams[entry.stream_hash] = (entry.sequence - 1, entry.prev)
         last, leaf = self._streams.get(entry.stream_hash, (0, bytes(32)))
         expected = max(last, epoch_counter(Epoch(entry.epoch)) - 1 << SEQUENCE_BITS) + 1
         if entry.sequence != expected or entry.prev != leaf:
@@ -360,6 +374,8 @@ class _Check:
 
     def _is_removed(self, entry: StoredEntry) -> bool:
         at = entry.target_from or entry.offset  # what is about one packet goes with it
+        if at <= self._minimum:
+            return True
         if not _is_in_runs(self._removals.get(entry.stream_hash, []), at):
             self._removals = _read_removals(self._connection)  # a running node may have taken it just now
         return _is_in_runs(self._removals.get(entry.stream_hash, []), at)
@@ -379,16 +395,21 @@ class _Check:
         while self._checkpoint is not None and self._checkpoint[1] == self._tree.size:
             epoch, size, root, note = self._checkpoint
             self._checkpoint = next(self._checkpoints, None)
-            try:
-                signed = verify_checkpoint(note, self._trusted)
-            except VerificationFailed as error:
-                self._report.note(f"the checkpoint over {size} entries: {error.detail}")
-                continue
-            if (signed.epoch, signed.checkpoint.size, signed.checkpoint.root) != (epoch, size, root):
-                self._report.note(f"the checkpoint over {size} entries says something else than its note")
-            self._compare(f"the checkpoint over {size} entries", signed.checkpoint.root)
-            self._report.checkpoints += 1
-            self._report.signed_size = size
+            self._take_checkpoint(epoch, size, root, note, self._tree.root())
+
+    def _take_checkpoint(self, epoch: int, size: int, root: bytes, note: str, known: bytes) -> None:
+        """`known`: the root that the entries have."""
+        try:
+            signed = verify_checkpoint(note, self._trusted)
+        except VerificationFailed as error:
+            self._report.note(f"the checkpoint over {size} entries: {error.detail}")
+            return
+        if (signed.epoch, signed.checkpoint.size, signed.checkpoint.root) != (epoch, size, root):
+            self._report.note(f"the checkpoint over {size} entries says something else than its note")
+        if signed.checkpoint.root != known:
+            self._report.note(f"the checkpoint over {size} entries: another root than the entries have")
+        self._report.checkpoints += 1
+        self._report.signed_size = size
 
     def _compare(self, what: str, root: bytes) -> None:
         if self._tree is not None and self._tree.root() != root:

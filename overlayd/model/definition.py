@@ -52,7 +52,7 @@ class RetentionRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hold_max: Annotated[
         Duration,
         Meta(
-            description="Age up to which a packet waits for who still needs it: an unfinished confirmation, a subscription"
+            description="Age up to which a packet waits for who needs it: a confirmation, a subscription; 0s: none does"
         ),
     ] = Duration(60 * 86_400)
     when_full: Annotated[

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from overlayd.model.errors import NewerSchema
-from overlayd.storage import hashindex, hold_book, links, log_keys, positions, tree
+from overlayd.storage import hashindex, hold_book, links, log_keys, packing, positions, tree
 
 PAGE_BYTES = 4096
 
@@ -19,6 +19,8 @@ class Feature(msgspec.Struct, frozen=True):
 
     name: str
     steps: tuple[str, ...]
+    on_loss: tuple[str, ...] = ()
+    """Statements for a mended database that lost rows of these tables: whatever keeps the loss from doing harm."""
 
 
 _LOG_TABLES = """
@@ -87,7 +89,7 @@ CREATE TABLE checkpoint (
 ) STRICT, WITHOUT ROWID;
 """
 
-LOG_FEATURE = Feature("log", (_LOG_TABLES, hold_book.TABLES))
+LOG_FEATURE = Feature("log", (_LOG_TABLES, hold_book.TABLES, packing.GUARD))
 FEATURES = (
     LOG_FEATURE,
     Feature("tree", (tree.TABLES, tree.KEPT_TABLES)),

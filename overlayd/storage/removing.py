@@ -21,6 +21,7 @@ from overlayd.storage.intake import Intake
 from overlayd.storage.jobs import ChangeJob
 from overlayd.storage.maintenance import head_row, store_heads
 from overlayd.storage.own import OwnPacket, append_own
+from overlayd.storage.packing import reduce_rows
 from overlayd.storage.positions import join_positions, read_stored
 from overlayd.storage.readers import ReaderPool
 from overlayd.storage.record import reduce_entry
@@ -33,7 +34,6 @@ OLDEST_ROWS = 512
 PAGE_BYTES = 4096
 
 _SIZES = "SELECT offset, length(sealed) FROM entry WHERE offset IN (SELECT value FROM json_each(?))"
-_REDUCE = "UPDATE entry SET sealed = NULL WHERE offset IN (SELECT value FROM json_each(?))"
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -189,7 +189,7 @@ class Remover:
         group.actions.append(lambda connection: self._state.positions.drop_stream(connection, stream.id))
 
     def _clear_rows(self, group: Group, offsets: list[int]) -> None:
-        group.statements.append((_REDUCE, (json.dumps(offsets),)))
+        group.actions.append(partial(reduce_rows, offsets=offsets))
         group.reduced += [entry for entry in map(self._state.tail.find, offsets) if entry is not None]
 
     async def read_positions(self, stream: Stream, sequence: int, limit: int) -> list[tuple[int, int]]:

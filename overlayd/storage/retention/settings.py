@@ -21,7 +21,7 @@ class RetentionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     share: Annotated[
         float,
         Meta(gt=0, le=1, description="Share of the time that these transactions may take up, unless the disk is full"),
-    ] = 0.25
+    ] = 0.5
     cut: Annotated[
         bool, Meta(description="Take whole prefixes of the log away that are older than everything's retention")
     ] = True

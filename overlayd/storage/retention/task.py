@@ -12,6 +12,7 @@ import trio
 
 from overlayd.model.clock import Clock
 from overlayd.model.errors import OverlaydError, ShuttingDown, UnderHold
+from overlayd.model.names import is_node_name
 from overlayd.storage.group import LogState
 from overlayd.storage.holds import Holds
 from overlayd.storage.housekeeping import DiskWatch
@@ -266,11 +267,12 @@ class Retention:
         await trio.to_thread.run_sync(self._disk.look)
 
     async def _cut(self) -> None:
-        """Away with the prefix that is older than everything's retention."""
+        """Away with the prefix that holds nothing which is kept or needed, and no id that still counts."""
         longest_us, oldest = 0, self._state.head.offset
         for stream in self._state.book.list_active():
-            rule = stream.definition
-            longest_us = max(longest_us, int(max(float(rule.retention.max_age), float(rule.dedup.window)) * 1e6))
+            if stream.head_sequence and not is_node_name(stream.name):  # whose ids are recognized for so long
+                rule = stream.definition
+                longest_us = max(longest_us, int(max(float(rule.retention.max_age), float(rule.dedup.window)) * 1e6))
             if stream.packets:
                 mark = self._mark(stream)
                 at = await self._remover.read_positions(stream, max(stream.oldest_sequence, 1), 1)
