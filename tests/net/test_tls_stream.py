@@ -154,6 +154,10 @@ async def test_reads_that_do_not_wait_find_all_that_is_here(tmp_path: Path, vers
         assert link.has_bytes
         assert link.read_now(2) == b"z"
         assert not link.holds_bytes
+        await raw.send_all(seal(client, b"one") + seal(client, b"two"))
+        assert link.read_now(10) == b"one"
+        assert link.holds_bytes, "the kernel won't tell of what was read along"
+        assert link.read_now(10) == b"two"
         await raw.send_all(seal(client, b"last"))
         await raw.send_eof()
         assert drain(link) == b"last"
@@ -161,6 +165,34 @@ async def test_reads_that_do_not_wait_find_all_that_is_here(tmp_path: Path, vers
         stream.abort()
         with pytest.raises(trio.BrokenResourceError):
             link.read_now(10)
+
+
+async def test_what_came_along_with_the_handshake_is_not_forgotten(tmp_path: Path) -> None:
+    """A client's first request may lie in the same segment as the end of its handshake: nobody else tells of it."""
+    authority = Authority(tmp_path)
+    context, _ = make_context(TlsListener(address="", cert=str(authority.issue("node"))), SystemClock())
+    ours, theirs = trio.socket.socketpair()
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = authority.client_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    stream = TlsStream(SocketPushStream(ours), context, b"")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    await theirs.send(outgoing.read())
+    assert not stream.step()
+    assert await stream.exchange()
+    assert not stream.step()
+    await stream.send_produced()
+    incoming.write(await theirs.recv(1 << 16))
+    client.do_handshake()
+    client.write(b"GET / HTTP/1.1")
+    await theirs.send(outgoing.read())
+    assert await stream.exchange()
+    assert stream.step()
+    assert stream.holds_bytes
+    assert stream.read_now(100) == b"GET / HTTP/1.1"
+    assert stream.read_now(100) is None
+    stream.abort()
+    theirs.close()
 
 
 async def test_a_read_that_does_not_wait_refuses_what_is_not_tls(tmp_path: Path) -> None:
