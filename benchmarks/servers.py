@@ -11,11 +11,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.certificate import write_certificate
 from benchmarks.machine import CpuClock, resident_kib
 from benchmarks.work import SCHEMA, names_with_schema
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 20.0
+CERTIFICATE = "node.pem"
 
 
 class Missing(Exception):
@@ -24,7 +26,7 @@ class Missing(Exception):
 
 @dataclass(slots=True)
 class Server:
-    """A running program. `durability` says what an acknowledgement of it is worth."""
+    """A running program. `durability` says what an acknowledgement of it is worth. `tls_port`: 0 where there is none."""
 
     name: str
     version: str
@@ -33,6 +35,12 @@ class Server:
     port: int
     directory: Path
     process: "subprocess.Popen[bytes]"
+    tls_port: int = 0
+
+    @property
+    def certificate(self) -> Path:
+        """What clients over TLS are to trust."""
+        return self.directory / CERTIFICATE
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -108,11 +116,13 @@ def start(command: list[str], directory: Path, port: int) -> "subprocess.Popen[b
 def start_overlayd(directory: Path) -> Server:
     """A node as it is used: the whole log is written, metrics are served; 120 of the streams have a schema."""
     directory.mkdir(parents=True)
-    port = free_port()
+    port, tls_port = free_port(), free_port()
+    write_certificate(directory / CERTIFICATE)
     streams = "".join(f'[[streams]]\nname = "{name}"\nschema = {toml_table(SCHEMA)}\n' for name in names_with_schema())
     config = directory / "config.toml"
     config.write_text(
-        f'[listen]\ntcp = ["127.0.0.1:{port}"]\n[storage]\ndir = "{directory}/data"\n'
+        f'[listen]\ntcp = ["127.0.0.1:{port}"]\n'
+        f'[[listen.tls]]\naddress = "127.0.0.1:{tls_port}"\ncert = "{directory / CERTIFICATE}"\n[storage]\ndir = "{directory}/data"\n'
         f"[limits]\nrequests_per_connection = 1000000000\nauto_create_per_minute = 1000000\n{streams}"
     )
     return restart_overlayd(directory)[0]
@@ -121,13 +131,13 @@ def start_overlayd(directory: Path) -> Server:
 def restart_overlayd(directory: Path) -> tuple[Server, float]:
     """A node on a directory that one ran on before, and the seconds until it took connections."""
     config = directory / "config.toml"
-    port = int(config.read_text().partition("127.0.0.1:")[2].partition('"')[0])
+    port, tls_port = map(int, re.findall(r'"127\.0\.0\.1:(\d+)"', config.read_text()))
     began = time.perf_counter()
     process = start([sys.executable, "-m", "overlayd", "run", "--config", str(config)], directory, port)
     seconds = time.perf_counter() - began
     version = version_of([sys.executable, "-m", "overlayd", "--version"])
     said = "every answer after the fdatasync of its commit (SQLite WAL, synchronous=FULL)"
-    return Server("overlayd", version, said, True, port, directory, process), seconds
+    return Server("overlayd", version, said, True, port, directory, process, tls_port), seconds
 
 
 def toml_table(value: object) -> str:

@@ -4,6 +4,7 @@ import base64
 import resource
 import secrets
 import socket
+import ssl
 from collections.abc import Callable
 
 from benchmarks.protocols import HANDSHAKE_TIMEOUT_S, mqtt_connect, mqtt_subscribe, receive
@@ -53,14 +54,18 @@ def allow_descriptors(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def attach(port: int, count: int, greeting: Callable[[int], Greeting]) -> list[socket.socket]:
-    """That many connections, each attached; wave by wave, so that no backlog overflows."""
+def attach(
+    port: int, count: int, greeting: Callable[[int], Greeting], context: ssl.SSLContext | None = None
+) -> list[socket.socket]:  # fmt: skip
+    """That many connections, each attached, over TLS with a context; wave by wave, so that no backlog overflows."""
     allow_descriptors(count)
     connections: list[socket.socket] = []
     for first in range(0, count, WAVE):
         wave = []
         for number in range(first, min(first + WAVE, count)):
             connection = socket.create_connection(("127.0.0.1", port), HANDSHAKE_TIMEOUT_S)
+            if context is not None:
+                connection = context.wrap_socket(connection, server_hostname="127.0.0.1")
             hello, is_attached = greeting(number)
             connection.sendall(hello)
             wave.append((connection, is_attached))
@@ -70,6 +75,20 @@ def attach(port: int, count: int, greeting: Callable[[int], Greeting]) -> list[s
                 said += receive(connection)
         connections += [connection for connection, _ in wave]
     return connections
+
+
+def read_some(connection: socket.socket, count: int) -> bytes | None:
+    """What has come, b"" at the end; None while TLS waits for the rest of a record. Over TLS at most one record, so it
+    is to be asked again as long as the connection `has_more`."""
+    try:
+        return connection.recv(count)
+    except ssl.SSLWantReadError:
+        return None
+
+
+def has_more(connection: socket.socket) -> bool:
+    """Whether there are bytes of which the kernel knows nothing."""
+    return isinstance(connection, ssl.SSLSocket) and connection.pending() > 0
 
 
 def close_all(connections: list[socket.socket]) -> None:

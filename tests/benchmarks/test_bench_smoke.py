@@ -83,3 +83,10 @@ def test_rows_of_access(tmp_path: Path) -> None:
         "who asks and may they publish", "who asks", "POST of one packet (publish lane)", "GET of /v1/node (Quart)",
     ]  # fmt: skip
     assert all(contender["medians"]["rate"] > 0 for row in rows for contender in row["contenders"])
+
+
+def test_rows_of_fan_out_over_tls(tmp_path: Path) -> None:
+    """Encrypted subscribers get every packet, beside those in clear text."""
+    (row,) = run("fanout", tmp_path, "--subscribers", "30", "--only", "TLS")
+    assert [contender["name"] for contender in row["contenders"]] == ["overlayd, TLS", "overlayd, clear text"]
+    assert all(contender["medians"]["p50_ms"] > 0 for contender in row["contenders"])
