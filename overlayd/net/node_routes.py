@@ -33,11 +33,13 @@ def add_node_routes(
     metrics: Metrics,
     ready_checks: ReadyChecks,
     ready_notes: ReadyChecks | None = None,
+    ready_warnings: ReadyChecks | None = None,
     is_metrics_served: bool = True,
     network: NetworkName = "none",
     identity_key: str = "",
 ) -> None:
-    """Adds the routes about the node itself. `ready_notes`: what is told beside the checks and never wrong.
+    """Adds the routes about the node itself. `ready_notes`: what is told beside the checks, in words. `ready_warnings`:
+    checks that may fail while packets are taken, so that they don't make the node unready.
     `is_metrics_served`: `[metrics] enabled`. `network`: of `[chain]`. `identity_key`: the node's, where it signs
     answers."""
     versions = {"overlayd": __version__, "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
@@ -58,8 +60,14 @@ def add_node_routes(
             name: CheckBody(ok=not trouble, detail=(is_known and trouble) or UNSET)
             for name, trouble in troubles.items()
         }
+        for name, check in (ready_warnings or {}).items():
+            trouble = check()
+            checks[name] = CheckBody(ok=not trouble, detail=(is_known and trouble) or UNSET)
         if is_known:
-            checks |= {name: CheckBody(ok=True, detail=tell()) for name, tell in (ready_notes or {}).items()}
+            checks |= {
+                name: CheckBody(ok=name not in checks or checks[name].ok, detail=tell())
+                for name, tell in (ready_notes or {}).items()
+            }
         is_ready = not any(troubles.values())
         return answer(encode_wire(ReadyBody(ready=is_ready, checks=checks)), 200 if is_ready else 503)
 

@@ -1,6 +1,6 @@
 """The routes over a real log, asked through Quart's test client."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -119,9 +119,10 @@ class Node:
 
 @asynccontextmanager
 async def open_node(
-    directory: Path, limits: Limits | None = None, defaults: Definition | None = None, *, is_fast: bool = False
-) -> AsyncIterator[Node]:
-    """A node without listeners. `is_fast`: with a publish lane before the application."""
+    directory: Path, limits: Limits | None = None, defaults: Definition | None = None, *, is_fast: bool = False,
+    warnings: dict[str, Callable[[], str]] | None = None,
+) -> AsyncIterator[Node]:  # fmt: skip
+    """A node without listeners. `is_fast`: with a publish lane before the application. `warnings`: of its readiness."""
     limits, metrics = limits or Limits(), Metrics()
     lane = Lane(limits.other_lane_concurrency, limits.other_lane_queue, metrics)
     settings = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
@@ -153,5 +154,7 @@ async def open_node(
         add_log_key_routes(app, log=log, lane=lane, trail=access.trail)
         add_log_routes(app, log=log, lane=lane, streams=access.streams, trail=access.trail)
         checks = {"storage": lambda: node.troubles["storage"]}
-        add_node_routes(app, log=log, node_name="test", metrics=metrics, ready_checks=checks)
+        add_node_routes(
+            app, log=log, node_name="test", metrics=metrics, ready_checks=checks, ready_warnings=warnings or {}
+        )
         yield node

@@ -27,6 +27,17 @@ async def test_alive_and_ready(node: Node) -> None:
     assert reply.json["checks"]["storage"] == {"ok": False, "detail": "the disk is full"}
 
 
+async def test_a_warning_doesnt_make_it_unready(tmp_path: Path) -> None:
+    """A chain that doesn't go on is told as a check that failed, in words to those who are let in; packets are taken."""
+    trouble = ["the newest block is 130 minutes old"]
+    async with open_node(tmp_path, warnings={"chain": lambda: trouble[0]}) as running:
+        reply = await running.ask("GET", "/readyz")
+        assert (reply.status, reply.json["ready"]) == (200, True)
+        assert reply.json["checks"]["chain"] == {"ok": False, "detail": trouble[0]}
+        trouble[0] = ""
+        assert (await running.ask("GET", "/readyz")).json["checks"]["chain"] == {"ok": True}
+
+
 async def test_metrics(node: Node) -> None:
     """Metrics come as Prometheus text, or as OpenMetrics to who asks for it."""
     await node.ask("GET", "/healthz")
