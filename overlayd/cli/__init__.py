@@ -17,6 +17,7 @@ _COMMANDS = {
     "streams": ("overlayd.cli.streams", "List, define, pause, resume, stop, hold and delete streams"),
     "retention": ("overlayd.cli.retention", "Show how taking old packets away stands"),
     "subscriptions": ("overlayd.cli.subscriptions", "Create, list, move, fetch from and delete durable subscriptions"),
+    "agents": ("overlayd.cli.agents", "Pause all agents, or let them go on"),
     "sessions": ("overlayd.cli.sessions", "List and end live connections"),
     "erase": ("overlayd.cli.erase", "Erase packets, or everything about somebody"),
     "subject": ("overlayd.cli.subject", "Show and export what is kept about somebody, and their consent"),

@@ -1,6 +1,8 @@
 """`overlayd subscriptions fetch`, `ack`, `nack` and `extend`."""
 
+import json
 import math
+from typing import Any
 
 import click
 
@@ -53,12 +55,21 @@ def fetch(target: Target, subscription: str, count: int, wait: float, is_acked: 
 @click.command("ack")
 @click.argument("subscription")
 @click.argument("leases", nargs=-1, required=True, metavar="LEASE...")
+@click.option(
+    "--reply", default="", help="What an agent replies to the one lease: JSON, @FILE, or - for standard input"
+)
 @target_options
 @click.pass_context
-def ack(ctx: click.Context, target: Target, subscription: str, leases: tuple[str, ...]) -> None:
-    """Settle leased messages; prints ok or expired for each, and exits 1 when one had expired."""
+def ack(ctx: click.Context, target: Target, subscription: str, leases: tuple[str, ...], reply: str) -> None:
+    """Settle leased messages; prints ok or expired for each, and exits 1 when one had expired.
+
+    A REPLY is {"packets": [{"data": ...}, ...]}; its packets go to the agent's output stream, with the settling.
+    """
+    body = _read_reply(reply)
+    if body is not None and len(leases) != 1:
+        raise click.UsageError("--reply goes with one lease")
     with SyncClient(target.url, target.key, tls=target.tls, retry=ONCE) as client:
-        _print(ctx, client.subscriptions.ack(subscription, leases))
+        _print(ctx, client.subscriptions.ack(subscription, leases, reply=body))
 
 
 @click.command("nack")
@@ -84,6 +95,21 @@ def extend(ctx: click.Context, target: Target, subscription: str, leases: tuple[
     with SyncClient(target.url, target.key, tls=target.tls, retry=ONCE) as client:
         wanted = None if math.isnan(lease_s) else lease_s
         _print(ctx, client.subscriptions.extend(subscription, leases, lease_s=wanted))
+
+
+def _read_reply(text: str) -> dict[str, Any] | None:
+    if not text:
+        return None
+    try:
+        if text == "-" or text.startswith("@"):
+            with click.open_file(text.removeprefix("@"), encoding="utf-8") as file:
+                text = file.read()
+        body = json.loads(text)
+    except (OSError, ValueError) as err:
+        raise click.UsageError(f"--reply: {err}") from err
+    if not isinstance(body, dict):
+        raise click.UsageError("--reply: expected a JSON object")
+    return body
 
 
 def _print(ctx: click.Context, results: list[str]) -> None:

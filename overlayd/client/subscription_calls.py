@@ -8,6 +8,7 @@ import msgspec
 
 from overlayd.client.calls import JSON, Answer, Call, decoder_of
 from overlayd.model.units import Duration
+from overlayd.model.wire_agents import AgentsBody
 from overlayd.model.wire_subscriptions import (
     AttemptList,
     CountBody,
@@ -22,6 +23,7 @@ from overlayd.model.wire_subscriptions import (
 )
 
 ROOT = "/v1/subscriptions"
+AGENTS = "/v1/agents"
 _ONE = decoder_of(SubscriptionBody)
 _LIST = decoder_of(SubscriptionList)
 _SECRET = decoder_of(SecretBody)
@@ -32,6 +34,7 @@ _LETTERS = decoder_of(DeadLetterList)
 _COUNT = decoder_of(CountBody)
 _FETCHED = decoder_of(FetchBody)
 _LEASES = decoder_of(LeasesBody)
+_AGENTS = decoder_of(AgentsBody)
 _HEADERS = (("Content-Type", JSON),)
 
 
@@ -134,6 +137,16 @@ def settle(
     if delay_s is not None:
         members["delay"] = str(Duration(delay_s))
     return Call("POST", path_of(name, verb), _LEASES, headers=_HEADERS, content=_text(members), is_repeatable=False)
+
+
+def agents() -> Call[AgentsBody]:
+    """How the switch of all agents stands."""
+    return Call("GET", AGENTS, _AGENTS)
+
+
+def switch_agents(*, is_paused: bool) -> Call[AgentsBody]:
+    """Pauses all agents, or has them go on."""
+    return Call("POST", f"{AGENTS}/{'pause' if is_paused else 'resume'}", _AGENTS)
 
 
 def _range_of(first: int | None, last: int | None) -> dict[str, int]:

@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 from overlayd.client import subscription_calls
 from overlayd.client.calls import HOLD_MAX_S, Call
+from overlayd.model.wire_agents import AgentsBody
 from overlayd.model.wire_subscriptions import AttemptBody, DeadLetterBody, FetchBody, SubscriptionBody, TestBody
 
 T = TypeVar("T")
@@ -121,6 +122,18 @@ class AsyncSubscriptions:
         """Makes leases last from now on; per lease `ok` or `expired`."""
         return [*(await self._send(subscription_calls.settle(name, "extend", leases, lease_s))).results]
 
+    async def agents(self) -> AgentsBody:
+        """Whether all agents are paused, since when and by whom."""
+        return await self._send(subscription_calls.agents())
+
+    async def pause_agents(self) -> AgentsBody:
+        """Begins nothing more for any agent of the node; nothing is lost."""
+        return await self._send(subscription_calls.switch_agents(is_paused=True))
+
+    async def resume_agents(self) -> AgentsBody:
+        """They go on where they stand."""
+        return await self._send(subscription_calls.switch_agents(is_paused=False))
+
 
 class SyncSubscriptions:
     """Durable subscriptions of a node. Everywhere `name` may be an id as well."""
@@ -217,3 +230,15 @@ class SyncSubscriptions:
     def extend(self, name: str, leases: Sequence[str], *, lease_s: float | None = None) -> "builtins.list[str]":
         """Makes leases last from now on; per lease `ok` or `expired`."""
         return [*(self._send(subscription_calls.settle(name, "extend", leases, lease_s))).results]
+
+    def agents(self) -> AgentsBody:
+        """Whether all agents are paused, since when and by whom."""
+        return self._send(subscription_calls.agents())
+
+    def pause_agents(self) -> AgentsBody:
+        """Begins nothing more for any agent of the node; nothing is lost."""
+        return self._send(subscription_calls.switch_agents(is_paused=True))
+
+    def resume_agents(self) -> AgentsBody:
+        """They go on where they stand."""
+        return self._send(subscription_calls.switch_agents(is_paused=False))

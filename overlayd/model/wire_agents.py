@@ -29,6 +29,14 @@ class AgentPacket(Packet, kw_only=True):
     )
 
 
+class FetchedPacket(Packet, kw_only=True):
+    """A packet as a worker fetches it; agents are told who it is from. A subclass because all members stand on one
+    level."""
+
+    producer: Annotated[Producer, Meta(description="To agents only")] | UnsetType = UNSET
+    made_from: Annotated[list[int], Meta(description="To agents only")] | UnsetType = UNSET
+
+
 class NotifiedPacket(msgspec.Struct, kw_only=True):
     """A packet in a body of format `agent`."""
 

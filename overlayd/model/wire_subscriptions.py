@@ -7,7 +7,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from overlayd.model.subscription import AgentRule, PullRule, SubscriptionDefinition, WebhookRule
 from overlayd.model.wire import ConfirmationStatus, CursorText, Packet, Time
-from overlayd.model.wire_agents import Reply
+from overlayd.model.wire_agents import FetchedPacket, Reply
 
 StartText = Annotated[str, Meta(description="now, beginning, an RFC 3339 time or a cursor; default now")]
 Count = Annotated[int, Meta(ge=0)]
@@ -221,7 +221,7 @@ class LeasedMessage(msgspec.Struct, kw_only=True, rename={"from_": "from"}):
     deliveries: Annotated[int, Meta(ge=1, description="How often it was given out, this time included")]
     cursor: CursorText | UnsetType = UNSET
     stream_id: str | UnsetType = UNSET
-    packet: Packet | UnsetType = UNSET
+    packet: FetchedPacket | UnsetType = UNSET
     packet_sequence: Count | UnsetType = UNSET
     from_: Annotated[str | int, Meta(description="gap: a cursor; status: a sequence; both ends inclusive")] | (
         UnsetType

@@ -13,10 +13,12 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from click.testing import CliRunner
 from js_packages import JS, install_js, needs_node
 from node_process import Node
 from trio_websocket import open_websocket_url
 
+from overlayd.cli import cli
 from overlayd.client import SyncClient
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -197,6 +199,47 @@ def test_ways_to_reply_and_the_switch(tmp_path: Path, agent: Agent) -> None:
             assert [one["action"] for one in values(client, "overlayd.audit", 1) if one["action"][:7] == "agents."] == [
                 "agents.pause", "agents.resume"
             ]  # fmt: skip
+    finally:
+        assert node.stop() == 0
+
+
+def test_agents_by_commands(tmp_path: Path) -> None:
+    """An agent is made, fetches who a packet is from, replies, and all agents are paused and resumed, by commands."""
+    node = Node(tmp_path / "data").wait_ready()
+
+    def run(*arguments: str, text: str = "") -> tuple[int, str, str]:
+        done = CliRunner().invoke(cli, [*arguments, "--data", str(node.directory)], input=text)
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
+        return done.exit_code, done.stdout, done.stderr
+
+    try:
+        with client_of(node) as client:
+            client.define("out", {})
+        code, _, errors = run(
+            "subscriptions", "create", "mood", "--kind", "agent", "--stream", "in", "--output", "out"
+        )  # fmt: skip
+        assert code == 0, errors
+        with client_of(node) as client:
+            client.publish("in", {"n": 1})
+            client.publish("in", {"n": 2})
+        fetched = run("subscriptions", "fetch", "mood", "--max", "2", "--wait", "5s")[1].splitlines()
+        first, second = map(json.loads, fetched)
+        assert first["packet"]["producer"]["signature"] == "none"
+        assert first["packet"]["producer"]["principal"]
+        reply = json.dumps({"packets": [{"data": "one"}]})
+        assert run("subscriptions", "ack", "mood", first["lease"], second["lease"], "--reply", reply)[0] == 2
+        assert run("subscriptions", "ack", "mood", first["lease"], "--reply", "[1]")[0] == 2
+        assert run("subscriptions", "ack", "mood", first["lease"], "--reply", reply)[:2] == (0, "ok\n")
+        assert run("subscriptions", "ack", "mood", second["lease"], "--reply", "-", text=reply)[:2] == (0, "ok\n")
+        assert run("subscriptions", "ack", "mood", second["lease"], "--reply", reply)[:2] == (1, "expired\n")
+        with client_of(node) as client:
+            assert values(client, "out", 2) == ["one", "one"]
+        assert json.loads(run("agents", "--json")[1]) == {"paused": False, "agents": 1}
+        assert "paused  yes" in run("agents", "pause-all")[1]
+        code, _, errors = run("subscriptions", "fetch", "mood")
+        assert (code, "agents are paused" in errors) == (1, True)
+        assert json.loads(run("agents", "resume-all", "--json")[1])["paused"] is False
+        assert run("subscriptions", "fetch", "mood")[0] == 0
     finally:
         assert node.stop() == 0
 
