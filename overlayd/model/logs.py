@@ -33,6 +33,7 @@ _SECRET_NAMES = re.compile(
     re.IGNORECASE,
 )
 _SECRET_TEXTS = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
+_SUBJECTS = re.compile(r"(/v1/subjects/)[^/?\s\"]+")
 _KEY_TEXTS = re.compile(r"((?:ovl|ap)_live_|ovl_ticket_)[A-Za-z0-9_-]{20,}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -101,7 +102,9 @@ def hide_secrets(logger: Any, method: str, event: Event) -> Event:
 
 
 def hide_keys(text: str) -> str:
-    """The text without the API keys and tickets in it."""
+    """The text without the API keys and tickets in it, and without the subjects that paths name."""
+    if "/v1/subjects/" in text:
+        text = _SUBJECTS.sub(r"\1(hidden)", text)
     return _KEY_TEXTS.sub(r"\1(hidden)", text) if "_live_" in text or "_ticket_" in text else text
 
 

@@ -56,7 +56,7 @@ class SubjectIndex:
         """About how many packets weren't looked at yet."""
         return sum(
             min(stream.packets, max(0, stream.head_sequence - self._position(stream, pointer)))
-            for stream, pointer in self._declared.values()
+            for stream, pointer in self.declared().values()
         )
 
     async def load(self) -> None:
