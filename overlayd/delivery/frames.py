@@ -32,7 +32,7 @@ from overlayd.model.wire import (
     format_blake3,
     format_sha256,
 )
-from overlayd.model.wire_agents import AgentPacket, Producer
+from overlayd.model.wire_agents import AgentPacket, AgentPacketMessage, Producer
 
 DEFAULT_EVENT_TYPE = "overlayd.packet"
 NODE_SOURCE = "/node"
@@ -189,11 +189,11 @@ def agent_packet(view: PacketView, state: PacketState) -> AgentPacket:
     )
 
 
-def agent_message(message: Message) -> PacketMessage:
+def agent_message(message: Message) -> AgentPacketMessage:
     """A packet's message as agents get it, in the packet format."""
     view = message.subject
     assert isinstance(view, PacketView)
-    return PacketMessage(
+    return AgentPacketMessage(
         stream_id=view.stream, cursor=str(message.cursor), packet=agent_packet(view, message.state)
     )  # fmt: skip
 

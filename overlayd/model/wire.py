@@ -414,9 +414,12 @@ class ReadBody(msgspec.Struct, kw_only=True):
 
 
 class SubscribeMessage(msgspec.Struct, kw_only=True, tag_field="type", tag="subscribe", rename={"from_": "from"}):
-    """Starts a subscription. The names are plural because `type` already tells the message apart."""
+    """Starts a subscription, or attaches to a durable one by its name, with nothing else said but `id`. The names are
+    plural because `type` already tells the message apart."""
 
     id: SubscriptionId
+    ref: Ref | UnsetType = UNSET
+    name: Annotated[str, Meta(description="Of a durable subscription that is read live")] | UnsetType = UNSET
     streams: list[str] = []
     topics: list[str] = []
     types: list[str] = []

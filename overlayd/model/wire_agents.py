@@ -5,7 +5,16 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from overlayd.model.wire import ConfirmationStatus, Json, Packet, Time, TxIdText
+from overlayd.model.wire import (
+    ConfirmationStatus,
+    CursorText,
+    Json,
+    Packet,
+    Ref,
+    SubscriptionId,
+    Time,
+    TxIdText,
+)
 
 Count = Annotated[int, Meta(ge=0)]
 
@@ -27,6 +36,15 @@ class AgentPacket(Packet, kw_only=True):
     made_from: Annotated[list[int], Meta(description="Offsets of the packets that it was made from")] | UnsetType = (
         UNSET
     )
+
+
+class AgentPacketMessage(msgspec.Struct, kw_only=True, tag_field="type", tag="packet"):
+    """One packet for an agent that is attached live; `cursor` is what it acknowledges or replies to."""
+
+    stream_id: str
+    cursor: CursorText
+    packet: AgentPacket
+    sub: SubscriptionId | UnsetType = UNSET
 
 
 class FetchedPacket(Packet, kw_only=True):
@@ -84,6 +102,17 @@ class Reply(msgspec.Struct, kw_only=True):
     """What an agent replies; other members are left alone."""
 
     packets: list[ReplyPacket] = []
+
+
+class AckMessage(msgspec.Struct, kw_only=True, tag_field="type", tag="ack"):
+    """Everything up to the cursor was dealt with, of a durable subscription; an agent may reply to the cursor's packet."""
+
+    id: SubscriptionId
+    cursor: CursorText
+    ref: Ref | UnsetType = UNSET
+    reply: Annotated[Reply, Meta(description="Agents: appended to the output stream with the settling")] | UnsetType = (
+        UNSET
+    )
 
 
 class AgentsBody(msgspec.Struct, kw_only=True):

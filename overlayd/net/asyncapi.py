@@ -3,12 +3,12 @@
 from typing import Any, get_args
 
 import overlayd
-from overlayd.model import wire
+from overlayd.model import wire, wire_agents
 from overlayd.model.wire_schema import schema_components
 
 REF = "#/components/schemas/{name}"
-_SERVER = get_args(wire.ServerMessage)
-_CLIENT = get_args(wire.ClientMessage)
+_SERVER = (*get_args(wire.ServerMessage), wire_agents.AgentPacketMessage)
+_CLIENT = (*get_args(wire.ClientMessage), wire_agents.AckMessage)
 CLOSE_CODES = {
     1001: "going away; reconnect",
     1008: "policy: more unread input than allowed; don't reconnect",
@@ -27,6 +27,11 @@ def _name(kind: type) -> str:
     return kind.__struct_config__.tag  # type: ignore[attr-defined,no-any-return]
 
 
+def _key(kind: type) -> str:
+    """As its name, unless another message of the name stands beside it."""
+    return "packet.agent" if kind is wire_agents.AgentPacketMessage else _name(kind)
+
+
 def _summary(kind: type) -> str:
     return (kind.__doc__ or "").split("\n")[0]
 
@@ -35,7 +40,7 @@ def build_asyncapi() -> dict[str, Any]:
     """The whole document. It depends on nothing but this version of the code."""
     schemas, components = schema_components([*_SERVER, *_CLIENT], ref_template=REF)
     messages = {
-        f"{direction}.{_name(kind)}": {
+        f"{direction}.{_key(kind)}": {
             "name": _name(kind), "title": _name(kind), "summary": _summary(kind),
             "contentType": "application/json", "payload": schema,
         }
