@@ -9,7 +9,7 @@ from storage_rig import Rig, append, draft, drafts, forget_tail, receipts
 
 from overlayd.model.bodies import RemovalCause, decode_removal_body
 from overlayd.model.definition import DedupRule, Definition, RetentionRule
-from overlayd.model.entry import Kind, verify_entry
+from overlayd.model.entry import Kind, StoredEntry, verify_entry
 from overlayd.model.errors import UnderHold, UnknownHold
 from overlayd.model.merkle import verify_consistency, verify_inclusion
 from overlayd.model.units import Duration, Size
@@ -102,9 +102,9 @@ async def test_slices_are_bounded(rig: Rig) -> None:
         assert counts == [4, 3, 3]
 
 
-async def removals_of(log: Log) -> list:  # type: ignore[type-arg]
+async def removals_of(log: Log) -> list[StoredEntry]:
     """The removal entries."""
-    entries = []
+    entries: list[StoredEntry] = []
     while len(entries) < log.head:
         entries += (await log.read_page(len(entries))).entries
     return [entry for entry in entries if entry.kind == Kind.REMOVAL]

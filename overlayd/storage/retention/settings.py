@@ -14,7 +14,7 @@ class RetentionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     every: Annotated[Duration, Meta(description="Pause between two looks at what is to be taken away")] = Duration(30)
     slice_packets: Annotated[
         int, Meta(ge=1, le=5000, description="Packets taken away in one transaction, which publishers wait for")
-    ] = 256
+    ] = 128
     slice_bytes: Annotated[
         Size, Meta(description="Bytes taken away in one transaction; the packet that reaches it is the last")
     ] = Size(1 << 20)
