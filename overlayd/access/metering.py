@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 import structlog
 import trio
 
+from overlayd.access.bandwidth import LIMIT as LIMIT_BANDWIDTH
+from overlayd.access.bandwidth import Bandwidth
 from overlayd.access.principal import Principal
 from overlayd.access.quota_tables import (
     QUOTAS_FEATURE,
@@ -179,6 +181,7 @@ class Metering:
             policy = self.quotas.policy(name)
             account = await self.quotas.account(principal.name)
             self.quotas.check(account, policy, size, requests=int(is_new))
+            self._use_bandwidth(account, size, is_checked=is_new)
             passage = self.quotas.passing(account, policy, size, is_new=is_new)
         if self._has_rates and self._is_rated(principal):
             who = Asker(principal.name, stream, principal.address)
@@ -203,6 +206,9 @@ class Metering:
             return
         if self._has_rates and self._is_rated(principal):
             self.rates.spend("read", Asker(principal.name, stream, principal.address), size=size)
+        account = self.quotas.find(principal.name)
+        if account is not None:
+            Bandwidth(account, self.quotas).spend(size)
         self.usage.delivered(stream, principal.name, "read", packets=packets, bytes=size, requests=1)
 
     async def connect(self, principal: Principal) -> None:
@@ -217,6 +223,19 @@ class Metering:
         await self._check_quota(principal)
         if self._has_rates and self._is_rated(principal):
             self.rates.take("connect", Asker(principal.name, "", principal.address))
+
+    def bandwidth_of(self, principal: str) -> Bandwidth | None:
+        """The pace of what a principal's live sessions are sent; None without a policy."""
+        account = self.quotas.find(principal) if self._is_started else None
+        return Bandwidth(account, self.quotas) if account is not None and account.policy else None
+
+    async def wait_for_bandwidth(self, principal: Principal) -> None:
+        """Before more of an upload is taken: until the principal isn't ahead of its policy's bandwidth. A checkpoint if it
+        waits."""
+        bandwidth = self.bandwidth_of(principal.name)
+        while bandwidth is not None and (wait_s := bandwidth.wait_s()):
+            self.count_hit(LIMIT_BANDWIDTH)
+            await trio.sleep(wait_s)
 
     def check_open(self, principal: str, open_count: int) -> None:
         """Raises QuotaExceeded when the principal, who has `open_count` live connections, may open no further one."""
@@ -307,7 +326,16 @@ class Metering:
         policy = self.quotas.policy(name)
         account = await self.quotas.account(principal.name)
         self.quotas.check(account, policy, 0)
+        self._use_bandwidth(account, 0, is_checked=True)
         return account
+
+    def _use_bandwidth(self, account: Account, size: int, *, is_checked: bool) -> None:
+        """Raises LimitReached when it `is_checked` and the account is too far ahead."""
+        bandwidth = Bandwidth(account, self.quotas)
+        if is_checked and (wait_s := bandwidth.wait_s()):
+            self.count_hit(LIMIT_BANDWIDTH)
+            raise bandwidth.refusal(wait_s)
+        bandwidth.spend(size)
 
     def _is_rated(self, principal: Principal) -> bool:
         return self._rate_settings.local or principal.kind not in LOCAL_KINDS

@@ -164,6 +164,7 @@ class Parts:
         self.metering.fold_with(SessionUsage(
             registry=self.registry, usage=self.metering.sink, clock=clock, read_head=lambda: log.head,
             check_open=self.metering.check_open, exceeded=self.metering.exceeded,
+            pace_of=self.metering.bandwidth_of,
         ).fold)  # fmt: skip
 
     def _make_erasures(self) -> Erasures:

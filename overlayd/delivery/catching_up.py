@@ -9,6 +9,9 @@ from overlayd.delivery.session import Ending
 from overlayd.model.errors import OverlaydError
 from overlayd.model.memory_budget import CATCHING_UP
 
+PACE_S = 1.0
+"""Whoever waits for its pace looks so often whether it is still wanted."""
+
 
 class CatchUp:
     """Brings the seats of a line to the head. One task per line that is behind, and none otherwise."""
@@ -59,6 +62,7 @@ class CatchUp:
             return
         if isinstance(event, Parcel):
             for piece in event.pieces(seat.wire, self._delivery.frames):
+                await self._keep_pace(line)
                 while line.stream.unsent:
                     await line.stream.flush()
                 if seat.is_over or line.is_closing:
@@ -73,6 +77,15 @@ class CatchUp:
                 line.write(line.voice.tick(seat, event.cursor))
         else:
             await line.voice.end_seat(seat, event)
+
+    async def _keep_pace(self, line: Line) -> None:
+        """Waits while its principal was sent more than may be. Checkpoint if it waits."""
+        pace = line.session.pace
+        while pace is not None and (wait_s := pace.wait_s()) > 0 and not line.is_closing:
+            with line.session.waiting():
+                await trio.sleep(min(wait_s, PACE_S))
+            if line.session.ending is not None:
+                return
 
     async def _resume(self, line: Line, seat: Seat) -> Feed:
         """Goes on where the fan-out left the seat. Checkpoint for some cursors. Raises OverlaydErrors."""

@@ -352,7 +352,8 @@ class FanOut:
     def _write_one(self, seat: Seat, pieces: Pieces, before: Cursor) -> bool:
         """Whether the seat got all of it, or has the rest in its stream."""
         line = seat.line
-        if line.stream.unsent:
+        pace = line.session.pace
+        if line.stream.unsent or (pace is not None and pace.wait_s() > 0):
             self._count_behind(seat)
             self.fall_behind(seat, before)
             return False

@@ -141,6 +141,8 @@ class Line:
         session = self.session
         session.messages_sent += piece.count
         session.bytes_sent += len(piece.data)
+        if session.pace is not None:
+            session.pace.spend(len(piece.data))
         if piece.plain:
             self._crc32 = zlib.crc32(piece.plain, self._crc32)
             self._plain_bytes += len(piece.plain)

@@ -63,12 +63,24 @@ class Reading(Protocol):
         ...
 
 
+class Pace(Protocol):
+    """How fast somebody may be sent to, over all of their sessions."""
+
+    def wait_s(self) -> float:
+        """How long nothing more is to be sent; 0 for not at all."""
+        ...
+
+    def spend(self, size: int) -> None:
+        """Bytes were sent."""
+        ...
+
+
 class Session:
     """One live connection. Made by the registry, driven by its transport."""
 
     __slots__ = (
         "_waits", "_waits_for_log", "address", "bytes_sent", "ending", "id", "is_told_of_stop", "messages_sent",
-        "on_change", "opened_us", "principal", "readers", "transport", "who",
+        "on_change", "opened_us", "pace", "principal", "readers", "transport", "who",
     )  # fmt: skip
 
     def __init__(self, id: str, transport: Transport, principal: str, address: str, opened_us: int) -> None:
@@ -84,6 +96,8 @@ class Session:
         self.ending: Ending | None = None
         self.is_told_of_stop = False
         self.readers: dict[str, Reading] = {}
+        self.pace: Pace | None = None
+        """How fast it may be sent to; None as fast as it takes."""
         self.on_change: Callable[[], None] | None = None
         """Called when `ending` was set, or something else changed that the session looks at."""
         self._waits: tuple[trio.CancelScope, ...] = ()
@@ -146,6 +160,10 @@ class SessionWatch(Protocol):
 
     def entering(self, transport: Transport, principal: str, open_count: int) -> None:
         """Before a session is entered by a principal that has so many. Raises LimitReached to keep it out."""
+        ...
+
+    def entered(self, session: Session) -> None:
+        """It is there now."""
         ...
 
     def left(self, session: Session) -> None:
@@ -216,6 +234,8 @@ class Registry:
         self._by_address[address] += 1
         self._by_principal[principal] += 1
         self._gauges[transport].inc()
+        if self.watch is not None:
+            self.watch.entered(session)
         return session
 
     def leave(self, session: Session) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from overlayd.delivery.session import CLOSE_GOING_AWAY, CLOSE_LIMIT, CLOSE_NORMAL, Ending, Registry, Session
+from overlayd.delivery.session import CLOSE_GOING_AWAY, CLOSE_LIMIT, CLOSE_NORMAL, Ending, Pace, Registry, Session
 from overlayd.delivery.wires import Transport
 from overlayd.model.clock import Clock
 from overlayd.model.errors import LimitReached
@@ -19,15 +19,17 @@ class SessionUsage:
     def __init__(
         self, *, registry: Registry, usage: Callable[[], UsageSink | None], clock: Clock, read_head: Callable[[], int],
         check_open: Callable[[str, int], None], exceeded: Callable[[str], LimitReached | None],
+        pace_of: Callable[[str], Pace | None] = lambda principal: None,
     ) -> None:  # fmt: skip
         """`usage` gives None before counting has begun. `check_open` raises LimitReached when a principal may open no
-        further session; `exceeded` says why one can't go on with those that it has."""
+        further session; `exceeded` says why one can't go on with those that it has; `pace_of`: how fast it may be sent to."""
         self._registry = registry
         self._usage = usage
         self._clock = clock
         self._read_head = read_head
         self._check_open = check_open
         self._exceeded = exceeded
+        self._pace_of = pace_of
         self._told: dict[str, tuple[int, int]] = {}
         registry.watch = self
 
@@ -37,6 +39,10 @@ class SessionUsage:
         sink = self._usage()
         if sink is not None:
             sink.delivered(_SEVERAL, principal, transport, packets=0, bytes=0, requests=1)
+
+    def entered(self, session: Session) -> None:
+        """It may be sent to as fast as its principal's policy says."""
+        session.pace = self._pace_of(session.principal)
 
     def left(self, session: Session) -> None:
         """A session is over; its readers are still there."""

@@ -152,6 +152,9 @@ class Publisher:
         self.streams.require(ask.principal, "publish", ask.stream)
         passage = NO_PASSAGE
         if self.metering is not None and self.metering.concerns(ask.principal):
+            if first_index:
+                async with self.lane.step_out():
+                    await self.metering.wait_for_bandwidth(ask.principal)
             passage = await self.metering.publish(
                 ask.principal, ask.stream, packets=len(objects), size=sum(map(len, objects)), is_upload=ask.is_lines,
                 is_new=not first_index,

@@ -193,6 +193,54 @@ def test_slow_readers_skip_and_double_nothing(seed: int) -> None:
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
+class BytePace:
+    """So many bytes a second, and nothing ahead."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.until_s = trio.current_time()
+
+    def wait_s(self) -> float:
+        return max(0.0, self.until_s - trio.current_time())
+
+    def spend(self, size: int) -> None:
+        self.until_s = max(self.until_s, trio.current_time()) + size / self.rate
+
+
+async def test_a_session_is_sent_to_at_its_pace(autojump_clock: MockClock) -> None:
+    """It gets everything, in order, no sooner than it may; others get it at once, and its end isn't held up."""
+    node = Node()
+    async with node.run(), trio.open_nursery() as nursery:
+        slow, quick = [await open_reading(node, nursery, "stream=a") for _ in range(2)]
+        await wait_all_tasks_blocked()
+        paced = node.registry.sessions()[0]
+        paced.pace = BytePace(100_000.0)
+        begun_s, texts = trio.current_time(), [f"{number:02}" + "x" * 20_000 for number in range(30)]
+        for text in texts:
+            node.log.add("a", text)
+            await wait_all_tasks_blocked()
+        await quick.take_all()
+        assert quick.payloads() == texts
+        assert trio.current_time() == begun_s
+        await slow.take_all()
+        sent = paced.bytes_sent
+        while len(slow.payloads()) < 30 and trio.current_time() - begun_s < 60:
+            await trio.sleep(0.25)
+            await slow.take_all()
+            assert paced.bytes_sent - sent <= 100_000 * (trio.current_time() - begun_s) + 2 * PIECE_BYTES
+        assert slow.payloads() == texts
+        assert trio.current_time() - begun_s >= 4
+        for text in texts:
+            node.log.add("a", text)
+            await wait_all_tasks_blocked()
+        before_s = trio.current_time()
+        paced.end(Ending(4029, "quota.exceeded"))
+        await slow.take_all()
+        assert slow.messages()[-1]["type"] == "bye"
+        assert trio.current_time() - before_s < 1
+        nursery.cancel_scope.cancel()
+
+
 async def test_several_subscriptions_of_a_slow_session(autojump_clock: MockClock) -> None:
     """Each subscription of a session that falls behind keeps its own place."""
     node = Node()

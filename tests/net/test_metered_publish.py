@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import trio
 from metering_rig import ADMIN, LOOPBACK, Wall, holder, open_metered
 
+from overlayd.access import bandwidth
 from overlayd.access.quotas import QuotaSettings
 from overlayd.access.rates import RateSettings
 from overlayd.model.quota import HOUR_US
@@ -193,3 +195,48 @@ async def test_what_was_taken_tells_the_rate(tmp_path: Path, is_fast: bool) -> N
         assert lines.headers["ratelimit"].startswith(('"upload_per_principal";r=1;', '"publish_per_principal";r=5;'))
         local = await node.publish("a", who=LOOPBACK)
         assert "ratelimit" not in local.headers
+
+
+@lanes
+async def test_bandwidth_holds_for_all_that_an_account_sends_and_reads(tmp_path: Path, is_fast: bool) -> None:
+    """Ahead by a second and by one body; then 429 until the rate has caught up, for reading too."""
+    async with open_metered(tmp_path, is_fast=is_fast) as node:
+        await node.put_policy(name="thin", max_bandwidth_mbps=0.008)  # 1,000 bytes a second
+        anna = holder(policy="thin")
+        assert (await node.publish("a", 1, size=3000, who=anna)).status == 201
+        refused = await node.publish("a", 1, size=10, who=anna)
+        assert (refused.status, refused.json["subject"]) == (429, "max_bandwidth_mbps")
+        assert refused.headers["ratelimit-policy"] == '"max_bandwidth_mbps";q=1000;w=1'
+        wait_s = int(refused.headers["retry-after"])
+        assert 2 <= wait_s <= 3
+        assert (await node.ask("GET", "/v1/streams/a/packets", who=anna)).status == 429
+        assert node.hits("max_bandwidth_mbps") == 2
+        assert (await node.publish("a", 1, who=holder("key:bert", policy="thin"))).status == 201
+        account = node.metering.quotas.find(anna.name)
+        assert account is not None
+        account.paid_until_s -= wait_s  # so much later
+        read = await node.ask("GET", "/v1/streams/a/packets", who=anna)
+        assert read.status == 200
+        assert (await node.publish("a", 1, size=10, who=anna)).status == 429
+        await node.put_policy(name="thin", max_bandwidth_mbps=0)
+        account.paid_until_s = 0.0
+        for _ in range(3):
+            assert (await node.publish("a", 1, size=3000, who=anna)).status == 201
+
+
+@lanes
+async def test_an_upload_goes_on_at_the_bandwidth(
+    tmp_path: Path, is_fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """It isn't cut off: the node takes more of it when the account may send more."""
+    monkeypatch.setattr(bandwidth, "AHEAD_S", 0.0)
+    async with open_metered(tmp_path, is_fast=is_fast) as node:
+        await node.put_policy(name="thin", max_bandwidth_mbps=40)  # 5,000,000 bytes a second
+        line = b'{"data":"' + b"x" * 9989 + b'"}\n'
+        begun_s = trio.current_time()
+        reply = await node.ask(
+            "POST", "/v1/streams/a/packets", line * 250, who=holder(policy="thin"), Content_Type="application/x-ndjson"
+        )
+        assert (reply.status, reply.json["accepted"]) == (201, 250)
+        assert trio.current_time() - begun_s >= 0.3
+        assert node.hits("max_bandwidth_mbps") > 0
