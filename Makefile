@@ -42,7 +42,7 @@ config-example: $(VENV)/.base-installed ## Write config.example.toml anew from t
 	$(BIN)/python -m overlayd.config.example > config.example.toml.new
 	mv config.example.toml.new config.example.toml
 
-bench: $(VENV)/.bench-installed ## Measure the node beside its peers (PART=publish|batch|fanout|replay|sessions|fairness|busy|growth|commitments|access|all)
+bench: $(VENV)/.bench-installed ## Measure the node beside its peers (PART=publish|batch|fanout|replay|sessions|fairness|busy|growth|deliveries|commitments|confirmed|access|all)
 	@$(BIN)/python -m benchmarks.compare $(or $(PART),all)
 
 binary: build/package-env/.installed build/sbom-env/.installed ## Build dist/overlayd, one file with the interpreter and everything else in it

@@ -1,6 +1,6 @@
 """The node beside its peers: the same work on each in turn, in one run, with medians over interleaved rounds.
 
-Run: .venv/bin/python -m benchmarks.compare publish|batch|fanout|replay|sessions|fairness|busy|growth|commitments|access|all   (or `make bench`)
+Run: .venv/bin/python -m benchmarks.compare publish|batch|fanout|replay|sessions|fairness|busy|growth|deliveries|commitments|confirmed|access|all   (or `make bench`)
 """
 
 import argparse
@@ -20,6 +20,8 @@ from benchmarks.rows_access import gate_rows, mutual_rows
 from benchmarks.rows_beside import fairness_rows
 from benchmarks.rows_busy import busy_rows
 from benchmarks.rows_commitments import commitment_rows
+from benchmarks.rows_confirmed import confirmed_rows
+from benchmarks.rows_deliveries import delivery_rows
 from benchmarks.rows_growth import growth_rows
 from benchmarks.rows_live import fan_out_rows, replay_row, session_rows
 from benchmarks.rows_publish import Publishing
@@ -27,7 +29,20 @@ from benchmarks.samples import Outcome, Row, run_row
 from benchmarks.servers import Missing, Server, start_overlayd
 from benchmarks.sqlite_limit import SqliteLimit
 
-PARTS = ("publish", "batch", "fanout", "replay", "sessions", "fairness", "busy", "growth", "commitments", "access")
+PARTS = (
+    "publish",
+    "batch",
+    "fanout",
+    "replay",
+    "sessions",
+    "fairness",
+    "busy",
+    "growth",
+    "deliveries",
+    "commitments",
+    "confirmed",
+    "access",
+)
 Starter = Callable[[Path], Server]
 PEERS: dict[str, Starter] = {
     "nats": partial(start_nats, is_synced=True),
@@ -88,16 +103,26 @@ class Bench:
             return [replay_row(node, self._limit(stack, part, node), given.replay)]
         if part == "fairness":
             return fairness_rows(self._start(stack, part, ())[0])
+        if part == "sessions":
+            return self._session_rows(stack)
+        return self._rows_alone(stack, part)
+
+    def _rows_alone(self, stack: ExitStack, part: str) -> list[Row]:
+        """Rows that no peer has, on nodes and logs of their own."""
+        given, place = self._given, self._directory / part
         if part == "busy":
             return busy_rows()
         if part == "commitments":
             return commitment_rows()
+        if part == "confirmed":
+            return confirmed_rows(place, given.confirmed, given.stored)
         if part == "access":
             return [*gate_rows(given.keys), *mutual_rows(stack)]
-        if part == "growth":
-            (self._directory / part).mkdir()
-            return growth_rows(stack, self._directory / part, given.streams, given.entries)
-        return self._session_rows(stack)
+        place.mkdir()
+        if part == "deliveries":
+            return list(delivery_rows(stack, place, given.deliveries, given.undelivered, given.subscriptions))
+        assert part == "growth"
+        return growth_rows(stack, place, given.streams, given.entries)
 
     def _session_rows(self, stack: ExitStack) -> list[Row]:
         """Servers are started anew for each turn, so the first ones only show what is installed."""
@@ -115,7 +140,7 @@ class Bench:
                 for row in self._rows(stack, part):
                     if given.only not in row.title:
                         continue
-                    is_long = part in ("sessions", "replay") or row.title.startswith("opening")
+                    is_long = part in ("sessions", "replay", "deliveries") or row.title.startswith("opening")
                     warm_up_s = 0.0 if is_long else given.warm_up
                     outcome = run_row(row, given.rounds, given.seconds, warm_up_s)
                     self.outcomes.append(outcome)
@@ -142,7 +167,16 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--replay", type=int, default=100_000, help="packets to replay")
     parser.add_argument("--streams", type=int, default=5000, help="of the row with many streams")
     parser.add_argument("--entries", type=int, default=200_000, help="in the log of the growth rows")
+    parser.add_argument("--deliveries", type=int, default=6000, help="in a turn of the rows of webhooks")
+    parser.add_argument("--undelivered", type=int, default=100_000, help="packets before the restart with webhooks")
+    parser.add_argument("--subscriptions", type=int, default=1000, help="of the row with bad endpoints")
     parser.add_argument("--keys", type=int, default=100_000, help="of the rows of access")
+    parser.add_argument(
+        "--confirmed", type=int, default=10_000, help="packets of one block, in the rows of confirmation"
+    )
+    parser.add_argument(
+        "--stored", type=int, default=1_000_000, help="packets that were confirmed before, in those rows"
+    )
     parser.add_argument("--sessions", type=int, default=2000, help="idle sessions")
     parser.add_argument("--peers", type=lambda text: text.split(","), default=[*PEERS, "sqlite"],
                         help=f"of {', '.join((*PEERS, 'sqlite'))}; an empty text: none")  # fmt: skip

@@ -2,6 +2,7 @@
 on; and whether bad endpoints are felt by the others.
 
 Run: .venv/bin/python -m benchmarks.deliveries [--rows fan,single,ordered,restart,bad] [--packets N]
+or, beside the others: make bench PART=deliveries
 """
 
 import argparse
@@ -13,8 +14,10 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 CONFIG = """
 [webhooks]
@@ -25,6 +28,8 @@ enabled = true
 level = "warning"
 """
 WAIT_S = 120.0
+SUBSCRIPTIONS = 100
+"""Of the row where each packet goes to all of them."""
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -136,46 +141,54 @@ class Node:
         self.process.communicate()
 
 
-def measure(node: Node, expected: int, work: Any) -> str:
-    """Deliveries a second and the node's processor time for each, over some work."""
+class Pace(NamedTuple):
+    """What deliveries cost: how many a second, and the node's processor time for each, in microseconds."""
+
+    rate: float
+    cpu_us: float
+
+    def __str__(self) -> str:
+        return f"{self.rate:8.0f}/s, {self.cpu_us:6.0f} µs of the node's processor time each"
+
+
+def measure(node: Node, expected: int, work: Callable[[], object]) -> Pace:
+    """Over some work."""
     before, cpu_before, began = node.settled(), node.cpu_s, time.perf_counter()
     work()
     node.wait_settled(before + expected)
     took, cpu = time.perf_counter() - began, node.cpu_s - cpu_before
-    return f"{expected / took:8.0f}/s, {cpu / expected * 1e6:6.0f} µs of the node's processor time each"
+    return Pace(expected / took, cpu / expected * 1e6)
 
 
-def row_fan(directory: Path, receiver: Receiver, packets: int) -> None:
-    """Every packet to 100 subscriptions."""
-    node = Node(directory)
-    for number in range(100):
-        node.subscribe(f"s{number}", f"{receiver.url}/ok")
-    node.publish(20)
-    node.wait_settled(2000)
-    count = max(1, packets // 100)
-    print(f"100 subscriptions, {count} packets:", measure(node, count * 100, lambda: node.publish(count)))
-    node.close()
+def measure_fan(directory: Path, receiver: Receiver, packets: int) -> Pace:
+    """Every packet to 100 subscriptions; so many deliveries in all."""
+    with closing(Node(directory)) as node:
+        for number in range(SUBSCRIPTIONS):
+            node.subscribe(f"s{number}", f"{receiver.url}/ok")
+        node.publish(20)
+        node.wait_settled(20 * SUBSCRIPTIONS)
+        count = max(1, packets // SUBSCRIPTIONS)
+        return measure(node, count * SUBSCRIPTIONS, lambda: node.publish(count))
 
 
-def row_single(directory: Path, receiver: Receiver, packets: int, **webhook: Any) -> None:
+def measure_single(directory: Path, receiver: Receiver, packets: int, **webhook: Any) -> Pace:
     """One subscription that is behind."""
-    node = Node(directory)
-    node.publish(packets)
-    name = "ordered" if webhook else "unordered"
-    began = measure(node, packets, lambda: node.subscribe("one", f"{receiver.url}/ok", start="beginning", **webhook))
-    print(f"one {name} subscription, {packets} packets:", began)
-    node.close()
+    with closing(Node(directory)) as node:
+        node.publish(packets)
+        url = f"{receiver.url}/ok"
+        return measure(node, packets, lambda: node.subscribe("one", url, start="beginning", **webhook))
 
 
-def row_restart(directory: Path, receiver: Receiver) -> None:
-    """A kill with 100,000 packets undelivered; from the start of the process to the first delivery."""
+def measure_restart(directory: Path, receiver: Receiver, undelivered: int) -> tuple[float, float]:
+    """A kill while so many packets are undelivered; seconds from the start of the next process until it listens, and
+    until its first delivery."""
     node = Node(directory)
     node.subscribe("one", f"{receiver.url}/ok", concurrency=16)
     node.call("/v1/subscriptions/one/pause", {})
-    node.publish(100_000)
+    node.publish(undelivered)
     before, _ = receiver.ask()
     node.call("/v1/subscriptions/one/resume", {})
-    while receiver.ask()[0] < before + 500:
+    while receiver.ask()[0] < before + min(500, undelivered // 4):
         time.sleep(0.01)
     node.close(is_killed=True)
     before, _ = receiver.ask()
@@ -183,17 +196,30 @@ def row_restart(directory: Path, receiver: Receiver) -> None:
     while receiver.ask()[0] == before:
         time.sleep(0.005)
     first_s = time.perf_counter() - node.started
-    print(
-        f"restart with 99,000 undelivered: listening after {node.ready_s:.2f} s, first delivery after {first_s:.2f} s"
-    )
     node.close(is_killed=True)
+    return node.ready_s, first_s
 
 
-def row_bad(directory: Path, receiver: Receiver, everybody: int) -> None:
-    """Of so many subscriptions 30 % hang, 30 % fail and 1 % trickle; a packet now and then, and how late the others get it."""
-    for is_rough in (False, True):
-        node = Node(directory / ("rough" if is_rough else "calm"))
-        good = 0
+class Beside(NamedTuple):
+    """What good subscriptions felt: their slowest hundredth, and publishing, in milliseconds; memory in MiB."""
+
+    good: int
+    slowest_ms: float
+    publish_ms: float
+    memory_mib: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.good} good subscriptions: slowest hundredth {self.slowest_ms:.0f} ms, publish {self.publish_ms:.1f} ms, "
+            f"{self.memory_mib:.0f} MiB"
+        )
+
+
+def measure_beside(directory: Path, receiver: Receiver, everybody: int, *, is_rough: bool) -> Beside:
+    """Of so many subscriptions 30 % hang, 30 % fail and 1 % trickle, or are paused; a packet now and then, and how late the
+    others get it."""
+    node, good = Node(directory), 0
+    try:
         for number in range(everybody):
             share = number * 1000 // everybody
             word = "hang" if share < 300 else "error" if share < 600 else "slow" if share < 610 else "ok"
@@ -202,15 +228,15 @@ def row_bad(directory: Path, receiver: Receiver, everybody: int) -> None:
             if not is_rough and word != "ok":
                 node.call(f"/v1/subscriptions/s{number}/pause", {})
         slowest_of(node, receiver, good)  # connections are opened, bad ones have failed once
-        word = "with" if is_rough else "without"
-        print(
-            f"{good} good subscriptions {word} bad ones: {slowest_of(node, receiver, good)}, {node.memory_mib:.0f} MiB"
-        )
+        slowest_ms, publish_ms = slowest_of(node, receiver, good)
+        return Beside(good, slowest_ms, publish_ms, node.memory_mib)
+    finally:
         node.close(is_killed=True)
 
 
-def slowest_of(node: Node, receiver: Receiver, good: int) -> str:
-    """The slowest hundredth of the deliveries of ten packets, one every half second, the slowest packet's."""
+def slowest_of(node: Node, receiver: Receiver, good: int) -> tuple[float, float]:
+    """The slowest hundredth of the deliveries of ten packets, one every half second, the slowest packet's; and the median
+    of publishing; milliseconds."""
     delays = []
     publishes = []
     for _ in range(10):
@@ -224,7 +250,7 @@ def slowest_of(node: Node, receiver: Receiver, good: int) -> str:
             taken, slowest = receiver.ask()
         assert taken == before + good, f"{taken - before} of {good} came"
         delays.append(slowest)
-    return f"slowest hundredth {max(delays) / 1000:.0f} ms, publish {sorted(publishes)[5] * 1000:.1f} ms"
+    return max(delays) / 1000, sorted(publishes)[5] * 1000
 
 
 def main() -> None:
@@ -232,25 +258,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", default="fan,single,ordered,restart,bad")
     parser.add_argument("--packets", type=int, default=6000)
+    parser.add_argument("--undelivered", type=int, default=100_000, help="of the row `restart`")
     parser.add_argument("--subscriptions", type=int, default=300, help="of the row `bad`")
     chosen = parser.parse_args()
-    receiver = Receiver()
-    try:
+    with closing(Receiver()) as receiver:
         for row in chosen.rows.split(","):
             with tempfile.TemporaryDirectory() as place:
-                directory = Path(place) / "data"
-                if row == "fan":
-                    row_fan(directory, receiver, chosen.packets)
-                elif row == "single":
-                    row_single(directory, receiver, chosen.packets)
-                elif row == "ordered":
-                    row_single(directory, receiver, chosen.packets // 4, ordering="stream")
-                elif row == "restart":
-                    row_restart(directory, receiver)
-                elif row == "bad":
-                    row_bad(directory, receiver, chosen.subscriptions)
-    finally:
-        receiver.close()
+                print_row(row, Path(place) / "data", receiver, chosen)
+
+
+def print_row(row: str, directory: Path, receiver: Receiver, chosen: argparse.Namespace) -> None:
+    """Measures and says so."""
+    if row == "fan":
+        print(f"{SUBSCRIPTIONS} subscriptions:", measure_fan(directory, receiver, chosen.packets))
+    elif row == "single":
+        print("one unordered subscription:", measure_single(directory, receiver, chosen.packets))
+    elif row == "ordered":
+        pace = measure_single(directory, receiver, chosen.packets // 4, ordering="stream")
+        print("one ordered subscription:", pace)
+    elif row == "restart":
+        ready_s, first_s = measure_restart(directory, receiver, chosen.undelivered)
+        print(
+            f"restart with {chosen.undelivered} undelivered: listening after {ready_s:.2f} s, first delivery {first_s:.2f} s"
+        )
+    elif row == "bad":
+        for is_rough in (False, True):
+            place = directory / ("rough" if is_rough else "calm")
+            print("with bad ones," if is_rough else "without bad ones,",
+                  measure_beside(place, receiver, chosen.subscriptions, is_rough=is_rough))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -76,6 +76,14 @@ def test_rows_of_commitments(tmp_path: Path) -> None:
     assert kit["medians"]["rate"] > signing["medians"]["rate"] > 0
 
 
+def test_rows_of_confirmation(tmp_path: Path) -> None:
+    """A block's packets reach a reader, those that wait are asked about, and memory is held against an empty node's."""
+    block, asking, memory = run("confirmed", tmp_path, "--confirmed", "40", "--stored", "200")
+    assert block["contenders"][0]["medians"]["rate"] > 0
+    assert asking["contenders"][0]["medians"]["rate"] > 0
+    assert memory["contenders"][0]["medians"]["kib"] >= 0
+
+
 def test_rows_of_access(tmp_path: Path) -> None:
     """The gate with few keys and many; mutual authentication on a node, whose answers are verified, beside a key."""
     rows = run("access", tmp_path, "--keys", "300")
@@ -90,3 +98,21 @@ def test_rows_of_fan_out_over_tls(tmp_path: Path) -> None:
     (row,) = run("fanout", tmp_path, "--subscribers", "30", "--only", "TLS")
     assert [contender["name"] for contender in row["contenders"]] == ["overlayd, TLS", "overlayd, clear text"]
     assert all(contender["medians"]["p50_ms"] > 0 for contender in row["contenders"])
+
+
+def test_row_of_deliveries(tmp_path: Path) -> None:
+    """Webhooks to one that is behind; the other rows are of the same kind, and take their time."""
+    (row,) = run("deliveries", tmp_path, "--deliveries", "100", "--only", "unordered")
+    assert row["contenders"][0]["medians"]["rate"] > 0
+
+
+@pytest.mark.slow
+def test_rows_of_deliveries(tmp_path: Path) -> None:
+    """Webhooks to many and to one, a restart after a kill, and good subscriptions beside bad ones."""
+    rows = run("deliveries", tmp_path, "--deliveries", "200", "--undelivered", "200", "--subscriptions", "20")
+    assert [row["title"] for row in rows] == [
+        "webhooks, 100 subscriptions", "webhooks, one subscription, unordered", "webhooks, one subscription, in order",
+        "restart with 200 undelivered after kill -9", "bad endpoints among 20",
+    ]  # fmt: skip
+    assert all(contender["medians"][row["main"]] > 0 for row in rows for contender in row["contenders"])
+    assert [contender["rounds"][0]["note"].split()[0] for contender in rows[-1]["contenders"]] == ["7", "7"]
