@@ -18,9 +18,12 @@ from overlayd.model.clock import Entropy, SystemClock
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.units import Size
+from overlayd.net.listeners import SOCKET_NAME
 from overlayd.net.settings import ListenSettings
 from overlayd.storage import open_log
 
+WAY = "lane"
+"""How clients come to the node; conftest.py sets it for each test."""
 JSON = "application/json"
 UPGRADE = (
     b"Host: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -69,11 +72,14 @@ class HostileSocket:
 class HostileNode:
     """A running node."""
 
-    def __init__(self, parts: Parts, port: int) -> None:
+    def __init__(self, parts: Parts, port: int, directory: Path) -> None:
         self.parts = parts
         self.port = port
+        self._directory = directory
 
     async def connect(self) -> RawClient:
+        if WAY == "Unix":
+            return RawClient(await trio.open_unix_socket(self._directory / SOCKET_NAME))
         return RawClient(await tls_wire.connect(self.port))
 
     async def ask(self, method: str, target: str, body: bytes | None = None, **headers: str) -> Any:
@@ -116,11 +122,15 @@ class HostileNode:
 
 
 @asynccontextmanager
-async def open_hostile_node(directory: Path, **limits: Any) -> AsyncIterator[HostileNode]:
-    """A node with some limits changed, drained at the block's end."""
+async def open_hostile_node(
+    directory: Path, *, is_fast: bool | None = None, **limits: Any
+) -> AsyncIterator[HostileNode]:  # fmt: skip
+    """A node with some limits changed, drained at the block's end. `is_fast`: with the lanes or without, whatever the
+    test's way says."""
+    has_lanes = WAY != "Quart" if is_fast is None else is_fast
     settings = Settings()
     settings = msgspec.structs.replace(
-        settings, limits=Limits(**limits), listen=tls_wire.secured(ListenSettings(tcp=("127.0.0.1:0",))),
+        settings, limits=Limits(**limits), listen=tls_wire.secured(ListenSettings(tcp=("127.0.0.1:0",), fast_lanes=has_lanes)),
         storage=msgspec.structs.replace(settings.storage, dir=str(directory), reserve=Size(4096)),
     )  # fmt: skip
     clock, entropy, metrics = SystemClock(), Entropy(), Metrics()
@@ -139,5 +149,5 @@ async def open_hostile_node(directory: Path, **limits: Any) -> AsyncIterator[Hos
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve_edge, parts, directory, announce)
             await is_ready.wait()
-            yield HostileNode(parts, int(urls[0].rsplit(":", 1)[1]))
+            yield HostileNode(parts, int(urls[0].rsplit(":", 1)[1]), directory)
             parts.stop.set()

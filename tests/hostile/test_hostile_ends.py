@@ -9,6 +9,8 @@ from hostile_rig import JSON, UPGRADE, HostileNode, open_hostile_node
 
 from overlayd.model.errors import ConfigInvalid
 
+WAYS = ("lane", "Quart", "TLS")
+
 HOST = b"Host: localhost\r\n"
 
 

@@ -12,6 +12,8 @@ from hostile_rig import JSON, open_hostile_node
 from overlayd.model.units import Size
 from overlayd.pipeline.json_text import parse_json
 
+WAYS = ("lane", "Quart", "TLS")
+
 POST = b"POST /v1/streams/s/packets HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 NESTS = 40_000
 

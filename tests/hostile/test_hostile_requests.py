@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hostile_rig import JSON, UPGRADE, HostileNode, open_hostile_node
 
+WAYS = ("lane", "Quart", "Unix", "TLS")
+
 HOST = b"Host: localhost\r\n"
 HIDDEN = b"POST /v1/streams/hidden/packets HTTP/1.1\r\n" + HOST + b"Content-Length: 10\r\n\r\n" + b'{"data":1}'
 

@@ -8,6 +8,8 @@ import pytest
 import trio
 from hostile_rig import HostileNode, open_hostile_node
 
+WAYS = ("lane", "Quart", "Unix", "TLS")
+
 
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[HostileNode]:

@@ -10,6 +10,8 @@ import trio
 import trio.testing
 from net_rig import Edge, RawClient, open_edge
 
+WAYS = ("lane", "Unix", "TLS")
+
 UPGRADE = b"Host: localhost\r\nConnection: Upgrade\r\nUpgrade: "
 WEBSOCKET = UPGRADE + b"websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 POST_CHUNKED = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -71,10 +73,10 @@ async def test_hostile_bytes(edge: Edge, raw: bytes) -> None:
         with suppress(trio.BrokenResourceError):
             await client.send(raw)
             await client.stream.send_eof()
-        with trio.fail_after(4):
+        with trio.fail_after(30):
             await client.read_rest()
     await assert_healthy(edge)
-    with trio.fail_after(4):
+    with trio.fail_after(30):
         await edge.wait_connections()
 
 
@@ -87,7 +89,7 @@ async def test_hostile_bytes_and_reset(edge: Edge, raw: bytes) -> None:
     client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     await trio.aclose_forcefully(client.stream)
     await assert_healthy(edge)
-    with trio.fail_after(4):
+    with trio.fail_after(30):
         await edge.wait_connections()
 
 
