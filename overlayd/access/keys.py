@@ -104,10 +104,10 @@ class KeyBook:
         grants = grants_of(self.roles.scopes_of(record.scopes, record.roles))
         before = self._keys.get(record.id)
         key = Key(record, grants, declared_in, used_us if before is None else before.used_us)
-        is_same = before is not None and _terms_of(before) == _terms_of(key)
+        is_kept = before is not None and _terms_of(before) == _terms_of(key)
         for secret in record.secrets:
             standing = None if before is None else before.standings.pop(secret.digest, None)
-            if standing is not None and not is_same:
+            if standing is not None and not is_kept:
                 standing.ended = "changed"
                 standing = None
             key.standings[secret.digest] = standing or Standing()

@@ -67,7 +67,7 @@ class KeyChangeIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     owner: Annotated[str, Meta(min_length=1, max_length=128, description="Whose it is")] | UnsetType = UNSET
     scopes: Scopes | UnsetType = UNSET
     roles: Roles | UnsetType = UNSET
-    expires_at: Annotated[str, Meta(max_length=40, description="RFC 3339 time; null: never")] | None | UnsetType = UNSET
+    expires_at: Annotated[str, Meta(max_length=40, description="RFC 3339 time; null: never")] | UnsetType | None = UNSET
     policy: Annotated[str, Meta(max_length=64, description="Quota policy; empty: the default one")] | UnsetType = UNSET
 
 

@@ -105,7 +105,8 @@ class _StreamRoutes:
             self._log.list_streams(), wanted, parameters.text("after"), limit, may_know
         )
         page = StreamList(
-            streams=[stream_body(stream) for stream in found], next_after=found[-1].name if is_more else UNSET
+            streams=[stream_body(stream, owned_by=self._streams.owners.get(stream.name, "")) for stream in found],
+            next_after=found[-1].name if is_more else UNSET,
         )
         return answer(encode_wire(page))
 
@@ -166,7 +167,8 @@ class _StreamRoutes:
             return await read_body(request, self._bodies, hold, bytes_max, limit)
 
     def _answer(self, stream: Stream, status: int = 200, *, confirmed: int | None = None) -> Response:
-        body = encode_wire(stream_body(stream, self._count_subscribers(stream.name), confirmed))
+        owned_by = self._streams.owners.get(stream.name, "")
+        body = encode_wire(stream_body(stream, self._count_subscribers(stream.name), confirmed, owned_by=owned_by))
         return answer(body, status, etag=stream_etag(stream))
 
 
@@ -193,13 +195,16 @@ def stream_etag(stream: Stream) -> str:
     return f'"{stream.definition_version}-{stream.stream_hash[:8].hex()}"'
 
 
-def stream_body(stream: Stream, subscribers: int | None = None, confirmed_sequence: int | None = None) -> StreamBody:
-    """The stream as it is shown."""
+def stream_body(
+    stream: Stream, subscribers: int | None = None, confirmed_sequence: int | None = None, *, owned_by: str = ""
+) -> StreamBody:  # fmt: skip
+    """The stream as it is shown. `owned_by`: "" for nobody."""
     definition = {name: getattr(stream.definition, name) for name in Definition.__struct_fields__}
     return StreamBody(
         **definition,
         stream=stream.name,
         owner=stream.owner,
+        owned_by=owned_by or UNSET,
         state=stream.state,
         definition_version=stream.definition_version,
         created_at=format_time_us(stream.created_us),

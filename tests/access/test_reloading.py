@@ -100,9 +100,9 @@ class Opener:
 
     @asynccontextmanager
     async def open(
-        self, settings: AccessSettings = AccessSettings(), declared: Sequence[KeySettings] = ()
+        self, settings: AccessSettings | None = None, declared: Sequence[KeySettings] = ()
     ) -> AsyncIterator[Rig]:  # fmt: skip
-        rig = Rig(self.log, settings, declared, self.directory)
+        rig = Rig(self.log, settings or AccessSettings(), declared, self.directory)
         await rig.schemes.start()
         await rig.access.load()
         yield rig

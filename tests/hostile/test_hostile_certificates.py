@@ -18,8 +18,8 @@ from overlayd.access.gate import RequestHead
 from overlayd.access.origin import Origin, Peer, PeerCertificate
 from overlayd.access.settings import CertificateSettings
 from overlayd.model.errors import Unauthorized
-from overlayd.net.head import parse_head
 from overlayd.model.limits import Limits
+from overlayd.net.head import parse_head
 from overlayd.net.tls import certificate_facts
 
 CLOCK_US = int(NOW.timestamp() * 1e6)
