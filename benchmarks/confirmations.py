@@ -1,12 +1,13 @@
 """What confirming packets costs: watching 10,000 waiting transactions, a block that confirms them, and memory over many.
 
-Run: .venv/bin/python -m benchmarks.confirmations [--packets 10000] [--blocks 1] [--stored 0]
+Run: .venv/bin/python -m benchmarks.confirmations [--packets 10000] [--blocks 1] [--stored 0] [--json]
 
 Log, embedded chain, headers and watcher in one process: the chain's own work (a thread over its file) is counted with
 the node's, so the node's part is less. Processor time is user and kernel of all threads.
 """
 
 import argparse
+import json
 import random
 import resource
 import sqlite3
@@ -65,8 +66,10 @@ async def publish(log: Log, chain: RegtestChain, first: int, count: int) -> None
     assert stream is not None
     for start in range(first, first + count, COINS_AT_ONCE):
         parent = await chain.pay(SCRIPT, 10_000, COINS_AT_ONCE)
-        for base in range(start, min(start + COINS_AT_ONCE, first + count), REQUEST_PACKETS):
-            drafts = [make_draft(base + at, at, parent, base + at - start) for at in range(REQUEST_PACKETS)]
+        end = min(start + COINS_AT_ONCE, first + count)
+        for base in range(start, end, REQUEST_PACKETS):
+            many = min(REQUEST_PACKETS, end - base)
+            drafts = [make_draft(base + at, at, parent, base + at - start) for at in range(many)]
             await log.append(AppendRequest(STREAM, drafts, definition_version=stream.definition_version))
 
 
@@ -92,8 +95,8 @@ async def store_earlier(log: Log, block: bytes, count: int) -> None:
         await log.write(partial(write, first=first, last=min(count, first + STORED_AT_ONCE)))
 
 
-async def measure_block(log: Log, engine: ChainEngine, first: int, count: int) -> None:
-    """One block's packets, from publishing to entries."""
+async def measure_block(log: Log, engine: ChainEngine, first: int, count: int) -> dict[str, float]:
+    """One block's packets, from publishing to entries; what asking and telling took of a core, and the memory then."""
     chain, watcher = engine.regtest, engine.watcher
     assert chain is not None
     await publish(log, chain, first, count)
@@ -105,9 +108,9 @@ async def measure_block(log: Log, engine: ChainEngine, first: int, count: int) -
     watcher.hint_all()
     began, cpu = trio.current_time(), time.process_time()
     await watcher.step()
-    used_s, poll_s = time.process_time() - cpu, float(engine.settings.watch.poll_interval)
-    print(f"ask about {count} that wait, once            {trio.current_time() - began:6.2f} s, {used_s:6.2f} s of a core"
-          f" = {used_s / poll_s:.2%} of one at every {poll_s:.0f} s")  # fmt: skip
+    asked_s, poll_s = time.process_time() - cpu, float(engine.settings.watch.poll_interval)
+    print(f"ask about {count} that wait, once            {trio.current_time() - began:6.2f} s, {asked_s:6.2f} s of a core"
+          f" = {asked_s / poll_s:.2%} of one at every {poll_s:.0f} s")  # fmt: skip
     await chain.mine()
     head = log.head
     began, cpu = trio.current_time(), time.process_time()
@@ -116,7 +119,9 @@ async def measure_block(log: Log, engine: ChainEngine, first: int, count: int) -
     took_s, used_s = trio.current_time() - began, time.process_time() - cpu
     assert log.head - head == count, f"{log.head - head} entries"
     print(f"a block that confirms {count}: to entries    {took_s:6.2f} s, {used_s:6.2f} s of a core")
-    print(f"memory after {first + count} confirmed packets: {resident_mib():.0f} MiB")
+    memory_mib = resident_mib()
+    print(f"memory after {first + count} confirmed packets: {memory_mib:.0f} MiB")
+    return {"ask_cpu_s": asked_s, "entries_cpu_s": used_s, "entries_s": took_s, "memory_mib": memory_mib}
 
 
 def resident_mib() -> float:
@@ -125,7 +130,7 @@ def resident_mib() -> float:
     return pages * resource.getpagesize() / (1 << 20)
 
 
-async def run(packets: int, blocks: int, stored: int) -> None:
+async def run(packets: int, blocks: int, stored: int, is_json: bool) -> None:
     """Everything, in a directory of its own."""
     clock, entropy, metrics = SystemClock(), Entropy(), Metrics()
     nobody: Any = None
@@ -152,7 +157,9 @@ async def run(packets: int, blocks: int, stored: int) -> None:
             await store_earlier(log, first.hash, stored)
             print(f"beside {stored} packets confirmed earlier; memory {resident_mib():.0f} MiB")
             for block in range(blocks):
-                await measure_block(log, engine, 1 + block * packets, packets)
+                figures = await measure_block(log, engine, 1 + block * packets, packets)
+                if is_json:
+                    print(json.dumps(figures))
 
 
 def main() -> None:
@@ -161,8 +168,9 @@ def main() -> None:
     parser.add_argument("--packets", type=int, default=10_000, help="packets of one block")
     parser.add_argument("--blocks", type=int, default=1, help="blocks, one after the other")
     parser.add_argument("--stored", type=int, default=0, help="packets that were confirmed before")
+    parser.add_argument("--json", action="store_true", help="also each block's figures, on a line")
     asked = parser.parse_args()
-    trio.run(run, asked.packets, asked.blocks, asked.stored)
+    trio.run(run, asked.packets, asked.blocks, asked.stored, asked.json)
 
 
 if __name__ == "__main__":
