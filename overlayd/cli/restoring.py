@@ -18,7 +18,7 @@ from overlayd.storage import files
 from overlayd.storage.backup.catalogue import backup_id
 from overlayd.storage.backup.copying import sync_file
 from overlayd.storage.backup.manifest import Manifest, check_files, pieces_of, read_manifest
-from overlayd.storage.start import RESTORED_FACT
+from overlayd.storage.damage.known_loss import RESTORED_FACT
 
 _SIDES = ("", "-wal", "-shm")
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC

@@ -5,7 +5,7 @@ why there is none, and the next attempt finds the key again when it is back.
 """
 
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from overlayd.model.errors import (
 from overlayd.model.metrics import Metrics
 from overlayd.model.note import CheckpointText, VerifierKey
 from overlayd.storage.checkpoint import Checkpoint
+from overlayd.storage.damage.edges import EdgeFile
 from overlayd.storage.files import HighWater, write_high_water
 from overlayd.storage.group import Group, LogState
 from overlayd.storage.intake import Ticket
@@ -61,6 +62,7 @@ class CheckpointSigner:
         self._newest_us = 0
         self._asked = trio.Event()
         self._waiting: list[tuple[int, Ticket[Checkpoint]]] = []
+        self._edges = EdgeFile(directory)
         self._thread = trio.CapacityLimiter(1)
         self._device = trio.CapacityLimiter(1)
         self._is_stopped = False
@@ -111,7 +113,7 @@ class CheckpointSigner:
             return
         started = trio.current_time()
         try:
-            made, is_takeover = await self._make(HighWater(epoch, size, root))
+            made, is_takeover = await self._make(HighWater(epoch, size, root), self._state.tree.edge_hashes())
             now_us = self._clock.now_us()
             replaced = self._newest if now_us // _HOUR_US == self._newest_us // _HOUR_US else None
 
@@ -185,7 +187,7 @@ class CheckpointSigner:
             await self._state.head.wait_beyond(size)
             nursery.cancel_scope.cancel()
 
-    async def _make(self, mark: HighWater) -> tuple[Checkpoint, bool]:
+    async def _make(self, mark: HighWater, edge: Sequence[bytes]) -> tuple[Checkpoint, bool]:
         """In a thread: fsync, then the signature, which may come from a device; and whether a new key takes over."""
         ring, text = self.keys, str(CheckpointText(self.keys.origin, mark.size, mark.root))
 
@@ -193,13 +195,17 @@ class CheckpointSigner:
             note, is_takeover = ring.sign(text, mark.size)
             return Checkpoint(mark.epoch, mark.size, mark.root, note), is_takeover
 
+        def write() -> None:
+            write_high_water(self._directory, mark, edge[0])
+            self._edges.write(mark.size, edge)
+
         def write_and_sign() -> tuple[Checkpoint, bool]:
-            write_high_water(self._directory, mark)
+            write()
             return sign()
 
         if ring.is_quick:
             return await trio.to_thread.run_sync(write_and_sign, limiter=self._thread)
-        await trio.to_thread.run_sync(write_high_water, self._directory, mark, limiter=self._thread)
+        await trio.to_thread.run_sync(write, limiter=self._thread)
         return await self._ask_key(sign)
 
     async def _ask_key(self, ask: Callable[[], T]) -> T:

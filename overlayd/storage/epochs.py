@@ -6,7 +6,7 @@ import msgspec
 
 from overlayd.model.clock import Entropy
 from overlayd.model.cursor import Epoch, epoch_counter, format_epoch, make_epoch
-from overlayd.model.errors import LogInconsistent
+from overlayd.model.errors import LogDamaged, LogInconsistent
 from overlayd.storage.files import HighWater
 
 COUNTER_MAX = 8192
@@ -60,9 +60,9 @@ def judge_restore(loss: Loss | None, restored: int | None, rows: list[EpochRow])
 
 
 def check_root(mark: HighWater, root: bytes) -> None:
-    """Raises LogInconsistent when the log isn't the one that was signed."""
+    """Raises LogDamaged when the log isn't the one that was signed."""
     if root != mark.root:
-        raise LogInconsistent(
+        raise LogDamaged(
             f"the log's root at size {mark.size} is {root.hex()}, but {mark.root.hex()} was signed",
             subject="high-water",
             hint="this directory holds another history than the one signed; restore the right database, "

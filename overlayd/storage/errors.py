@@ -49,6 +49,19 @@ def is_fatal(error: OverlaydError) -> bool:
     return isinstance(error, CommitFailed)
 
 
+def says_damage(error: BaseException | None) -> bool:
+    """Whether it comes from pages that aren't what SQLite wrote, or that the disk can't read any more."""
+    while error is not None:
+        code = getattr(error, "sqlite_errorcode", None) or 0
+        if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or code in _UNREADABLE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+_UNREADABLE = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
+
+
 def is_of_the_database(error: BaseException) -> bool:
     """Whether it says something about the disk or the file, and not merely about one statement."""
     code = getattr(error, "sqlite_errorcode", None)

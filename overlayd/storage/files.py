@@ -1,5 +1,6 @@
 """The files beside the database: lock, reserve, high-water mark and keys. Blocking: call from a thread."""
 
+import base64
 import errno
 import fcntl
 import os
@@ -144,9 +145,10 @@ def check_is_private(path: Path) -> None:
         raise ConfigInvalid(f"others may use {path}", subject=str(path), hint=f"chmod 600 {path}")
 
 
-def write_high_water(directory: Path, mark: HighWater) -> None:
-    """Durable when it returns."""
-    lines = (_HIGH_WATER_HEAD, format_epoch(mark.epoch), str(mark.size), mark.root.hex(), "")
+def write_high_water(directory: Path, mark: HighWater, leaves: bytes = b"") -> None:
+    """Durable when it returns. `leaves`: hashes that the database has in no tile yet, for the case that it is damaged."""
+    kept = [base64.b64encode(leaves).decode()] if leaves else []
+    lines = (_HIGH_WATER_HEAD, format_epoch(mark.epoch), str(mark.size), mark.root.hex(), *kept, "")
     replace_file(directory / "high-water", "\n".join(lines).encode())
 
 
@@ -155,7 +157,7 @@ def read_high_water(directory: Path) -> HighWater | None:
     path = directory / "high-water"
     try:
         lines = read_file(path).decode("ascii").split("\n")
-        head, epoch, size, root, rest = lines
+        head, epoch, size, root, *_leaves, rest = lines
         mark = HighWater(parse_epoch(epoch), int(size), bytes.fromhex(root))
     except FileNotFoundError:
         return None
@@ -165,7 +167,7 @@ def read_high_water(directory: Path) -> HighWater | None:
             hint="it is replaced as a whole, so something else wrote to it; compare the log with a checkpoint "
             "that somebody else kept, then remove the file",
         ) from err  # fmt: skip
-    if head != _HIGH_WATER_HEAD or rest or len(mark.root) != 32 or mark.size < 0:
+    if head != _HIGH_WATER_HEAD or rest or len(lines) > 6 or len(mark.root) != 32 or mark.size < 0:
         raise LogInconsistent(f"{path} isn't a high-water mark", subject=str(path))
     return mark
 

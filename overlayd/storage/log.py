@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,8 +41,9 @@ from overlayd.storage.jobs import AppendJob, ChangeJob, PingJob, WriteJob, node_
 from overlayd.storage.key_rotation import LogKeys
 from overlayd.storage.log_keys import KeyRing
 from overlayd.storage.own import OwnPacket, Statement, append_own
-from overlayd.storage.positions import find_stored, join_positions, read_stored
+from overlayd.storage.positions import find_proven, join_positions, read_stored
 from overlayd.storage.readers import ReaderPool
+from overlayd.storage.record import check_are_of
 from overlayd.storage.removing import Remover
 from overlayd.storage.retention import Retention
 from overlayd.storage.streams import Owner, Stream
@@ -337,6 +339,7 @@ class Log:
         """
         offsets = await self._read_offsets(stream, after_sequence + 1, min(limit, self._state.limits.read_packets_max))
         entries = await self._read_many(offsets) if offsets else []
+        check_are_of(stream.stream_hash, after_sequence, entries)
         size = 0
         for count, entry in enumerate(entries):
             size += len(entry.body) + len(entry.meta)
@@ -354,7 +357,9 @@ class Log:
         if offset is not None or positions.is_recent(stream.id, sequence):
             await trio.lowlevel.checkpoint()
         else:
-            offset = await self._readers.read(lambda c: find_stored(c, stream.id, sequence))
+            offset = await self._readers.read(
+                partial(find_proven, stream=stream.id, stream_hash=stream.stream_hash, sequence=sequence)
+            )
         return None if offset is not None and offset <= self.minimum_index else offset
 
     async def find_last(self, stream: Stream, key: str | None = None) -> StoredEntry | None:

@@ -2,6 +2,7 @@
 
 import errno
 import sqlite3
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -16,14 +17,16 @@ import trio_asyncio  # type: ignore[import-untyped]
 from overlayd.model.bodies import ClockStep
 from overlayd.model.clock import Clock, Entropy
 from overlayd.model.definition import Definition
-from overlayd.model.errors import CommitFailed, ConfigInvalid, LogInconsistent, OverlaydError, StorageFull
+from overlayd.model.errors import CommitFailed, ConfigInvalid, LogDamaged, LogInconsistent, OverlaydError, StorageFull
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.signer import CheckpointKeys
 from overlayd.storage import files, queries
 from overlayd.storage.checkpoints import CheckpointSigner
+from overlayd.storage.damage.mending import Mender, Mending, ask_for_mending
+from overlayd.storage.damage.schema import save_schema
 from overlayd.storage.epochs import Loss
-from overlayd.storage.errors import is_fatal, translate_sqlite
+from overlayd.storage.errors import is_fatal, says_damage, translate_sqlite
 from overlayd.storage.group import LogState
 from overlayd.storage.housekeeping import ClockWatch, DiskWatch, keep_house
 from overlayd.storage.intake import Intake
@@ -52,6 +55,9 @@ _UNUSABLE_PLACE = frozenset(
 """What the system says of directories and files that aren't what the settings take them for."""
 
 _RETENTION = RetentionSettings()
+_UNREADABLE = (ValueError, TypeError, LookupError, AssertionError, struct.error, msgspec.MsgspecError)
+"""What rows with flipped bits are answered with by those who take them apart."""
+
 _log = structlog.get_logger("storage")
 
 
@@ -63,6 +69,7 @@ class _Opened(msgspec.Struct):
     state: LogState
     keys: KeyRing
     has_reserve: bool
+    mending: Mending | None
 
 
 @asynccontextmanager
@@ -113,6 +120,8 @@ async def open_log(
         opened.connection.close()
         opened.lock.release()
     if store.failure is not None:
+        if says_damage(store.failure):
+            ask_for_mending(directory, store.failure.detail if isinstance(store.failure, OverlaydError) else "")
         raise store.failure
     if failure is not None:
         raise failure
@@ -245,18 +254,19 @@ def _open(
         load = partial(
             load_state, secret=secret, limits=limits, defaults=defaults, entropy=entropy, metrics=metrics, mark=mark
         )
-        database = directory / files.DATABASE_NAME
+        opened = partial(_open_database, directory / files.DATABASE_NAME, settings.sync, features, load, keys, now_us)
+        mender = Mender(directory, features, secret, now_us)
         try:
-            parts = _open_database(database, settings.sync, features, load, keys, now_us)
+            parts = mender.open(opened, load)
         except StorageFull:
             if not files.release_reserve(directory):
                 raise
             has_reserve = False
-            parts = _open_database(database, settings.sync, features, load, keys, now_us)
+            parts = mender.open(opened, load)
     except BaseException:
         lock.release()
         raise
-    return _Opened(lock, *parts, has_reserve)
+    return _Opened(lock, *parts, has_reserve, mender.mending)
 
 
 def _open_database(
@@ -268,16 +278,19 @@ def _open_database(
     try:
         connection = open_database(path, sync, features)
         state, loss = load(connection)
+        save_schema(connection, path.parent)
         return connection, state, append_start(connection, state, loss, keys, now_us)
     except BaseException as err:
         if connection is not None:
             connection.close()
+        if isinstance(err, _UNREADABLE):  # a row that isn't what was stored, found where nobody thought of it
+            raise LogDamaged(f"{path} holds what can't be: {type(err).__name__}: {err}", subject=str(path)) from err
         if not isinstance(err, sqlite3.Error):
             raise
         refusal = translate_sqlite(err)
         if not is_fatal(refusal):
             raise refusal from err
-        raise LogInconsistent(
+        raise (LogDamaged if says_damage(err) else LogInconsistent)(
             f"{path} can't be opened: {err}", subject=str(path),
             hint="restore it from a backup, or move it away to begin a new log",
         ) from err  # fmt: skip

@@ -20,10 +20,11 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from overlayd.model.errors import DamagedEntry
 from overlayd.storage.packed import insert_rows, select_each
 
 __all__ = [
-    "TABLES", "Positions", "find_newest_stored", "find_oldest_stored", "find_stored", "join_positions", "read_stored",
+    "TABLES", "Positions", "find_newest_stored", "find_oldest_stored", "find_proven", "find_stored", "join_positions", "read_stored",
     "read_stored_back",
 ]  # fmt: skip
 
@@ -62,6 +63,7 @@ _SELECT_ONE = f"SELECT first, offsets FROM position_block WHERE stream = ? AND f
 _SELECT_FROM = (
     f"SELECT first, offsets FROM position_block WHERE stream = ? AND first >= coalesce({_FLOOR}, 0) ORDER BY first"  # noqa: S608 - constants
 )
+_E_AT = "SELECT e FROM entry WHERE offset = ?"
 _SELECT_BACK = "SELECT first, offsets FROM position_block WHERE stream = ? AND first <= ? ORDER BY first DESC"
 _DELETE_BELOW = f"DELETE FROM position_block WHERE stream = ? AND first < {_FLOOR}"  # noqa: S608 - constants
 _LAST_FIRST = "SELECT first FROM position_block WHERE stream = ? ORDER BY first DESC LIMIT 1"
@@ -305,6 +307,18 @@ def find_stored(connection: sqlite3.Connection, stream: int, sequence: int) -> i
         return int(base + at)
     start = _HEAD.size + at * width
     return int(base + int.from_bytes(block[start : start + width], "little"))
+
+
+def find_proven(connection: sqlite3.Connection, stream: int, stream_hash: bytes, sequence: int) -> int | None:
+    """As `find_stored`, and the entry there says that it is that packet: a damaged block leads to nobody else's. Of an entry
+    that is damaged itself nothing is said here. Raises DamagedEntry."""
+    offset = find_stored(connection, stream, sequence)
+    row = None if offset is None or offset >= 1 << 63 else connection.execute(_E_AT, (offset,)).fetchone()
+    if offset is None or (row is not None and row[0][:1] != b"\1"):
+        return offset
+    if row is None or row[0][26:66] != stream_hash + sequence.to_bytes(8, "big"):
+        raise DamagedEntry(f"packet {sequence} isn't where its stream's positions say", subject=f"sequence {sequence}")
+    return offset
 
 
 def read_stored(connection: sqlite3.Connection, stream: int, sequence: int, limit: int) -> list[Position]:

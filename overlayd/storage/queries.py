@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from overlayd.model.cursor import Epoch
-from overlayd.model.entry import EntryHeader, StoredEntry, verify_entry
+from overlayd.model.entry import EntryHeader, StoredEntry, leaf_hash, verify_entry
 from overlayd.model.errors import VerificationFailed
 from overlayd.model.merkle import Node
 from overlayd.storage.checkpoint import Checkpoint
@@ -51,6 +51,9 @@ _NEWEST_KEPT = "SELECT max(offset) FROM entry WHERE offset IN (SELECT value FROM
 
 _OLDEST_KEPT = _NEWEST_KEPT.replace("max(", "min(")
 
+_HEADER_FROM = """
+SELECT offset, e, leaf FROM entry WHERE offset >= ? AND substr(e, 1, 1) <> x'00' ORDER BY offset LIMIT 1"""
+"""Past rows that only hold the place of an entry that is lost."""
 _ROW_AT = "SELECT offset, e, leaf, sealed FROM entry WHERE offset = ?"
 _ROWS = "SELECT offset, e, leaf, sealed FROM entry WHERE offset > ? AND offset <= ? ORDER BY offset"
 
@@ -141,8 +144,14 @@ def read_kept_nodes(connection: sqlite3.Connection, nodes: Sequence[Node]) -> di
 
 def read_appended_us(connection: sqlite3.Connection, offset: int) -> int | None:
     """When the first entry at or after an offset was appended."""
-    row = connection.execute("SELECT e FROM entry WHERE offset >= ? ORDER BY offset LIMIT 1", (offset,)).fetchone()
-    return None if row is None else EntryHeader.decode(row[0]).appended_us
+    while True:
+        row = connection.execute(_HEADER_FROM, (offset,)).fetchone()
+        if row is None:
+            return None
+        found, raw, leaf = row
+        if leaf_hash(raw) == leaf:
+            return EntryHeader.decode(raw).appended_us
+        offset = found + 1  # a damaged one says nothing about time
 
 
 def find_offset_at(connection: sqlite3.Connection, low: int, high: int, time_us: int) -> int:

@@ -6,9 +6,10 @@ stands for it. Nothing here is hashed; E and the seal say whether it is right.
 """
 
 import struct
+from collections.abc import Sequence
 
 from overlayd.model.entry import ENTRY_BYTES, Z32, StoredEntry, entry_of_row
-from overlayd.model.errors import VerificationFailed
+from overlayd.model.errors import DamagedEntry, VerificationFailed
 
 REDUCED = b"\x00"
 LEAF_BYTES = 32
@@ -84,6 +85,17 @@ def decode_stub(raw: bytes, leaf: bytes, stub: bytes) -> StoredEntry:
     """An entry without its body, which therefore can't be verified against its seal. Raises VerificationFailed."""
     head = stub[:1] + len(stub).to_bytes(4, "big") + stub[5:]
     return _decode_sealed(raw, leaf, head, 0)[0]
+
+
+def check_are_of(stream_hash: bytes, after_sequence: int, entries: Sequence[StoredEntry]) -> None:
+    """Whether entries that were found by their positions are a stream's packets, ascending. Raises DamagedEntry."""
+    for entry in entries:
+        if entry.stream_hash != stream_hash or entry.sequence <= after_sequence:
+            raise DamagedEntry(
+                "a packet isn't where its stream's positions say", subject=f"offset {entry.offset}",
+                hint="overlayd verify names every damaged entry",
+            )  # fmt: skip
+        after_sequence = entry.sequence
 
 
 def reduce_entry(entry: StoredEntry) -> StoredEntry:

@@ -113,7 +113,7 @@ class Remover:
         self, stream: Stream, chosen: list[tuple[int, int]], cause: RemovalCause, along: list[int]
     ) -> int:  # fmt: skip
         offsets, runs = [offset for _, offset in chosen], _runs_of(chosen)
-        kept = await self._readers.read(lambda c: _read_kept(c, offsets))
+        kept = await self._readers.read(lambda c: _read_kept(c, offsets, stream.stream_hash))
         if not kept:
             return 0
         oldest = await self._find_oldest(stream, {packet.offset for packet in kept})
@@ -233,12 +233,13 @@ def _runs_of(positions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return runs
 
 
-def _read_kept(connection: sqlite3.Connection, offsets: Sequence[int]) -> list[_Kept]:
+def _read_kept(connection: sqlite3.Connection, offsets: Sequence[int], stream_hash: bytes) -> list[_Kept]:
+    """Packets of the stream only: a damaged list of positions leads to nobody else's."""
     sizes = dict(connection.execute(_SIZES, (json.dumps(offsets),)))
     kept = []
     for stub in queries.read_stubs(connection, offsets):
         size = sizes[stub.offset]
-        if size is None:
+        if size is None or stub.stream_hash != stream_hash:
             continue
         try:
             meta = decode_meta(stub.meta)

@@ -11,13 +11,15 @@ from overlayd.model.clock import Entropy
 from overlayd.model.cursor import Epoch, format_epoch
 from overlayd.model.definition import Definition, decode_definition
 from overlayd.model.entry import StoredEntry, leaf_hash, verify_entry
-from overlayd.model.errors import LogInconsistent, VerificationFailed
+from overlayd.model.errors import LogDamaged, VerificationFailed
 from overlayd.model.limits import Limits
 from overlayd.model.merkle import TILE_WIDTH
 from overlayd.model.metrics import Metrics
 from overlayd.model.signer import CheckpointKeys
 from overlayd.storage import queries
 from overlayd.storage.commit import STATEMENTS_KEPT, commit_group
+from overlayd.storage.damage.known_loss import LOST_FACT, NO_ENTRY, RESTORED_FACT, is_stream_row, read_runs
+from overlayd.storage.damage.tail_check import check_tail
 from overlayd.storage.epochs import EpochRow, Loss, ancestry_of, check_root, judge_high_water, judge_restore, next_epoch
 from overlayd.storage.files import HighWater
 from overlayd.storage.group import Group, LogState
@@ -41,9 +43,6 @@ BUSY_TIMEOUT_S = 0.2
 """Also how long cutting the WAL waits for readers, and every publisher with it."""
 KEY_OFFSETS_MAX = 4
 """Newest offsets kept per stream and key, so that taking away the very newest packet leaves one to be found."""
-
-RESTORED_FACT = "restored"
-"""In the table `state`, from a restore to the next start: the latest epoch that was known then."""
 
 _log = structlog.get_logger("storage.start")
 
@@ -76,7 +75,7 @@ def load_state(
     rows = [EpochRow(Epoch(epoch), first) for epoch, first in connection.execute("SELECT * FROM epoch ORDER BY epoch")]
     (size,) = connection.execute("SELECT coalesce(max(offset), 0) FROM entry").fetchone()
     if bool(rows) != bool(size):
-        raise LogInconsistent("the log has entries without an epoch, or the reverse", subject="log.sqlite3")
+        raise LogDamaged("the log has entries without an epoch, or the reverse", subject="log.sqlite3")
     tree = _load_tree(connection, size)
     judged = judge_high_water(rows, mark, size)
     if isinstance(judged, int) and mark is not None:
@@ -90,9 +89,10 @@ def load_state(
     )  # fmt: skip
     state.minimum_index = facts["minimum_index"]
     state.indexed = facts.get("indexed", 0)
+    _check_facts(connection, state.minimum_index, size, rows)
     if size and not facts.get("is_clean", 0):
-        _check_tail(connection, size)
-    _load_streams(connection, state)
+        check_tail(connection, size, read_runs(facts.get(LOST_FACT)))
+    load_streams(connection, state)
     state.holds.load(connection)
     for row in connection.execute("SELECT stream_hash, from_offset, to_offset, cause FROM removal"):
         state.removals.add(Removal(*row))
@@ -171,35 +171,19 @@ def _root_at(connection: sqlite3.Connection, tree: Tree, size: int) -> bytes:
     raise AssertionError("reading tiles here never waits")
 
 
-def _check_tail(connection: sqlite3.Connection, size: int) -> None:
-    """After an unclean stop: do the last entries hash to their leaves, and these to their tiles?"""
-    last = size // TILE_WIDTH
-    for index in range(max(0, last - CHECKED_TILES), last):
-        leaves = _hash_leaves(connection, index * TILE_WIDTH, TILE_WIDTH)
-        if leaves and b"".join(leaves) != queries.read_tiles(connection, [(0, index)])[0]:
-            raise LogInconsistent(
-                f"tile 0/{index} isn't what its entries hash to", subject="log.sqlite3",
-                hint="overlayd verify says what else is wrong",
-            )  # fmt: skip
-    _hash_leaves(connection, last * TILE_WIDTH, size - last * TILE_WIDTH)
+def _check_facts(connection: sqlite3.Connection, minimum_index: object, size: int, rows: list[EpochRow]) -> None:
+    """What single rows say about the whole log is compared with the entries. Raises LogDamaged."""
+    (lowest,) = connection.execute("SELECT coalesce(min(offset), 1) FROM entry").fetchone()
+    if not isinstance(minimum_index, int) or minimum_index % TILE_WIDTH or not 0 <= minimum_index < lowest:
+        raise LogDamaged("the log's minimum index isn't one", subject="log.sqlite3")
+    for row in rows:
+        first = connection.execute("SELECT e FROM entry WHERE offset = ?", (row.first_offset,)).fetchone()
+        if first is not None and first[0] != NO_ENTRY and int.from_bytes(first[0][2:10], "big") != row.epoch:
+            raise LogDamaged(f"an epoch doesn't begin at offset {row.first_offset}", subject="log.sqlite3")
 
 
-def _hash_leaves(connection: sqlite3.Connection, first: int, count: int) -> list[bytes]:
-    leaves = []
-    rows = connection.execute(
-        "SELECT offset, e, leaf FROM entry WHERE offset > ? AND offset <= ? ORDER BY offset", (first, first + count)
-    )
-    for offset, raw, leaf in rows:
-        if leaf_hash(raw) != leaf:
-            raise LogInconsistent(
-                f"the entry at offset {offset} doesn't hash to its leaf", subject="log.sqlite3",
-                hint="overlayd verify says what else is wrong",
-            )  # fmt: skip
-        leaves.append(leaf)
-    return leaves
-
-
-def _load_streams(connection: sqlite3.Connection, state: LogState) -> None:
+def load_streams(connection: sqlite3.Connection, state: LogState) -> None:
+    """Every stream with its definition and where it stands. Raises LogDamaged."""
     heads = {
         row[0]: StreamHead(*row[1:])
         for row in connection.execute(
@@ -210,8 +194,11 @@ def _load_streams(connection: sqlite3.Connection, state: LogState) -> None:
         "SELECT id, name, former_name, stream_hash, ssalt, state, owner, created_us, version, definition FROM stream"
     ):
         stream_id, name, former_name, stream_hash, ssalt, stream_state, owner, created_us, version, definition = row
+        called = name if name is not None else former_name
+        if not is_stream_row(called, stream_hash, ssalt, definition):
+            raise LogDamaged(f"the stream with id {stream_id} isn't what was stored", subject="log.sqlite3")
         stream = Stream(
-            id=stream_id, name=name if name is not None else former_name, stream_hash=stream_hash, ssalt=ssalt,
+            id=stream_id, name=called, stream_hash=stream_hash, ssalt=ssalt,
             definition=decode_definition(definition), definition_version=version, state=stream_state, owner=owner,
             created_us=created_us, is_deleted=name is None,
         )  # fmt: skip
@@ -247,7 +234,7 @@ def _check_heads(connection: sqlite3.Connection, state: LogState) -> None:
     newest = find_newest_stored(connection, [stream.id for stream in streams])
     for stream, sequence in zip(streams, newest, strict=True):
         if stream.head_sequence < sequence:
-            raise LogInconsistent(
+            raise LogDamaged(
                 f"{stream.name} stands at sequence {stream.head_sequence}, but its packets reach {sequence}",
                 subject="log.sqlite3", hint="overlayd verify says what else is wrong; restore a backup",
             )  # fmt: skip
@@ -267,7 +254,7 @@ def _salvage(connection: sqlite3.Connection, after: int, upto: int) -> list[Stor
             entry = reduce_entry(decode_row(raw, leaf, None))
         entries.append(entry)
     if len(entries) != upto - after:
-        raise LogInconsistent(
+        raise LogDamaged(
             f"the entry at offset {after + len(entries) + 1} is missing or damaged", subject="log.sqlite3",
             hint="overlayd verify says what else is wrong",
         )  # fmt: skip

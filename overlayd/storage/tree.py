@@ -198,6 +198,10 @@ class Tree:
         assert plan.base_size == self.size, "the plan was made for another state of the tree"
         self._edge = plan.edge
 
+    def edge_hashes(self) -> tuple[bytes, ...]:
+        """Per tile level the hashes since its last full tile: with the full tiles, all that the tree needs to go on."""
+        return self._edge.partial
+
     def edge_tiles(self) -> list[Tile]:
         """Partial tiles of level 1 and above.
 

@@ -147,10 +147,10 @@ async def test_failed_fsync_is_fatal(rig: Rig, monkeypatch: pytest.MonkeyPatch) 
         await run()
 
 
-def raise_os_error(number: int) -> Callable[[Path, HighWater], None]:
+def raise_os_error(number: int) -> Callable[[Path, HighWater, bytes], None]:
     """A writer of marks that fails."""
 
-    def write(directory: Path, mark: HighWater) -> None:
+    def write(directory: Path, mark: HighWater, leaves: bytes) -> None:
         raise OSError(number, "injected")
 
     return write
