@@ -329,7 +329,8 @@ def read_anchor(c: sqlite3.Connection, tx_id: int) -> tuple[int, str] | None:
 def read_anchor_sizes(c: sqlite3.Connection, after: int, upto: int, limit: int) -> list[int]:
     """Sizes of anchored checkpoints in (after, upto], ascending, at most so many."""
     rows = c.execute(
-        "SELECT DISTINCT size FROM chain_anchor WHERE size > ? AND size <= ? ORDER BY size LIMIT ?", (after, upto, limit)
+        "SELECT DISTINCT size FROM chain_anchor WHERE size > ? AND size <= ? ORDER BY size LIMIT ?",
+        (after, upto, limit),
     )
     return [size for (size,) in rows]
 

@@ -4,6 +4,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 from chain_rig import FixedClock
 from trio.testing import MockClock
@@ -251,12 +252,13 @@ async def test_a_conflicted_anchor_joins_the_next_one(tmp_path: Path) -> None:
         assert (await prove(node, first.offset)).size >= second.offset
 
 
-async def test_ten_thousand_packets_add_a_few_entries(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [10_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+async def test_many_packets_add_a_few_entries(tmp_path: Path, count: int) -> None:
     """However many packets an anchor covers, it adds the heads, and one entry per depth."""
     async with watching(tmp_path, wallet=POOL) as node:
         await node.define(commit="batch", depths=(1, 3, 6))
         await node.fund()
-        for _ in range(10):
+        for _ in range(count // 1000):
             await node.append(1000)
         head = node.log.head
         await node.engine.anchorer.anchor()

@@ -210,7 +210,9 @@ class SourcePool:
 
     def replace(self, sources: Sequence[RemoteSource]) -> None:
         """Asks these from now on. Who is being asked goes on to its answer; who told of events and is gone is left."""
-        gone = {source.name for source in self._sources} - {source.name for source in sources if source in self._sources}
+        gone = {source.name for source in self._sources} - {
+            source.name for source in sources if source in self._sources
+        }
         self._checked -= gone
         self._sources = tuple(sources)
         self._replaced.set()

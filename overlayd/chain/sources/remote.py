@@ -42,7 +42,9 @@ class RemoteChain:
         measured = SourceMetrics(metrics)
         self._maker = _Maker(settings, network, sender, key, environ, clock, measured, chance)
         self._made = {source: self._maker.make(source) for source in settings.sources}
-        self.pool = SourcePool(list(self._made.values()), network, asking=settings.asking, metrics=measured, judge=self._judge)
+        self.pool = SourcePool(
+            list(self._made.values()), network, asking=settings.asking, metrics=measured, judge=self._judge
+        )
         self.sync = HeaderSync(
             book, self.pool, settings=settings.asking, clock=clock, metrics=measured, on_followed=on_followed
         )
