@@ -8,11 +8,12 @@ import msgspec
 
 from overlayd.cli.output import json_option, print_facts, print_json, print_table, shown_bytes
 from overlayd.cli.target import Target, target_options
-from overlayd.client import SyncClient, retention_calls
+from overlayd.client import SyncClient, retention_calls, statistics_calls
 from overlayd.client.retry import ONCE
 from overlayd.model.definition import Definition, encode_definition
 from overlayd.model.wire import StreamBody
 from overlayd.model.wire_retention import HoldBody
+from overlayd.model.wire_statistics import StreamStats
 
 
 @click.group("streams", invoke_without_command=True)
@@ -80,6 +81,41 @@ def _facts(stream: StreamBody) -> list[tuple[str, object]]:
         ("version", stream.definition_version),
         *([("subscribers", stream.subscribers)] if stream.subscribers is not msgspec.UNSET else []),
     ]
+
+
+@command.command("stats")
+@click.argument("stream", required=False)
+@target_options
+@json_option
+def show_stats(stream: str | None, target: Target, as_json: bool) -> None:
+    """Show what came in, went out and was refused: of STREAM, or of all streams."""
+    found: list[StreamStats] = []
+    with _client(target) as client:
+        if stream is not None:
+            found.append(client.send(statistics_calls.show_stream_stats(stream)))
+        else:
+            after = ""
+            while True:
+                page = client.send(statistics_calls.show_stats(limit=1000, after=after))
+                found += page.streams
+                if page.next_after is msgspec.UNSET:
+                    break
+                after = page.next_after
+    if as_json:
+        for one in found:
+            print_json(one)
+        return
+    head = ("STREAM", "STATE", "IN", "OUT", "REFUSED", "ERRORS", "FAILED", "LATENCY", "LAST PACKET", "SUBSCRIBERS")
+    print_table(head, [_stats_row(one) for one in found])
+
+
+def _stats_row(one: StreamStats) -> tuple[object, ...]:
+    rate = "-" if one.error_rate is msgspec.UNSET else f"{one.error_rate:.2%}"
+    latency = "-" if one.latency_ms_mean is msgspec.UNSET else f"{one.latency_ms_mean:.3g} ms"
+    return (
+        one.stream, one.state, one.messages_in, one.messages_out, one.refused, rate, one.failed, latency,
+        one.last_packet_at or "-", one.subscribers,
+    )  # fmt: skip
 
 
 @command.command("define")
@@ -182,7 +218,9 @@ def delete_stream(stream: str, yes: bool, target: Target, as_json: bool) -> None
 @command.command("hold")
 @click.argument("stream")
 @click.option("--from", "first", type=click.IntRange(1), default=1, show_default=True, help="First sequence")
-@click.option("--to", "last", type=click.IntRange(1), default=None, help="Last sequence; without it whatever comes, too")
+@click.option(
+    "--to", "last", type=click.IntRange(1), default=None, help="Last sequence; without it whatever comes, too"
+)
 @click.option("--reason", required=True, help="Why, for the audit stream")
 @target_options
 @json_option

@@ -67,6 +67,7 @@ from overlayd.storage import Log
 from overlayd.storage.backup.catalogue import BackupCatalogue
 from overlayd.storage.backup.runner import BackupRunner
 from overlayd.storage.sealing import read_sealing_key
+from overlayd.telemetry.stream_statistics import StreamStatistics
 
 GOING_AWAY = 1001
 
@@ -118,9 +119,10 @@ class Parts:
         self.schemas = SchemaCache(limits, metrics)
         self.filters = FilterBook(limits=limits, metrics=metrics, describe=packet_body)
         self.people = People(log, self.sealing_key, limits=limits, clock=clock, metrics=metrics)
+        self.statistics = StreamStatistics(log, metrics)
         self.intake = Intake(
             log=log, limits=limits, schemas=self.schemas, metrics=metrics, defaults=settings.defaults.definition,
-            confirmations=confirmations, privacy=self.people,
+            confirmations=confirmations, privacy=self.people, tally=self.statistics.tally,
         )  # fmt: skip
         self.metering = Metering(
             log=log, rates=settings.rates, quotas=settings.quotas, usage=settings.usage, clock=clock, entropy=entropy,
@@ -137,10 +139,10 @@ class Parts:
             settings, load, steps=reload_steps(self), reread=self.ports.reload, audit=self.access.trail.write,
             metrics=metrics,
         )  # fmt: skip
+        self.announce = OwnStream(EVENTS, log.append_own).append
         self.backups = BackupRunner(
-            log, Path(settings.storage.dir), settings.backup, clock=clock, metrics=metrics,
-            announce=OwnStream(EVENTS, log.append_own).append,
-        )  # fmt: skip
+            log, Path(settings.storage.dir), settings.backup, clock=clock, metrics=metrics, announce=self.announce
+        )
         self.erasures = self._make_erasures()
         self.app = build_app(self)
         self.agentpipe = agentpipe and self._build_agentpipe(agentpipe)
@@ -158,6 +160,7 @@ class Parts:
         self.delivery = Delivery(
             log=log, limits=limits, settings=settings.delivery, clock=clock, metrics=metrics,
             lease_filter=self.filters.lease, streams=self.access.streams, confirmations=confirmations, memory=self.memory,
+            tally=self.statistics.tally,
         )  # fmt: skip
         self.durable = self._make_durable()
         self.agents = AgentSwitch(log, self.durable, clock)

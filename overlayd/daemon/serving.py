@@ -41,6 +41,7 @@ from overlayd.privacy.tables import PRIVACY_FEATURE
 from overlayd.signers import NodeCheckpointKeys
 from overlayd.storage import Log, open_log
 from overlayd.storage.sealing import read_sealing_key
+from overlayd.telemetry.tables import STATISTICS_FEATURE
 
 FEATURES = (
     *METERING_FEATURES,
@@ -51,6 +52,7 @@ FEATURES = (
     SUBSCRIPTIONS_FEATURE,
     AGENTS_FEATURE,
     PRIVACY_FEATURE,
+    STATISTICS_FEATURE,
 )
 _log = structlog.get_logger("daemon")
 
@@ -91,6 +93,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], lo
             parts.agentpipe.declare_key()
         parts.note_credentials()
         await parts.people.load()
+        await parts.statistics.load()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(parts.watch_memory)
             nursery.start_soon(parts.access.run)
@@ -100,6 +103,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], lo
             nursery.start_soon(parts.metering.run)
             nursery.start_soon(parts.outbound.keep_house)
             nursery.start_soon(parts.backups.run)
+            nursery.start_soon(log.damage.run, parts.announce)
+            nursery.start_soon(parts.statistics.run)
             if chain is not None:
                 await nursery.start(chain.run)
             await parts.agents.load()
@@ -120,6 +125,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], lo
             await serve_edge(parts, directory, partial(_announce, on_ready, notifier, log))
             nursery.cancel_scope.cancel()
         await parts.metering.stop()
+        await parts.statistics.flush()
     _log.info("stopped")
 
 

@@ -26,6 +26,7 @@ from overlayd.net.publish_routes import add_publish_routes
 from overlayd.net.read_routes import add_read_routes
 from overlayd.net.reload_routes import add_reload_routes
 from overlayd.net.retention_routes import add_retention_routes
+from overlayd.net.statistics_routes import add_statistics_routes
 from overlayd.net.stream_routes import add_stream_routes
 from overlayd.net.subscription_routes import add_subscription_routes
 from overlayd.net.ticket_routes import add_ticket_routes
@@ -40,16 +41,8 @@ def build_app(parts: "Parts") -> QuartTrio:
     """Every route, on what it needs."""
     log, limits, node = parts.log, parts.settings.limits, parts.settings.node.name
     app = create_app(lane=parts.lane, request_log=parts.request_log)
-    add_publish_routes(app, publisher=parts.publisher, spool_directory=Path(parts.settings.storage.dir))
-    add_stream_routes(
-        app, log=log, limits=limits, lane=parts.lane, bodies=parts.bodies, schemas=parts.schemas,
-        streams=parts.access.streams, changes=parts.access.stream_changes,
-        count_subscribers=parts.registry.count_subscribers, on_stopped=parts.registry.look_again,
-        confirmations=parts.delivery.confirmations,
-    )  # fmt: skip
-    add_read_routes(
-        app, delivery=parts.delivery, registry=parts.registry, lane=parts.lane, streams=parts.access.streams
-    )
+    json_bodies = JsonBodies(parts.bodies, limits)
+    _add_stream_routes(app, parts, json_bodies)
     add_live_routes(
         app, delivery=parts.delivery, registry=parts.registry, node=node, trail=parts.access.trail, lane=parts.lane
     )
@@ -59,14 +52,10 @@ def build_app(parts: "Parts") -> QuartTrio:
     )  # fmt: skip
     add_log_key_routes(app, log=log, lane=parts.lane, trail=parts.access.trail)
     add_backup_routes(app, backups=parts.backups, lane=parts.lane, trail=parts.access.trail)
-    json_bodies = JsonBodies(parts.bodies, limits)
     add_key_routes(
         app, keys=parts.access.keys, changes=parts.access.changes, trail=parts.access.trail, clock=parts.clock,
         lane=parts.lane, bodies=json_bodies,
     )  # fmt: skip
-    add_retention_routes(
-        app, log=log, lane=parts.lane, bodies=json_bodies, streams=parts.access.streams, trail=parts.access.trail
-    )
     add_subscription_routes(
         app, durable=parts.durable, bodies=json_bodies, lane=parts.lane,
         audit=parts.access.trail.write,
@@ -93,9 +82,15 @@ def build_app(parts: "Parts") -> QuartTrio:
         sessions=StreamingSessions(log=log, metering=parts.metering, clock=parts.clock, entropy=parts.entropy),
         count_sessions=parts.registry.count_of, audit=parts.access.trail.packet,
     )  # fmt: skip
+    add_statistics_routes(
+        app, log=log, node=node, statistics=parts.statistics, streams=parts.access.streams, clock=parts.clock,
+        count_subscribers=parts.registry.count_subscribers,
+        show_sessions=lambda: parts.registry.show_figures(log.head),
+        show_subscriptions=parts.durable.engine.show_figures,
+    )  # fmt: skip
     add_node_routes(
         app, log=log, node_name=node, metrics=parts.metrics, ready_checks=parts.ready_checks(),
-        ready_notes={"access": parts.ports.exposure, "config": parts.reloader.describe, "memory": parts.memory.describe, "disk": log.retention.describe_disk, **({"chain": parts.chain.describe} if parts.chain else {})},
+        ready_notes={"access": parts.ports.exposure, "damage": parts.log.damage.describe, "config": parts.reloader.describe, "memory": parts.memory.describe, "disk": log.retention.describe_disk, **({"chain": parts.chain.describe} if parts.chain else {})},
         ready_warnings={"chain": parts.chain.describe_staleness} if parts.chain else {},
         network=parts.settings.chain.network,
         identity_key=parts.schemes.mutual.key if parts.schemes.mutual else "",
@@ -104,3 +99,21 @@ def build_app(parts: "Parts") -> QuartTrio:
     add_reload_routes(app, reload=parts.reloader.reload, lane=parts.lane)
     add_docs_routes(app, agentpipe_operations(parts.settings.agentpipe))
     return app
+
+
+def _add_stream_routes(app: QuartTrio, parts: "Parts", json_bodies: JsonBodies) -> None:
+    """Streams: publishing, definitions, reading, what nobody may take away."""
+    log, limits = parts.log, parts.settings.limits
+    add_publish_routes(app, publisher=parts.publisher, spool_directory=Path(parts.settings.storage.dir))
+    add_stream_routes(
+        app, log=log, limits=limits, lane=parts.lane, bodies=parts.bodies, schemas=parts.schemas,
+        streams=parts.access.streams, changes=parts.access.stream_changes,
+        count_subscribers=parts.registry.count_subscribers, on_stopped=parts.registry.look_again,
+        confirmations=parts.delivery.confirmations,
+    )  # fmt: skip
+    add_read_routes(
+        app, delivery=parts.delivery, registry=parts.registry, lane=parts.lane, streams=parts.access.streams
+    )
+    add_retention_routes(
+        app, log=log, lane=parts.lane, bodies=json_bodies, streams=parts.access.streams, trail=parts.access.trail
+    )

@@ -24,6 +24,7 @@ from overlayd.model.errors import BadParameter
 from overlayd.model.limits import Limits
 from overlayd.model.memory_budget import MemoryBudget
 from overlayd.model.metrics import Metrics
+from overlayd.model.stream_tally import NO_TALLY, StreamTally
 from overlayd.model.wire import ConsistencyBody, LossBody
 from overlayd.storage import Log
 
@@ -50,8 +51,10 @@ class Delivery:
         self, *, log: Log, limits: Limits, settings: DeliverySettings, clock: Clock, metrics: Metrics,
         lease_filter: LeaseFilter, streams: StreamGuard | None = None,
         confirmations: ConfirmationReads | None = None, memory: MemoryBudget | None = None,
+        tally: StreamTally = NO_TALLY,
     ) -> None:  # fmt: skip
-        """`confirmations`: None where the node follows no chain. `memory`: what readers that are behind wait for."""
+        """`confirmations`: None where the node follows no chain. `memory`: what readers that are behind wait for. `tally`:
+        counts by stream."""
         self.memory = memory
         self.log = log
         self.limits = limits
@@ -59,7 +62,8 @@ class Delivery:
         self.confirmations: ConfirmationReads = confirmations or NothingConfirmed()
         self.clock = clock
         self.metrics = metrics
-        self.meters = Meters(clock, metrics)
+        self.tally = tally
+        self.meters = Meters(clock, metrics, tally)
         self.frames = FrameBook(settings.frame_cache, metrics)
         self.views = ViewBook(settings.decoded_cache)
         self._streams = streams

@@ -1,8 +1,9 @@
 """What delivery counts."""
 
-from overlayd.delivery.frames import Message
+from overlayd.delivery.frames import Gap, Message
 from overlayd.model.clock import Clock
 from overlayd.model.metrics import Metrics
+from overlayd.model.stream_tally import NO_TALLY, StreamTally
 
 TRANSPORTS = ("websocket", "sse", "ndjson")
 
@@ -10,8 +11,9 @@ TRANSPORTS = ("websocket", "sse", "ndjson")
 class Meters:
     """Counts messages and measures how long live ones took."""
 
-    def __init__(self, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, clock: Clock, metrics: Metrics, tally: StreamTally = NO_TALLY) -> None:
         self._clock = clock
+        self._tally = tally
         self.sent = 0
         """Messages, to whomever."""
         sent = metrics.loop_counter(
@@ -33,8 +35,14 @@ class Meters:
         """Messages were written. A whole page is measured once, by its oldest message that has a time."""
         self.sent += len(messages)
         self._sent[transport].inc(len(messages))
+        took_us = 0
         if is_live and messages and messages[0].trigger_us:
-            self._measure(transport, messages)
+            took_us = self._measure(transport, messages)
+        self._tell_streams(messages, 1, took_us)
+
+    def count_read(self, message: Message) -> None:
+        """A message in the answer to a request."""
+        self._tell_streams([message], 1, 0)
 
     def count_group(self, transport: str, messages: list[Message], sessions: int) -> None:
         """The same messages were written to so many sessions at the head, one right after the other."""
@@ -42,9 +50,28 @@ class Meters:
             return
         self.sent += len(messages) * sessions
         self._sent[transport].inc(len(messages) * sessions)
-        if messages[0].trigger_us:
-            self._measure(transport, messages)
+        took_us = self._measure(transport, messages) if messages[0].trigger_us else 0
+        self._tell_streams(messages, sessions, took_us)
 
-    def _measure(self, transport: str, messages: list[Message]) -> None:
-        took_us = self._clock.now_us() - messages[0].trigger_us
-        self._seconds[transport].observe(max(0, took_us) / 1e6)
+    def _measure(self, transport: str, messages: list[Message]) -> int:
+        took_us = max(0, self._clock.now_us() - messages[0].trigger_us)
+        self._seconds[transport].observe(took_us / 1e6)
+        return took_us
+
+    def _tell_streams(self, messages: list[Message], readers: int, took_us: int) -> None:
+        """A batch is measured once; each of its messages counts as if it had taken as long as the first."""
+        name, count = "", 0
+        for message in messages:
+            subject = message.subject
+            if isinstance(subject, Gap):
+                continue
+            if subject.stream != name:
+                if count:
+                    self._tell_stream(name, count * readers, took_us)
+                name, count = subject.stream, 0
+            count += 1
+        if count:
+            self._tell_stream(name, count * readers, took_us)
+
+    def _tell_stream(self, name: str, sent: int, took_us: int) -> None:
+        self._tally.count_sent(name, sent, took_us * sent, sent if took_us else 0)

@@ -20,6 +20,7 @@ from overlayd.model.memory_budget import SESSIONS, MemoryBudget
 from overlayd.model.metrics import Metrics
 from overlayd.model.names import Pattern
 from overlayd.model.wire import SessionBody, SessionSubscription
+from overlayd.model.wire_statistics import SessionStats
 
 CLOSE_NORMAL = 1000
 CLOSE_GOING_AWAY = 1001
@@ -323,6 +324,13 @@ class Registry:
     def bodies(self, head: int) -> list[SessionBody]:
         """All sessions, oldest first."""
         return [session.body(head) for session in self._sessions.values()]
+
+    def show_figures(self, head: int) -> SessionStats:
+        """How many there are of each kind, and how far the last one is behind."""
+        counts = Counter(session.transport for session in self._sessions.values())
+        positions = [one.position for session in self._sessions.values() for one in session.readers.values()]
+        lag = max(0, head - min(positions, default=head))
+        return SessionStats(**counts, lag_entries_max=lag)
 
     def known(self, id: str) -> Session:
         """Raises UnknownSession."""

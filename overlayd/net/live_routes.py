@@ -1,5 +1,6 @@
 """The live path over HTTP: server-sent events or NDJSON; and the list of live sessions."""
 
+import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 
@@ -13,6 +14,8 @@ from overlayd.net.app import answer, author_of, principal_of
 from overlayd.net.lane import Lane
 from overlayd.net.live_query import LIVE_PATH, stream_ask
 from overlayd.net.parameters import Parameters
+
+SESSIONS_PER_TURN = 100
 
 
 def add_live_routes(
@@ -71,7 +74,12 @@ class _LiveRoutes:
         Parameters(request, ())
         async with self._lane.step_out():
             await self._trail.write_once(author_of(request).record("sessions.read", "sessions"))
-        return answer(encode_wire(SessionList(sessions=self._registry.bodies(self._delivery.log.head))))
+        sessions = []
+        for number, session in enumerate(self._registry.sessions(), 1):
+            sessions.append(session.body(self._delivery.log.head))
+            if number % SESSIONS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+        return answer(encode_wire(SessionList(sessions=sessions)))
 
     async def end_session(self, session: str) -> Response:
         """Tells one live connection to end; it won't be asked to come back."""

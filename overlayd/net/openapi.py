@@ -19,6 +19,7 @@ from overlayd.net.openapi_backup import BACKUP_OPERATIONS
 from overlayd.net.openapi_chain import CHAIN_OPERATIONS
 from overlayd.net.openapi_privacy import PRIVACY_OPERATIONS
 from overlayd.net.openapi_retention import RETENTION_OPERATIONS
+from overlayd.net.openapi_statistics import STATISTICS_OPERATIONS
 from overlayd.net.openapi_subscriptions import SUBSCRIPTION_OPERATIONS
 from overlayd.net.openapi_usage import USAGE_OPERATIONS
 from overlayd.net.operations import (
@@ -46,6 +47,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *BACKUP_OPERATIONS,
     *CHAIN_OPERATIONS,
     *RETENTION_OPERATIONS,
+    *STATISTICS_OPERATIONS,
     *USAGE_OPERATIONS,
     *SUBSCRIPTION_OPERATIONS,
     *PRIVACY_OPERATIONS,

@@ -86,6 +86,7 @@ class _ReadRoutes:
         else:
             page = await self._wait_for_packets(found, after, limit, wait_s)
         self._streams.require(principal, "read", stream)  # much may have happened while it waited
+        self._delivery.tally.count_sent(found.name, len(page.packets))
         body = PacketsBody(
             packets=page.packets, gaps=page.gaps, next_after=page.after, head_sequence=found.head_sequence
         )
@@ -185,6 +186,7 @@ class _ReadRoutes:
                         refuse_gaps([message])
                     return texts, cursor, False
                 texts.append(frames.text(message, query.format))
+                self._delivery.meters.count_read(message)
                 size += len(texts[-1])
                 cursor = message.cursor
             cursor = batch.cursor

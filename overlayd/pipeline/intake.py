@@ -1,6 +1,6 @@
 """The one publish function: whatever way packets come in, they are decoded, judged and appended here."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -24,6 +24,7 @@ from overlayd.model.errors import (
 from overlayd.model.limits import HOPS_MAX, Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.names import StreamName, parse_stream_name
+from overlayd.model.stream_tally import NO_TALLY, StreamTally
 from overlayd.pipeline.chain_members import judge_claim, note_confirmation
 from overlayd.pipeline.decode import Decoded, decode_packet
 from overlayd.pipeline.decode_many import THREAD_BYTES, Slices, decode_request, too_large
@@ -144,10 +145,11 @@ class Intake:
     def __init__(
         self, *, log: AppendingLog, limits: Limits, schemas: SchemaCache, metrics: Metrics,
         defaults: Definition = Definition(),  # noqa: B008 - frozen
-        confirmations: ConfirmationReads | None = None, privacy: PeoplePrivacy = NOBODY,
+        confirmations: ConfirmationReads | None = None, privacy: PeoplePrivacy = NOBODY, tally: StreamTally = NO_TALLY,
     ) -> None:  # fmt: skip
         """`defaults`: the definition of streams that publishing creates. `confirmations`: None where the node follows no
-        chain. `privacy`: pseudonyms and consents."""
+        chain. `privacy`: pseudonyms and consents. `tally`: counts refusals by stream."""
+        self._tally = tally
         self._log = log
         self._limits = limits
         self._schemas = schemas
@@ -282,7 +284,7 @@ class Intake:
         for attempt in range(REJUDGED_MAX + 1):
             judged = await self._judge(name, decoded, refused)
             if judged.rejections and terms.atomic:
-                self.count_rejections(judged.rejections.values())
+                self.count_rejections(name, judged.rejections.values())
                 self.count_errors(sum(len(error.violations) or 1 for error in judged.rejections.values()))
                 raise combine_errors(judged.rejections, self._limits.errors_max)
             if not judged.passed:
@@ -298,13 +300,13 @@ class Intake:
                     raise
                 continue
             except InvalidPacket as err:
-                self.count_rejections([err] * (len({found.index for found in err.violations}) or 1))
+                self.count_rejections(name, [err] * (len({found.index for found in err.violations}) or 1))
                 raise
-            return await self._answer(judged, result, started)
+            return await self._answer(name, judged, result, started)
         await trio.lowlevel.checkpoint()
         found = self._log.find_stream(name)
         head_sequence = 0 if found is None else found.head_sequence
-        return await self._answer(judged, AppendResult([], 0, head_sequence), started)
+        return await self._answer(name, judged, AppendResult([], 0, head_sequence), started)
 
     async def _judge(self, name: StreamName, decoded: list[Decoded], refused: Mapping[int, OverlaydError]) -> _Judged:
         """Asks the stream's present definition about each packet. A checkpoint whenever it takes long."""
@@ -412,7 +414,7 @@ class Intake:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, limiter=self._threads)
 
-    async def _answer(self, judged: _Judged, result: AppendResult, started: float) -> PublishAnswer:
+    async def _answer(self, name: StreamName, judged: _Judged, result: AppendResult, started: float) -> PublishAnswer:
         """What became of it, told and counted. A checkpoint where repeats have to be looked up."""
         rejections = judged.rejections
         receipts = [outcome for outcome in result.outcomes if isinstance(outcome, Receipt)]
@@ -426,7 +428,8 @@ class Intake:
             await note_confirmation(receipts, drafts, judged.rule.stream_hash, judged.rule.confirm, self._confirmations)
         self._published.inc(len(receipts) - duplicates)
         self._repeated.inc(duplicates)
-        self.count_rejections(rejections.values())
+        if rejections:
+            self.count_rejections(name, rejections.values())
         self._seconds.observe(trio.current_time() - started)
         placed = [(index, _placed(rejections[index], index)) for index in sorted(rejections)]
         return PublishAnswer(receipts, placed, len(receipts) - duplicates, duplicates, result.head_sequence)
@@ -440,8 +443,9 @@ class Intake:
         if count > self._limits.errors_max:
             self._metrics.count_limit_hit("errors_max")
 
-    def count_rejections(self, errors: Iterable[OverlaydError]) -> None:
+    def count_rejections(self, stream: str, errors: Collection[OverlaydError]) -> None:
         """Counts packets that were refused before they came here, such as CloudEvents that couldn't be decoded."""
+        self._tally.count_refused(stream, len(errors))
         for err in errors:
             self._rejected.labels(err.code).inc()
             if isinstance(err, PacketTooLarge):

@@ -24,6 +24,7 @@ from overlayd.model.errors import OverlaydError
 from overlayd.model.outlet import Outlet
 from overlayd.model.supervise import supervise
 from overlayd.model.usage import UsageSink
+from overlayd.model.wire_statistics import SubscriptionStats
 
 TICK_S = 1.0
 HOUSE_S = 60.0
@@ -51,7 +52,7 @@ class Engine:
         self.delivery = delivery
         self.settings = delivery.settings.subscriptions
         self.outlets = outlets
-        self.meters = SubscriptionMeters(delivery.metrics)
+        self.meters = SubscriptionMeters(delivery.metrics, delivery.tally)
         self.dispatcher = Dispatcher(delivery, self.meters, self.wake)
         self.rounds = Rounds(delivery.log, delivery.metrics, lambda: self.dispatcher.position)
         self.last_dead_id = 0
@@ -95,6 +96,16 @@ class Engine:
 
     def _count(self, state: str) -> int:
         return sum(one.rest.state == state for one in self.subscriptions.values())
+
+    def show_figures(self) -> SubscriptionStats:
+        """All subscriptions, added up."""
+        everybody = self.subscriptions.values()
+        return SubscriptionStats(
+            active=self._count("active"), paused=self._count("paused"), disabled=self._count("disabled"),
+            lag_entries_max=max((self.lag_of(one) for one in everybody if one.is_served), default=0),
+            outstanding=sum(one.ledger.unsettled for one in everybody),
+            dead_letters=sum(one.dead_letters for one in everybody),
+        )  # fmt: skip
 
     def lag_of(self, subscription: Subscription) -> int:
         """Entries of the log behind the subscription's floor."""

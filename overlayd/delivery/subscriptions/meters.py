@@ -1,6 +1,10 @@
 """What durable subscriptions count."""
 
+import trio
+
+from overlayd.delivery.subscriptions.units import Unit
 from overlayd.model.metrics import Metrics
+from overlayd.model.stream_tally import NO_TALLY, StreamTally
 
 OUTCOMES = ("delivered", "retry", "disable", "undeliverable", "crashed")
 
@@ -8,8 +12,9 @@ OUTCOMES = ("delivered", "retry", "disable", "undeliverable", "crashed")
 class SubscriptionMeters:
     """Counters of the node, over all subscriptions: labels never hold names that clients make up."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, tally: StreamTally = NO_TALLY) -> None:
         self.metrics = metrics
+        self.tally = tally
         attempts = metrics.counter("overlayd_delivery_attempts", "Attempts to deliver, by how they ended", "outcome")
         self.attempts = {name: attempts.labels(name) for name in OUTCOMES}
         self.attempt_seconds = metrics.histogram("overlayd_delivery_attempt_seconds", "One attempt to deliver")
@@ -35,3 +40,19 @@ class SubscriptionMeters:
             "overlayd_dispatch_judgements", "Distinct selections that the dispatcher held an entry against"
         )
         self.woken = metrics.counter("overlayd_dispatch_wakes", "Subscriptions that the dispatcher woke")
+
+    def tell_stream(self, unit: Unit, outcome: str) -> None:
+        """An attempt to push the unit ended. How long it took is measured from when it was its turn, and only of those
+        that are taken at once."""
+        stream = unit.items[0].stream
+        if not stream:
+            return
+        if outcome != "delivered":
+            self.tally.count_failed(stream)
+            return
+        count = len(unit.items)
+        if unit.attempts:
+            self.tally.count_sent(stream, count)
+            return
+        took_s = count * trio.current_time() - sum([item.arrived for item in unit.items])
+        self.tally.count_sent(stream, count, round(took_s * 1e6), count)

@@ -302,6 +302,8 @@ class Desk:
             packets, size = by_stream.get(unit.stream, (0, 0))
             by_stream[unit.stream] = packets + (message.kind == "packet"), size + body_bytes([message])
         self._shop.usage.note_fetched(self._subscription, by_stream, address)
+        for stream, (packets, _) in by_stream.items():
+            self._shop.meters.tally.count_sent(stream, packets)
 
     async def _message_of(self, unit: Unit) -> Message | None:
         """What is given out for it; None when there is nothing, and it is settled."""
@@ -370,6 +372,7 @@ class Desk:
         )
         subscription.change(failed=subscription.rest.failed + 1, last_failure_us=now_us, last_error=reason)
         self._shop.usage.note_lost(subscription)
+        self._shop.meters.tell_stream(unit, "retry")
         self._shop.meters.attempts["retry"].inc()
         if unit.tries < self._rule.max_deliveries:
             next_us = now_us + round(delay_s * 1e6)

@@ -221,6 +221,7 @@ class Worker:
             await shop.rounds.mark(subscription).wait()
         result = await self._push(unit, parcel)
         shop.usage.note_attempt(subscription, parcel, result)
+        shop.meters.tell_stream(unit, result.outcome)
         event = self._note(unit, result)
         await shop.rounds.mark(subscription).wait()
         if event is not None:
