@@ -11,7 +11,7 @@ from quart_trio import QuartTrio
 from overlayd.access import require
 from overlayd.access.audit import AuditTrail
 from overlayd.access.key_changes import Author
-from overlayd.access.principal import Principal
+from overlayd.access.principal import Principal, require_some
 from overlayd.access.stream_guard import StreamGuard
 from overlayd.delivery.packets import show_present
 from overlayd.model.audit import AuditRecord
@@ -87,6 +87,8 @@ class _EraseRoutes:
     async def erase(self) -> Response:
         """Erases packets, or says what would be erased."""
         principal, author = principal_of(request), author_of(request)
+        if "manage" not in principal.grants.own:  # which streams it is about stands in the body
+            require_some(principal, "manage")
         Parameters(request, ())
         ask = await self._bodies.read(request, EraseIn, "nothing can be erased")
         async with self._lane.step_out():

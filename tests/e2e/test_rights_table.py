@@ -33,7 +33,7 @@ SCOPED = {
 EVERYBODY = ("nobody", "local", *SCOPED, *BUILT_IN)
 VALUES = {
     "stream": STREAM, "sequence": "1", "key": "nosuch", "session": "nosuch", "policy": "nosuch", "receipt": "nosuch",
-    "tile": "0/000.p/1", "subscription": "nosuch", "number": "1", "id": "nosuch", "n": "1",
+    "tile": "0/000.p/1", "subscription": "nosuch", "number": "1", "id": "nosuch", "n": "1", "hold": "1", "part": "nosuch", "subject": "nosuch",
 }  # fmt: skip
 QUERIES = {
     "/v1/read": f"?stream={STREAM}", "/v1/live": f"?stream={STREAM}", "/v1/packets": "?id=x", "/v1/log/consistency": "?from=1",
@@ -105,7 +105,7 @@ class Walk:
         names = re.findall(r"{(\w+)}", template)
         if value:
             values |= {"stream" if "stream" in names else names[-1]: value}
-        return re.sub(r"{(\w+)}", lambda match: values[match[1]], template) + QUERIES.get(template, "")
+        return re.sub(r"{(\w+)}", lambda match: values.get(match[1], "nosuch"), template) + QUERIES.get(template, "")
 
     async def say(self, who: str) -> dict[str, bool]:
         """Which messages are taken from somebody, the handshake first."""
