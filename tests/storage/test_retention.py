@@ -10,7 +10,7 @@ from storage_rig import Rig, append, draft, drafts, forget_tail, receipts
 from overlayd.model.bodies import RemovalCause, decode_removal_body
 from overlayd.model.definition import DedupRule, Definition, RetentionRule
 from overlayd.model.entry import Kind, StoredEntry, verify_entry
-from overlayd.model.errors import UnderHold, UnknownHold
+from overlayd.model.errors import LimitReached, UnderHold, UnknownHold
 from overlayd.model.merkle import verify_consistency, verify_inclusion
 from overlayd.model.units import Duration, Size
 from overlayd.storage import Log, Stream
@@ -350,3 +350,17 @@ async def test_file_shrinks(rig: Rig) -> None:
         after = log.stats().database_bytes
         assert before > 15_000_000
         assert after < 10_000_000  # some free pages stay for what comes next
+
+
+async def test_holds_are_bounded(rig: Rig) -> None:
+    """A stream has at most holds_per_stream holds."""
+    rig.set_limits(holds_per_stream=2)
+    async with rig.open(retention=SETTINGS) as log:
+        stream = await fill(log, rig, 1)
+        for _ in range(2):
+            await log.holds.place(stream, 1, 2, reason="r", principal="ada")
+        with pytest.raises(LimitReached):
+            await log.holds.place(stream, 1, 2, reason="r", principal="ada")
+        assert rig.limit_hits("holds_per_stream") == 1
+        await log.holds.lift(stream, 1)
+        assert (await log.holds.place(stream, 1, 2, reason="r", principal="ada")).id > 2

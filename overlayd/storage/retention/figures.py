@@ -38,15 +38,17 @@ class RetentionFigures:
             us = oldest_us()
             return max(0.0, (clock.now_us() - us) / 1e6) if us else 0.0
 
-        gauge = self._metrics.gauge
-        gauge("overlayd_retention_oldest_seconds", "Age of the oldest packet that is kept").set_function(oldest_s)
-        gauge("overlayd_retention_kept_back", "Streams with packets that are due and wait for somebody").set_function(
-            lambda: self.kept_back
+        metrics = self._metrics
+        metrics.gauge("overlayd_retention_oldest_seconds", "Age of the oldest packet that is kept").set_function(
+            oldest_s
         )
-        gauge("overlayd_retention_paused", "1 while packets don't age, because the clock isn't trusted").set_function(
-            lambda: float(not trust.is_trusted)
-        )
-        gauge("overlayd_legal_holds", "Legal holds on all streams").set_function(lambda: len(state.holds))
-        gauge("overlayd_minimum_index", "Entries that were cut from the log's beginning").set_function(
+        metrics.gauge(
+            "overlayd_retention_kept_back", "Streams with packets that are due and wait for somebody"
+        ).set_function(lambda: self.kept_back)
+        metrics.gauge(
+            "overlayd_retention_paused", "1 while packets don't age, because the clock isn't trusted"
+        ).set_function(lambda: float(not trust.is_trusted))
+        metrics.gauge("overlayd_legal_holds", "Legal holds on all streams").set_function(lambda: len(state.holds))
+        metrics.gauge("overlayd_minimum_index", "Entries that were cut from the log's beginning").set_function(
             lambda: state.minimum_index
         )
