@@ -43,12 +43,13 @@ Schema = dict[str, Any] | bool
 class CompiledSchema:
     """A schema, ready to judge values. Immutable, may be used from any thread."""
 
-    __slots__ = ("_cost", "_steps_max", "_validator")
+    __slots__ = ("_bytes_within", "_cost", "_steps_max", "_validator")
 
     def __init__(self, validator: jsonschema_rs.Validator, cost: SchemaCost, steps_max: int) -> None:
         self._validator = validator
         self._cost = cost
         self._steps_max = steps_max
+        self._bytes_within = cost.bytes_within(steps_max)
 
     def check(self, value: Any, raw: bytes, member: str = "data") -> None:
         """Passes a value that fits. `raw` is its JSON text, `member` where it stands in the packet.
@@ -56,7 +57,8 @@ class CompiledSchema:
         Raises SchemaViolation with pointers into the packet, also for a value that would take too long to judge.
         """
         if (
-            self._cost.steps_for(raw) > self._steps_max
+            len(raw) > self._bytes_within
+            and self._cost.steps_for(raw) > self._steps_max
             and (steps := self._cost.steps_for(raw, is_exact=True)) > self._steps_max
         ):
             detail = f"judging it by the schema may take {steps:.1e} steps; {self._steps_max:.1e} are allowed"

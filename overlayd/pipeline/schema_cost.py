@@ -29,6 +29,7 @@ DATA_KEYWORDS = frozenset(("enum", "const", "default", "examples", "example"))
 """What stands under them is data, whatever it looks like."""
 
 _CEILING = 1e15
+_BYTES_MAX = 1 << 40
 _APPLY_STEPS = 2.0
 _BACKTRACK_STEPS = 13_500.0  # BACKTRACKS at 27 ns each
 _METASCHEMA_STEPS = 400.0
@@ -64,6 +65,14 @@ class SchemaCost(msgspec.Struct, frozen=True):
         by_place, by_char, by_string = self.by_depth[depth]
         places = _count_places(outside_strings(raw) if is_exact else raw)
         return places * by_place + len(raw) * by_char + raw.count(b'"') / 2 * by_string
+
+    def bytes_within(self, steps_max: float) -> int:
+        """The length up to which no text can take more, whatever is in it; -1 where even the smallest might."""
+        by_place, by_char, by_string = (max(vector[at] for vector in self.by_depth) for at in range(3))
+        each = by_place + by_char + by_string / 2  # every byte a comma and a quote at once
+        if by_place > steps_max:
+            return -1
+        return _BYTES_MAX if each <= 0 else min(_BYTES_MAX, int((steps_max - by_place) / each))
 
     def applications_for(self, raw: bytes) -> float:
         """An upper bound for the subschemas that are applied, so also for the mistakes that can be found."""
