@@ -259,6 +259,8 @@ class SubscriptionBook:
             position = before.position.offset
             if floor.offset > position:
                 subscription.note_told(position + 1, floor.offset)
+            else:
+                subscription.forget_told(floor.offset)
             subscription.change(
                 start=min(rest.start, floor.offset), generation=rest.generation + 1,
                 given_to=max(rest.given_to, position) if before.floor.epoch == floor.epoch else 0,

@@ -119,7 +119,7 @@ class Ledger:
             self._add_loose(item, self._stream(item.stream))
             return
         item.unit = unit
-        item.message = None
+        item.message = item.message if item.kind != "packets" else None
         unit.items.append(item)
         unit.stream = item.stream
         if unit.state == "done":

@@ -205,6 +205,10 @@ class Subscription:
         runs: Runs = (*self.rest.told[-TOLD_MAX + 1 :], (low, high))
         self.change(told=runs)
 
+    def forget_told(self, floor: int) -> None:
+        """It goes on behind the floor once more: what it passed over there it may get now."""
+        self.change(told=tuple((low, min(high, floor)) for low, high in self.rest.told if low <= floor))
+
     def was_told(self, offset: int) -> bool:
         return any(low <= offset <= high for low, high in self.rest.told)
 
