@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import chaos_sink as chaos
+import msgspec
 import pytest
 import trio
 from standardwebhooks.webhooks import Webhook
@@ -130,3 +131,41 @@ async def test_a_restart_goes_on_where_it_was(tmp_path: Path, mock_clock: MockCl
         assert await values_of(sink) == ["one", "two", "two"]
         assert sink.turns[1].headers["webhook-id"] == sink.turns[2].headers["webhook-id"]
         Webhook(secret).verify(await sink.turns[2].body(), sink.turns[2].headers)
+
+
+@pytest.mark.parametrize(
+    ("url", "step", "reason"),
+    [
+        ("http://no-such-host.invalid/hook", None, "dns."),
+        ("https{}", None, "tls."),
+        ("http://127.0.0.1:3/hook", None, "connect.refused"),
+        ("http{}", chaos.endless_head, "answer.head_too_large"),
+        ("http{}", chaos.reset, "answer.reset"),
+        ("http{}", chaos.close_silently, "answer.closed"),
+        ("http{}", chaos.early(413, b"too long"), "the receiver answered 413"),
+    ],
+)
+async def test_whatever_breaks_nothing_is_lost_or_renamed(
+    url: str, step: "chaos.Step | None", reason: str, tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """Each attempt has a plain reason, its retry has the same id, and once the receiver is well everything arrives."""
+    async with open_node(tmp_path) as node, chaos.open_sink() as sink:
+        if step is not None:
+            sink.play(step)
+        where = url.format(sink.url.removeprefix("http"))
+        one, _ = await node.subscribe(where, ordering="stream", timeout="2s", retry={"schedule": ["1s"] * 90})
+        await node.publish("first", "second")
+        await until(lambda: one.rest.failed >= 2)
+        attempts = await node.parts.letters.attempts(one)
+        assert all(one.reason.startswith(reason) for one in attempts), attempts[0]
+        assert len({one.delivery_id for one in attempts}) == 1
+        sink.turns.clear()
+        sink.play(chaos.answer(204))
+        rule = one.definition.webhook
+        assert rule
+        definition = msgspec.structs.replace(one.definition, webhook=msgspec.structs.replace(rule, url=sink.url))
+        await node.parts.book.patch(one, node.parts.book.judge(definition, one.ledger.floor))
+        await until(lambda: len(sink.turns) == 2)
+        assert await values_of(sink) == ["first", "second"]
+        assert sink.turns[0].headers["webhook-id"] == attempts[0].delivery_id
+        assert not one.dead_letters

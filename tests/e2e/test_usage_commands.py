@@ -1,5 +1,7 @@
 """Usage and quotas from the command line and from both clients, against a real node."""
 
+import re
+
 import httpx
 import msgspec
 import pytest
@@ -67,3 +69,21 @@ async def test_both_clients_ask_the_same(node: Node) -> None:
             await stranger.put_quota_policy(policy)
         with pytest.raises(Forbidden):
             await stranger.quota("key:somebody")
+
+
+def test_what_a_subscription_is_given_is_counted(node: Node) -> None:
+    """Packets, bytes and fetches at once; the whole run with a hash of the address once it is over."""
+    with SyncClient(node.url) as client:
+        client.subscriptions.create({"name": "worker", "kind": "pull", "streams": ["fetched"]})
+        client.publish("fetched", {"n": 1})
+        client.publish("fetched", {"n": 2})
+        for _ in range(2):
+            (message,) = client.subscriptions.fetch("worker", 1, wait_s=5).messages
+            client.subscriptions.ack("worker", [message.lease])
+        client.subscriptions.delete("worker")
+    with SyncClient(UNIX.format(node.directory)) as client:
+        (row,) = [row for row in client.usage(method="pull", by="total").usage if row.stream == "fetched"]
+        assert (row.principal, row.requests, row.packets, row.bytes, row.ended) == ("loopback", 2, 2, 14, 1)
+        (run,) = [one for one in client.deliveries(limit=100).deliveries if one.method == "pull"]
+        assert (run.stream, run.packets, run.bytes, run.errors, run.reason) == ("fetched", 2, 14, 0, "deleted")
+        assert re.fullmatch("[0-9a-f]{16}", run.address_hash)
