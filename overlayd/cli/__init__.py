@@ -30,6 +30,7 @@ _COMMANDS = {
     "verify": ("overlayd.cli.verify", "Check a whole log, or one proof file"),
     "backup": ("overlayd.cli.backup", "Make, list and check backups of the log"),
     "restore": ("overlayd.cli.restore", "Put a backup in place of a log"),
+    "salvage": ("overlayd.cli.salvage", "Save what can be saved of a damaged log"),
     "rebuild": ("overlayd.cli.rebuild", "Make anew what a node derives from its log"),
     "doctor": ("overlayd.cli.doctor", "Examine machine, configuration, data and node, and say what to do"),
     "smoke": ("overlayd.cli.smoke", "Publish, read live and verify on a running node, then clean up"),

@@ -22,13 +22,16 @@ from overlayd.model.bodies import Genesis, KeyChange, decode_node_body
 from overlayd.model.cursor import Epoch, epoch_counter, format_epoch
 from overlayd.model.entry import Kind, StoredEntry
 from overlayd.model.errors import DirectoryInUse, VerificationFailed
+from overlayd.model.merkle import TILE_WIDTH
 from overlayd.model.meta import decode_meta
 from overlayd.model.note import VerifierKey, log_id_of, parse_origin
 from overlayd.model.proof import TrustedKeys, verify_checkpoint
 from overlayd.storage import queries
+from overlayd.storage.damage.known_loss import LOST_FACT, is_in_runs, read_runs
 from overlayd.storage.files import DATABASE_NAME, DirectoryLock, read_high_water
 from overlayd.storage.log_keys import read_key_rows
 from overlayd.storage.tail import Page
+from overlayd.storage.tree import HASH_BYTES
 
 PAGE_ROWS = 500
 PAGE_BYTES = 4 << 20
@@ -38,6 +41,7 @@ SEQUENCE_BITS = 40
 """In epoch c sequences start above (c - 1) << 40 (docs/log-format.md)."""
 
 CheckpointRow = tuple[int, int, bytes, str]
+_LOST = f"SELECT value FROM state WHERE key = '{LOST_FACT}'"  # noqa: S608 - a constant
 _CHECKPOINTS = """
 SELECT epoch, size, root, note FROM checkpoint WHERE epoch = ? AND size BETWEEN ? AND ? ORDER BY size LIMIT ?"""
 
@@ -61,6 +65,8 @@ class LogReport(msgspec.Struct):
     streams: int = 0
     checkpoints: int = 0
     lost_checkpoints: int = 0
+    lost: int = 0
+    compared_to: int | None = None
     signed_size: int = 0
     root: str = ""
     faults: list[str] = []
@@ -91,6 +97,10 @@ class LogReport(msgspec.Struct):
                 f"cut          {self.cut} entries from the log's beginning; of these only the tree is left to trust"
             )
         click.echo(f"entries      {self.entries}, {self.packets} of them packets of {self.streams} streams{gone}")
+        if self.lost:
+            click.echo(f"lost         {self.lost} entries to damage, which is on record; readers are told of the gaps")
+        if self.compared_to is not None:
+            click.echo(f"             beyond entry {self.compared_to} no root could be compared")
         click.echo(
             f"checkpoints  {self.checkpoints} signed and fitting the entries, the newest over {self.signed_size}"
         )
@@ -204,6 +214,9 @@ class _Check:
         self._epochs.sort(key=lambda row: row[1])
         self._minimum = 0
         self._first_key = own.trusted.log_keys[0].public_key
+        self._lost = read_runs(next(iter(connection.execute(_LOST).fetchall()), ("",))[0])
+        self._lost_so_far = 0
+        self._lost_before: dict[bytes, int] = {}
         self._removals = _read_removals(connection)
         self._checkpoints: Iterator[CheckpointRow] = iter(())
         self._checkpoint: CheckpointRow | None = None
@@ -227,12 +240,15 @@ class _Check:
                 page = self._read_page(after, head)
                 if page.damaged and self._read_minimum() > minimum_index:
                     raise CutMeanwhile
-                for low, high in page.damaged:
-                    self._note_damage(low, high)
+                damaged = list(page.damaged)
                 for entry in page.entries:
+                    while damaged and damaged[0][0] < entry.offset:
+                        self._note_damage(*damaged.pop(0))
                     self._take(entry)
                     if mark is not None and mark.size == entry.offset and mark.epoch == epoch:
                         self._compare("the high-water mark", mark.root)
+                for low, high in damaged:
+                    self._note_damage(low, high)
                 bar.update(page.after - after)
                 after = page.after
         if mark is not None and mark.epoch == epoch and mark.size > head:
@@ -295,11 +311,32 @@ class _Check:
         return page
 
     def _note_damage(self, low: int, high: int) -> None:
+        """Entries that can't be taken. A loss that the log itself has on record is no fault of it."""
+        is_known = all(is_in_runs(self._lost, offset) for offset in range(low, high + 1))
         where = f"entry {low}" if low == high else f"entries {low} to {high}"
-        self._report.note(f"{where}: missing, or not what was hashed")
+        self._lost_so_far += high - low + 1
+        if is_known:
+            self._report.lost += high - low + 1
+        else:
+            self._report.note(f"{where}: missing, or not what was hashed")
+        for offset in range(low, high + 1):
+            leaf = self._leaf_of(offset)
+            if self._tree is None or leaf is None:
+                break
+            self._grow(self._tree, offset, leaf)
+        else:
+            return
         if self._tree is not None:
-            self._tree = None
-            self._report.note(f"from entry {low} on no root could be compared")
+            self._tree, self._report.compared_to = None, low - 1
+            if not is_known:
+                self._report.note(f"from entry {low} on no root could be compared")
+
+    def _leaf_of(self, offset: int) -> bytes | None:
+        """Of an entry that is lost: what its row or its tile still says."""
+        rows = self._connection.execute("SELECT leaf FROM entry WHERE offset = ?", (offset,)).fetchall()
+        (tile,) = queries.read_tiles(self._connection, [(0, (offset - 1) // TILE_WIDTH)])
+        at = (offset - 1) % TILE_WIDTH * HASH_BYTES
+        return tile[at : at + HASH_BYTES] or (rows[0][0] if rows else None)
 
     def _take(self, entry: StoredEntry) -> None:
         """One entry whose own hash and seal hold."""
@@ -317,14 +354,16 @@ class _Check:
         if entry.is_reduced and not self._is_removed(entry):
             self._report.note(f"entry {entry.offset}: its content is gone and no removal says so")
         if self._tree is not None:
-            for level, index, hashes in self._tree.append(entry.leaf):
-                self._compare_tile(level, index, hashes)
-            self._take_checkpoints()
-            takeover = self._takeovers.get(entry.offset)
-            if takeover is not None:
-                self._compare(
-                    f"the checkpoint over {entry.offset} entries that two keys signed", takeover.checkpoint.root
-                )
+            self._grow(self._tree, entry.offset, entry.leaf)
+
+    def _grow(self, tree: CheckedTree, offset: int, leaf: bytes) -> None:
+        """The tree with a leaf more, compared with everything that was stored or signed over exactly so many."""
+        for level, index, hashes in tree.append(leaf):
+            self._compare_tile(level, index, hashes)
+        self._take_checkpoints()
+        takeover = self._takeovers.get(offset)
+        if takeover is not None:
+            self._compare(f"the checkpoint over {offset} entries that two keys signed", takeover.checkpoint.root)
 
     def _take_genesis(self, entry: StoredEntry) -> None:
         try:
@@ -361,11 +400,15 @@ class _Check:
             self._streams[entry.stream_hash] = (entry.sequence - 1, entry.prev)
         last, leaf = self._streams.get(entry.stream_hash, (0, bytes(32)))
         expected = max(last, epoch_counter(Epoch(entry.epoch)) - 1 << SEQUENCE_BITS) + 1
-        if entry.sequence != expected or entry.prev != leaf:
+        lost = self._lost_so_far - self._lost_before.get(entry.stream_hash, 0)  # of whichever streams, since then
+        if (entry.sequence != expected or entry.prev != leaf) and not (
+            lost and expected <= entry.sequence <= expected + lost
+        ):
             self._report.note(
                 f"entry {entry.offset}: sequence {entry.sequence} doesn't follow sequence {last} of its stream"
             )
         self._streams[entry.stream_hash] = (entry.sequence, entry.leaf)
+        self._lost_before[entry.stream_hash] = self._lost_so_far
         if not entry.is_reduced:
             try:
                 decode_meta(entry.meta)

@@ -61,10 +61,8 @@ from overlayd.pipeline.filters import FilterBook
 from overlayd.pipeline.intake import Intake
 from overlayd.pipeline.own_streams import AUDIT, EVENTS, OwnStream
 from overlayd.pipeline.schema import SchemaCache
-from overlayd.privacy.erasures import Erasures
 from overlayd.privacy.people import People
 from overlayd.storage import Log
-from overlayd.storage.backup.catalogue import BackupCatalogue
 from overlayd.storage.backup.runner import BackupRunner
 from overlayd.storage.sealing import read_sealing_key
 from overlayd.telemetry.stream_statistics import StreamStatistics
@@ -169,23 +167,6 @@ class Parts:
             check_open=self.metering.check_open, exceeded=self.metering.exceeded,
             pace_of=self.metering.bandwidth_of,
         ).fold)  # fmt: skip
-
-    def _make_erasures(self) -> Erasures:
-        """Erasing, with every place where something of a packet may be."""
-
-        async def follow(offset: int) -> None:
-            if self.agentpipe:
-                await self.agentpipe.follower.wait_for(offset)
-
-        catalogue = BackupCatalogue(Path(self.settings.storage.dir))
-        traces = find_traces(
-            self.delivery, self.durable, forget_filters=self.filters.clear, has_chain=self.chain is not None,
-            followers=(follow,), backups_before=lambda time_us: [one.path for one in catalogue.backups_before(time_us)],
-        )  # fmt: skip
-        return Erasures(
-            self.log, traces, audit=self.access.trail.packet, clock=self.clock, entropy=self.entropy,
-            metrics=self.metrics,
-        )  # fmt: skip
 
     def _build_agentpipe(self, module: Any) -> Any:
         """AgentPipe's surface; its routes are added to the application."""

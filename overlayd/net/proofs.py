@@ -6,6 +6,8 @@ from overlayd.bsv.chain_check import anchor_of
 from overlayd.model.confirmation import AnchorProof, ConfirmationReads
 from overlayd.model.cursor import Epoch
 from overlayd.model.entry import StoredEntry
+from overlayd.model.errors import DamagedEntry, VerificationFailed
+from overlayd.model.merkle import verify_inclusion
 from overlayd.model.note import CheckpointText, parse_origin
 from overlayd.model.proof import Proof, build_proof
 from overlayd.storage import Checkpoint, Log, Stream
@@ -32,11 +34,11 @@ async def prove_entry(
     An entry of an earlier epoch comes with the `restore` entries that lead from its epoch to the checkpoint's. `stream`:
     None for entries of the node itself.
     """
-    path = await log.inclusion_path(entry.offset - 1, checkpoint.size)
+    path = await _prove_inclusion(log, entry, checkpoint)
     restores: list[tuple[StoredEntry, Sequence[bytes]]] = []
     for offset in _restores_between(log, Epoch(entry.epoch), checkpoint.epoch):
         restore = await log.read_entry(offset)
-        restores.append((restore, await log.inclusion_path(offset - 1, checkpoint.size)))
+        restores.append((restore, await _prove_inclusion(log, restore, checkpoint)))
     return build_proof(
         entry, stream="" if stream is None else stream.name, ssalt=b"" if stream is None else stream.ssalt, path=path,
         checkpoint=checkpoint.note, restores=restores,
@@ -44,6 +46,22 @@ async def prove_entry(
             anchor.network, anchor.raw_tx, anchor.bump, anchor.header, anchor.height, anchor.output_index
         ),
     )  # fmt: skip
+
+
+async def _prove_inclusion(log: Log, entry: StoredEntry, checkpoint: Checkpoint) -> list[bytes]:
+    """The path, which is tried before it is given away: a damaged tile would make a proof that convinces nobody.
+
+    Raises DamagedEntry.
+    """
+    path = await log.inclusion_path(entry.offset - 1, checkpoint.size)
+    try:
+        verify_inclusion(entry.leaf, entry.offset - 1, checkpoint.size, path, checkpoint.root)
+    except VerificationFailed as error:
+        raise DamagedEntry(
+            "the proof's stored hashes don't lead to the signed root", subject=f"offset {entry.offset}",
+            hint="overlayd verify names every damaged tile",
+        ) from error  # fmt: skip
+    return path
 
 
 def _anchored(anchor: AnchorProof) -> Checkpoint:

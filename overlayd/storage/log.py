@@ -15,7 +15,7 @@ from overlayd.model.confirmation import Confirmations
 from overlayd.model.cursor import Epoch
 from overlayd.model.definition import Definition
 from overlayd.model.draft import AppendRequest, AppendResult, StreamStateName
-from overlayd.model.entry import StoredEntry
+from overlayd.model.entry import StoredEntry, leaf_hash
 from overlayd.model.errors import (
     BadParameter,
     DamagedEntry,
@@ -30,6 +30,7 @@ from overlayd.model.usage import GroupMeter
 from overlayd.storage import definitions, files, queries, searching
 from overlayd.storage.checkpoint import Checkpoint
 from overlayd.storage.checkpoints import CheckpointSigner
+from overlayd.storage.damage.book import DamageBook
 from overlayd.storage.erasing import Erasing
 from overlayd.storage.errors import FULL_RETRY_AFTER_S
 from overlayd.storage.group import Group, LogState
@@ -68,9 +69,10 @@ class Log:
     def __init__(
         self, *, directory: Path, state: LogState, keys: KeyRing, intake: Intake, readers: ReaderPool,
         signer: CheckpointSigner, disk: DiskWatch, clock: Clock, started_us: int,
-        make_retention: Callable[["Log", Remover], Retention],
+        make_retention: Callable[["Log", Remover], Retention], damage: DamageBook,
     ) -> None:  # fmt: skip
         self._directory = directory
+        self.damage = damage
         self._state = state
         self._intake = intake
         self._readers = readers
@@ -323,14 +325,21 @@ class Log:
             return Page([], after)
         upto = min(head, after + min(count, DAMAGED_PAGE_ROWS))
         rows = await self._readers.read(lambda c: queries.read_rows_singly(c, after, upto))
-        return queries.open_rows(rows, after, upto)
+        page = queries.open_rows(rows, after, upto)
+        for low, high in page.damaged:
+            self.damage.note(low, high)
+        return page
 
     async def read_entry(self, offset: int) -> StoredEntry:
         """One entry, verified. A checkpoint. Raises UnknownPacket, DamagedEntry."""
         if not self._state.minimum_index < offset <= self._state.head.offset:
             await trio.lowlevel.checkpoint()
             raise UnknownPacket(f"no entry at offset {offset}", subject=f"offset {offset}")
-        return (await self._read_many([offset]))[0]
+        try:
+            return (await self._read_many([offset]))[0]
+        except DamagedEntry:
+            self.damage.note(offset, offset)
+            raise
 
     async def read_packets(self, stream: Stream, after_sequence: int, limit: int) -> list[StoredEntry]:
         """Packets of a stream in order, after a sequence; at most `limit`, about `page_bytes`. A checkpoint.
@@ -418,8 +427,8 @@ class Log:
         if index < 0 or not 1 <= width <= TILE_WIDTH or first + width > self.head or first < self.minimum_index:
             raise NotFound("the log has no such entry bundle", subject=f"entries {index}, width {width}")
         rows = await self._readers.read(lambda c: queries.read_rows(c, first, first + width))
-        if len(rows) != width:
-            raise DamagedEntry("entries are missing", subject=f"entries {index}")
+        if len(rows) != width or any(leaf_hash(raw) != leaf for _, raw, leaf, _ in rows):
+            raise DamagedEntry("entries are missing or damaged", subject=f"entries {index}")
         return b"".join(len(raw).to_bytes(2, "big") + raw for _, raw, _, _ in rows)
 
     async def ping(self) -> None:

@@ -23,6 +23,8 @@ from overlayd.model.metrics import Metrics
 from overlayd.model.signer import CheckpointKeys
 from overlayd.storage import files, queries
 from overlayd.storage.checkpoints import CheckpointSigner
+from overlayd.storage.damage.book import DamageBook
+from overlayd.storage.damage.known_loss import LOST_FACT, Runs, read_runs
 from overlayd.storage.damage.mending import Mender, Mending, ask_for_mending
 from overlayd.storage.damage.schema import save_schema
 from overlayd.storage.epochs import Loss
@@ -70,6 +72,7 @@ class _Opened(msgspec.Struct):
     keys: KeyRing
     has_reserve: bool
     mending: Mending | None
+    lost: Runs
 
 
 @asynccontextmanager
@@ -150,8 +153,9 @@ class _Store:
             state, directory, opened.keys, clock, pause_s=settings.checkpoint, metrics=metrics,
             write=self._write, change=self._change, newest=queries.read_newest_checkpoint(opened.connection, state.epoch),
         )  # fmt: skip
+        damage = DamageBook(opened.lost, opened.mending, metrics)
         self.log = Log(
-            directory=directory, state=state, keys=opened.keys, intake=self._intake, readers=self._readers,
+            damage=damage, directory=directory, state=state, keys=opened.keys, intake=self._intake, readers=self._readers,
             signer=self._signer, disk=self._disk, clock=clock, started_us=started_us,
             make_retention=partial(self._make_retention, retention, clock, metrics),
         )  # fmt: skip
@@ -266,7 +270,12 @@ def _open(
     except BaseException:
         lock.release()
         raise
-    return _Opened(lock, *parts, has_reserve, mender.mending)
+    return _Opened(lock, *parts, has_reserve, mender.mending, _read_lost(parts[0]))
+
+
+def _read_lost(connection: sqlite3.Connection) -> Runs:
+    row = connection.execute("SELECT value FROM state WHERE key = ?", (LOST_FACT,)).fetchone()
+    return read_runs(row[0]) if row is not None else []
 
 
 def _open_database(

@@ -21,7 +21,14 @@ from overlayd.storage.damage.edges import read_edges
 from overlayd.storage.damage.known_loss import LOST_FACT, RESTORED_FACT, is_stream_row, join_runs, read_runs
 from overlayd.storage.damage.pages import PageImage
 from overlayd.storage.damage.schema import SchemaRow, load_schema, read_schema
-from overlayd.storage.damage.tables import TableReport, copy_entries, copy_table, finish_tables, make_tables
+from overlayd.storage.damage.tables import (
+    TableReport,
+    copy_entries,
+    copy_stray_tiles,
+    copy_table,
+    finish_tables,
+    make_tables,
+)
 from overlayd.storage.damage.tree_again import MadeTree, TreeMaker
 from overlayd.storage.files import HighWater
 from overlayd.storage.migrations import FEATURES, Feature, prepare_database, split_statements
@@ -124,6 +131,8 @@ class _Rebuilding:
         minimum_index = self._mend_minimum_index()
         if not trusts_tiles:
             self._target.execute("DELETE FROM tile")
+        elif not self._tables.get("tile", TableReport(bad_pages=1)).is_whole:
+            copy_stray_tiles(self._image, self._target)
         known_size = self._known_size(mark, max(reached, 1), highest)
         tree = TreeMaker(self._target, read_edges(directory), minimum_index).make(known_size)
         hollow = self._read_hollow(tree)

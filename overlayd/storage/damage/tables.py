@@ -21,9 +21,12 @@ from overlayd.storage.damage.pages import (
 )
 from overlayd.storage.damage.schema import SchemaRow
 from overlayd.storage.record import LEAF_BYTES, decode_row
+from overlayd.storage.tree import TILE_BYTES
 
 _ENTRY_HEAD = b"\x00\x82\x30\x4c"
 """How a record's head begins that holds a NULL for the rowid, 146 bytes and 32 bytes."""
+_TILE_HEAD = b"\x05\x00\x81\x80\x0c"
+"""The whole head of a record that holds a NULL for the rowid and 8,192 bytes."""
 _ENTRY_INSERT = (
     "INSERT INTO entry (offset, e, leaf, sealed) VALUES (?, ?, ?, ?) ON CONFLICT (offset) DO UPDATE"
     " SET sealed = excluded.sealed WHERE length(entry.sealed) = 0 AND entry.e = excluded.e"
@@ -79,6 +82,22 @@ def copy_entries(image: PageImage, target: sqlite3.Connection, root: int) -> tup
     reached = _highest(target)
     _insert_entries(target, _stray_entries(image, seen), report)
     return report, reached
+
+
+def copy_stray_tiles(image: PageImage, target: sqlite3.Connection) -> int:
+    """Full tiles on pages that nothing leads to, told by their shape; they prove themselves by the root, or not at all."""
+    found = 0
+    for number in image.pages:
+        try:
+            if image.read(number)[0] != LEAF_TABLE:
+                continue
+            for cell in read_cells(image, number):
+                if cell.is_whole and cell.payload[:5] == _TILE_HEAD and len(cell.payload) == 5 + TILE_BYTES:
+                    row = (cell.rowid, cell.payload[5:])
+                    found += target.execute("INSERT OR IGNORE INTO tile (id, hashes) VALUES (?, ?)", row).rowcount
+        except BadPage:
+            continue
+    return found
 
 
 def copy_table(image: PageImage, target: sqlite3.Connection, row: SchemaRow) -> TableReport:
