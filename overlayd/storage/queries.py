@@ -54,6 +54,9 @@ _OLDEST_KEPT = _NEWEST_KEPT.replace("max(", "min(")
 _HEADER_FROM = """
 SELECT offset, e, leaf FROM entry WHERE offset >= ? AND substr(e, 1, 1) <> x'00' ORDER BY offset LIMIT 1"""
 """Past rows that only hold the place of an entry that is lost."""
+_SEALED_START = "SELECT substr(sealed, 1, ?) FROM entry WHERE offset = ?"
+STUB_GUESS_BYTES = 1024
+"""Nearly every row's head and meta are shorter."""
 _ROW_AT = "SELECT offset, e, leaf, sealed FROM entry WHERE offset = ?"
 _ROWS = "SELECT offset, e, leaf, sealed FROM entry WHERE offset > ? AND offset <= ? ORDER BY offset"
 
@@ -118,10 +121,13 @@ def find_oldest_kept(connection: sqlite3.Connection, offsets: Sequence[int]) -> 
 
 
 def _read_stub(connection: sqlite3.Connection, offset: int) -> bytes:
-    """The start of a row's sealed part, without touching the pages that hold the body."""
-    with connection.blobopen("entry", "sealed", offset, readonly=True) as blob:
-        head = blob.read(HEAD_BYTES)
-        return head + blob.read(stub_bytes(head) - HEAD_BYTES)
+    """The start of a row's sealed part. Not by `blobopen`, which would spare reading long bodies: Python 3.11 keeps a
+    reference to every blob that was ever opened for as long as the connection lives."""
+    (start,) = connection.execute(_SEALED_START, (STUB_GUESS_BYTES, offset)).fetchone()
+    needed = stub_bytes(start[:HEAD_BYTES])
+    if needed > len(start):
+        (start,) = connection.execute(_SEALED_START, (needed, offset)).fetchone()
+    return bytes(start[:needed])
 
 
 def read_tiles(connection: sqlite3.Connection, wanted: Sequence[tuple[int, int]]) -> list[bytes]:
