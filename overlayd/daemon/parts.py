@@ -18,6 +18,7 @@ from overlayd.chain.engine import ChainEngine
 from overlayd.chain.sources.remote import callback_tokens
 from overlayd.config import Settings
 from overlayd.config.dialects import load_agentpipe
+from overlayd.daemon.erasing import make_erasures
 from overlayd.daemon.reload_steps import reload_steps
 from overlayd.daemon.reloading import LoadSettings, Reloader
 from overlayd.daemon.surface import build_app
@@ -32,7 +33,6 @@ from overlayd.delivery.session_usage import SessionUsage
 from overlayd.delivery.socket import SocketParts
 from overlayd.delivery.subscriptions.owners import Owners
 from overlayd.delivery.subscriptions.parts import DurableSubscriptions
-from overlayd.delivery.traces import find_traces
 from overlayd.delivery.webhooks import Webhooks
 from overlayd.delivery.websocket import InputBudget
 from overlayd.model.access_lines import access_writer
@@ -116,12 +116,7 @@ class Parts:
         self.bodies = Bodies(limits, self.lane, metrics)
         self.schemas = SchemaCache(limits, metrics)
         self.filters = FilterBook(limits=limits, metrics=metrics, describe=packet_body)
-        self.people = People(log, self.sealing_key, limits=limits, clock=clock, metrics=metrics)
-        self.statistics = StreamStatistics(log, metrics)
-        self.intake = Intake(
-            log=log, limits=limits, schemas=self.schemas, metrics=metrics, defaults=settings.defaults.definition,
-            confirmations=confirmations, privacy=self.people, tally=self.statistics.tally,
-        )  # fmt: skip
+        self._make_intake(confirmations)
         self.metering = Metering(
             log=log, rates=settings.rates, quotas=settings.quotas, usage=settings.usage, clock=clock, entropy=entropy,
             metrics=metrics,
@@ -141,9 +136,19 @@ class Parts:
         self.backups = BackupRunner(
             log, Path(settings.storage.dir), settings.backup, clock=clock, metrics=metrics, announce=self.announce
         )
-        self.erasures = self._make_erasures()
+        self.erasures = make_erasures(self)
         self.app = build_app(self)
         self.agentpipe = agentpipe and self._build_agentpipe(agentpipe)
+
+    def _make_intake(self, confirmations: ConfirmationReads | None) -> None:
+        """Everything by which packets come in, up to the log."""
+        settings, limits, metrics = self.settings, self.settings.limits, self.metrics
+        self.people = People(self.log, self.sealing_key, limits=limits, clock=self.clock, metrics=metrics)
+        self.statistics = StreamStatistics(log, metrics)
+        self.intake = Intake(
+            log=self.log, limits=limits, schemas=self.schemas, metrics=metrics, defaults=settings.defaults.definition,
+            confirmations=confirmations, privacy=self.people, tally=self.statistics.tally,
+        )  # fmt: skip
 
     def _make_delivery(self, confirmations: ConfirmationReads | None) -> None:
         """Everything by which packets leave."""
