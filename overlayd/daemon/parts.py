@@ -144,7 +144,7 @@ class Parts:
         """Everything by which packets come in, up to the log."""
         settings, limits, metrics = self.settings, self.settings.limits, self.metrics
         self.people = People(self.log, self.sealing_key, limits=limits, clock=self.clock, metrics=metrics)
-        self.statistics = StreamStatistics(log, metrics)
+        self.statistics = StreamStatistics(self.log, metrics)
         self.intake = Intake(
             log=self.log, limits=limits, schemas=self.schemas, metrics=metrics, defaults=settings.defaults.definition,
             confirmations=confirmations, privacy=self.people, tally=self.statistics.tally,
