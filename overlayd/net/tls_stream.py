@@ -179,7 +179,9 @@ class TlsStream(trio.abc.HalfCloseableStream):
 
     @property
     def holds_bytes(self) -> bool:
-        has_cipher = self._cipher or self._incoming.pending or self._is_kernel_full  # of which OpenSSL tells nothing yet
+        has_cipher = (
+            self._cipher or self._incoming.pending or self._is_kernel_full
+        )  # of which OpenSSL tells nothing yet
         return bool(self._plain or has_cipher or self._object.pending())
 
     def read_now(self, max_bytes: int) -> bytes | None:
