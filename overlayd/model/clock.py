@@ -42,13 +42,17 @@ def format_time_us(time_us: int) -> str:
 @lru_cache(maxsize=16)
 def _format_second(seconds: int) -> str:
     """Most times of one moment are in the same second."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def parse_time_us(text: str) -> int:
-    """Unix microseconds of an RFC 3339 time with a zone. Raises ValueError."""
+    """Unix microseconds of an RFC 3339 time with a zone. Raises ValueError, also for a time that `format_time_us` couldn't
+    write: zones can move one out of the years 1 to 9999."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None or "T" not in text.upper():
         raise ValueError(f"not an RFC 3339 time with a zone: {text!r}")
-    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    try:
+        delta = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    except OverflowError as err:
+        raise ValueError(f"{text!r} lies outside the years 1 to 9999 in UTC") from err
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds

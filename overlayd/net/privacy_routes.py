@@ -255,6 +255,8 @@ def _require_office(principal: Principal) -> None:
 def _check_subject(subject: str) -> None:
     if not 1 <= len(subject) <= SUBJECT_CHARS_MAX:
         raise BadParameter(f"a subject has 1 to {SUBJECT_CHARS_MAX} characters", subject="subject")
+    if "\ufffd" in subject:  # what stands for bytes that aren't UTF-8, whichever they were: two people would be one
+        raise BadParameter("the subject isn't percent-encoded UTF-8", subject="subject")
 
 
 def _refuse_others(name: str, ask: EraseIn, others: tuple[str, ...]) -> None:

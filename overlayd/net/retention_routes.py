@@ -75,7 +75,7 @@ class _RetentionRoutes:
         require(principal_of(request), "admin")
         Parameters(request, ())
         found = known_stream(self._log, stream)
-        if not hold.isdecimal() or len(hold) > 18:
+        if not (hold.isascii() and hold.isdecimal()) or len(hold) > 18:
             raise UnknownHold(f"{found.name} has no hold {hold[:40]}", subject=hold[:40])
         packet = self._trail.packet(author_of(request).record("stream.release", found.name, hold=int(hold)))
         async with self._lane.step_out():

@@ -79,6 +79,19 @@ def test_times_need_a_zone(text):
         parse_time_us(text)
 
 
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59-00:01", "0001-01-01T00:00:00+00:01"])
+def test_times_can_be_written_again(text):
+    """A time whose zone moves it out of the years that can be written is refused, not kept to fail whoever lists it."""
+    with pytest.raises(ValueError, match="outside the years"):
+        parse_time_us(text)
+
+
+def test_early_years_have_four_digits():
+    """The first and the last moment that can be written read back."""
+    for text in ("0001-01-01T00:00:00.000000Z", "9999-12-31T23:59:59.999999Z"):
+        assert format_time_us(parse_time_us(text)) == text
+
+
 def test_zones_are_taken_off():
     """The same moment in another zone is the same number."""
     assert parse_time_us("2024-01-15T11:30:00+01:00") == parse_time_us("2024-01-15T10:30:00Z") == 1_705_314_600_000_000
