@@ -27,9 +27,9 @@ CREATE TABLE stream_owner (
 """,
     ),
     on_loss=(
-        """INSERT OR IGNORE INTO access_key (id, body) VALUES ('lost-to-damage', '{"id":"lost-to-damage","kind":"ovl",
+        """INSERT OR IGNORE INTO access_key (id, body) VALUES ('lost-to-damage', CAST('{"id":"lost-to-damage","kind":"ovl",
 "owner":"node","title":"Keys may be lost: this one, which nobody has, keeps the node from being open without any",
-"scopes":[],"created_us":0,"secrets":[{"digest":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","prefix":"","created_us":0}]}')""",
+"scopes":[],"created_us":0,"secrets":[{"digest":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","prefix":"","created_us":0}]}' AS BLOB))""",
     ),
 )
 

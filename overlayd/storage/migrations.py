@@ -113,15 +113,8 @@ def migrate(connection: sqlite3.Connection, features: Iterable[Feature]) -> None
     Raises NewerSchema, before anything is changed, when the database knows a later version of one of them.
     """
     features = tuple(features)
+    versions = read_versions(connection, features)
     connection.execute("CREATE TABLE IF NOT EXISTS schema_version (feature TEXT PRIMARY KEY, version INTEGER) STRICT")
-    versions = dict(connection.execute("SELECT feature, version FROM schema_version"))
-    for feature in features:
-        found = versions.get(feature.name, 0)
-        if found > len(feature.steps):
-            raise NewerSchema(
-                f"the tables of {feature.name!r} have version {found}, this program knows {len(feature.steps)}",
-                subject="log.sqlite3", hint="install the newer version again, or restore an older backup",
-            )  # fmt: skip
     for feature in features:
         for version in range(versions.get(feature.name, 0), len(feature.steps)):
             connection.execute("BEGIN IMMEDIATE")
@@ -137,6 +130,31 @@ def migrate(connection: sqlite3.Connection, features: Iterable[Feature]) -> None
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+
+
+def read_versions(connection: sqlite3.Connection, features: Iterable[Feature]) -> dict[str, int]:
+    """The schema's version by feature; nothing in a new database. Changes nothing.
+
+    Raises NewerSchema when the database knows a later version of one of the features.
+    """
+    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'schema_version'").fetchall():
+        return {}
+    versions = dict(connection.execute("SELECT feature, version FROM schema_version"))
+    for feature in features:
+        found = versions.get(feature.name, 0)
+        if found > len(feature.steps):
+            raise NewerSchema(
+                f"the tables of {feature.name!r} have version {found}, this program knows {len(feature.steps)}",
+                subject="log.sqlite3", hint="install the newer version again, or restore an older backup",
+            )  # fmt: skip
+    return versions
+
+
+def is_migration_due(connection: sqlite3.Connection, features: Iterable[Feature]) -> bool:
+    """Whether `migrate` will change tables that are there; new ones beside them harm nobody. Raises NewerSchema."""
+    features = tuple(features)
+    versions = read_versions(connection, features)
+    return any(0 < versions.get(feature.name, 0) < len(feature.steps) for feature in features)
 
 
 def split_statements(script: str) -> Iterator[str]:

@@ -22,6 +22,7 @@ from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.signer import CheckpointKeys
 from overlayd.storage import files, queries
+from overlayd.storage.backup.before_migration import keep_before_migration
 from overlayd.storage.checkpoints import CheckpointSigner
 from overlayd.storage.damage.book import DamageBook
 from overlayd.storage.damage.known_loss import LOST_FACT, Runs, read_runs
@@ -45,7 +46,7 @@ from overlayd.storage.retention.clock_trust import ClockTrust
 from overlayd.storage.retention.cutting import Cutter
 from overlayd.storage.retention.figures import RetentionFigures
 from overlayd.storage.settings import StorageSettings
-from overlayd.storage.start import append_start, load_state, open_database
+from overlayd.storage.start import append_start, load_state, load_tree, open_database
 from overlayd.storage.writer import Writer
 
 STOP_GRACE_S = 60.0
@@ -273,6 +274,13 @@ def _open(
     return _Opened(lock, *parts, has_reserve, mender.mending, _read_lost(parts[0]))
 
 
+def _keep_copy(connection: sqlite3.Connection, directory: Path, now_us: int) -> None:
+    """Before the schema of a log is changed. Raises BackupRefused, DamagedEntry."""
+    (size,) = connection.execute("SELECT coalesce(max(offset), 0) FROM entry").fetchone()
+    if size:
+        keep_before_migration(connection, directory, load_tree(connection, size).root(), now_us)
+
+
 def _read_lost(connection: sqlite3.Connection) -> Runs:
     row = connection.execute("SELECT value FROM state WHERE key = ?", (LOST_FACT,)).fetchone()
     return read_runs(row[0]) if row is not None else []
@@ -285,7 +293,7 @@ def _open_database(
     """Raises StorageFull, which a start can do something about, and LogInconsistent for SQLite's other errors."""
     connection: sqlite3.Connection | None = None
     try:
-        connection = open_database(path, sync, features)
+        connection = open_database(path, sync, features, lambda c: _keep_copy(c, path.parent, now_us))
         state, loss = load(connection)
         save_schema(connection, path.parent)
         return connection, state, append_start(connection, state, loss, keys, now_us)

@@ -1,6 +1,7 @@
 """Bringing a log back into memory: what the database says, checked against what was signed. Blocking: in a thread."""
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -26,7 +27,7 @@ from overlayd.storage.group import Group, LogState
 from overlayd.storage.hashindex import Family, HashIndex
 from overlayd.storage.log_keys import KeyRing, load_ring
 from overlayd.storage.machine import read_machine
-from overlayd.storage.migrations import FEATURES, Feature, migrate, prepare_database
+from overlayd.storage.migrations import FEATURES, Feature, is_migration_due, migrate, prepare_database
 from overlayd.storage.positions import Positions, find_newest_stored
 from overlayd.storage.record import decode_row, reduce_entry
 from overlayd.storage.removals import Removal
@@ -47,8 +48,13 @@ KEY_OFFSETS_MAX = 4
 _log = structlog.get_logger("storage.start")
 
 
-def open_database(path: Path, sync: str, features: tuple[Feature, ...]) -> sqlite3.Connection:
-    """The writing connection, its schema up to date. Raises NewerSchema, sqlite3.Error."""
+def open_database(
+    path: Path, sync: str, features: tuple[Feature, ...], keep: Callable[[sqlite3.Connection], None] | None = None
+) -> sqlite3.Connection:  # fmt: skip
+    """The writing connection, its schema up to date. `keep`: called before a schema that is in use is changed.
+
+    Raises NewerSchema, sqlite3.Error, and what `keep` raises.
+    """
     connection = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S, cached_statements=STATEMENTS_KEPT
     )  # fmt: skip
@@ -60,6 +66,8 @@ def open_database(path: Path, sync: str, features: tuple[Feature, ...]) -> sqlit
             f"journal_size_limit = {JOURNAL_BYTES_MAX}",
         ):  # fmt: skip
             connection.execute(f"PRAGMA {pragma}").fetchall()
+        if keep is not None and is_migration_due(connection, (*FEATURES, *features)):
+            keep(connection)
         migrate(connection, (*FEATURES, *features))
     except BaseException:
         connection.close()
@@ -76,7 +84,7 @@ def load_state(
     (size,) = connection.execute("SELECT coalesce(max(offset), 0) FROM entry").fetchone()
     if bool(rows) != bool(size):
         raise LogDamaged("the log has entries without an epoch, or the reverse", subject="log.sqlite3")
-    tree = _load_tree(connection, size)
+    tree = load_tree(connection, size)
     judged = judge_high_water(rows, mark, size)
     if isinstance(judged, int) and mark is not None:
         check_root(mark, _root_at(connection, tree, judged))
@@ -143,7 +151,9 @@ def append_start(
     return ring
 
 
-def _load_tree(connection: sqlite3.Connection, size: int) -> Tree:
+def load_tree(connection: sqlite3.Connection, size: int) -> Tree:
+    """The tree over the first entries. Raises DamagedEntry."""
+
     def read_tile(level: int, index: int) -> bytes:
         return queries.read_tiles(connection, [(level, index)])[0]
 

@@ -59,7 +59,7 @@ def load_schema(directory: Path) -> SavedSchema:
 def read_schema(image: PageImage, saved: SavedSchema) -> tuple[SchemaRow, ...]:
     """Every table, index and trigger: as saved, unless the database can be read and says that it changed since."""
     own, is_whole = _read_own(image)
-    if saved.rows and (not is_whole or _cookie_of(image) == saved.cookie):
+    if saved.rows and (not is_whole or cookie_of(image) == saved.cookie):
         return saved.rows
     return tuple(own)
 
@@ -82,7 +82,8 @@ def _read_own(image: PageImage) -> tuple[list[SchemaRow], bool]:
     return rows, is_whole
 
 
-def _cookie_of(image: PageImage) -> int:
+def cookie_of(image: PageImage) -> int:
+    """The database's own count of its schema's changes; -1 when it can't be read."""
     try:
         return int.from_bytes(image.read(1)[_COOKIE_AT : _COOKIE_AT + 4], "big")
     except BadPage:

@@ -13,8 +13,11 @@ from overlayd.storage.damage.pages import (
     PageImage,
     children_of,
     count_cells,
+    decode_record,
+    find_leaves,
+    read_cells,
 )
-from overlayd.storage.damage.schema import load_schema, read_schema
+from overlayd.storage.damage.schema import cookie_of, load_schema, read_schema
 
 CHECKED_TABLES = ("entry", "tile")
 
@@ -30,7 +33,10 @@ def find_broken_structure(database: Path, directory: Path) -> str:
                 return ""
             if image.read(1)[:16] != b"SQLite format 3\0":
                 return f"{database} is not a database"
-            roots = {row.name: row.root for row in read_schema(image, load_schema(directory))}
+            saved = load_schema(directory)
+            roots = {row.name: row.root for row in read_schema(image, saved)}
+            if saved.rows and saved.cookie == cookie_of(image) and saved.versions != _read_versions(image, roots):
+                return "the list of the schema's versions isn't what was stored"
             for name in CHECKED_TABLES:
                 if roots.get(name):
                     _check_ways(image, roots[name])
@@ -39,6 +45,17 @@ def find_broken_structure(database: Path, directory: Path) -> str:
     except (OSError, BadPage) as error:
         return str(error)
     return ""
+
+
+def _read_versions(image: PageImage, roots: dict[str, int]) -> dict[object, object]:
+    """A changed number there would be taken for another version's database."""
+    versions: dict[object, object] = {}
+    for number, error in find_leaves(image, roots.get("schema_version", 0)):
+        if error is None:
+            for cell in read_cells(image, number):
+                feature, version = decode_record(cell.payload)[:2]
+                versions[feature] = version
+    return versions
 
 
 def _check_ways(image: PageImage, root: int) -> None:
