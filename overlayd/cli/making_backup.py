@@ -7,6 +7,7 @@ anything from those who publish but what the disk has to give.
 import os
 import shutil
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -121,4 +122,5 @@ def _describe(partial: Path, made_us: int, trusted: TrustedKeys, report: LogRepo
 
 def be_gentle() -> None:
     """This process gives way to every other: the least share of processors; the disk's scheduler follows it."""
-    os.nice(19)
+    with suppress(OSError):  # the node's sandbox may not let it; then it asks for no less than others
+        os.nice(19)

@@ -121,6 +121,26 @@ def test_reload_takes_over_what_can_change(machine: Machine) -> None:
     assert machine.property(UNIT, "ActiveState") == "active"
 
 
+def test_backup_service(machine: Machine) -> None:
+    """The packaged service makes a backup as the node's user, through the running node and without one; the timer can be
+    switched on."""
+    machine.run("systemctl", "start", "overlayd-backup.service")
+    machine.run("systemctl", "stop", UNIT, "overlayd.socket")
+    machine.run("systemctl", "start", "overlayd-backup.service")
+    machine.run("systemctl", "start", "overlayd.socket", UNIT)
+    machine.wait_active(UNIT)
+    listed = [
+        json.loads(line) for line in machine.run("overlayd", "backup", "list", "--json", *DATA).stdout.splitlines()
+    ]
+    assert [(backup["verified"], backup["present"]) for backup in listed] == [(True, True)] * 2
+    assert (
+        machine.run("stat", "--format", "%U", listed[0]["path"]).stdout
+        == machine.run("stat", "--format", "%U", listed[1]["path"]).stdout
+    )
+    machine.run("systemctl", "enable", "--now", "overlayd-backup.timer")
+    assert "overlayd-backup.service" in machine.run("systemctl", "list-timers", "--all").stdout
+
+
 def test_stuck_node_is_restarted(machine: Machine) -> None:
     """A process that feeds the watchdog no more is ended by systemd and started anew."""
     machine.run("mkdir", "-p", "/etc/systemd/system/overlayd.service.d")
