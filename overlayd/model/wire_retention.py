@@ -10,7 +10,9 @@ from overlayd.model.wire import Time
 SEQUENCE_MAX = (1 << 63) - 2
 """The largest that can be named; one more stands for "whatever comes" where holds are kept."""
 _From = Annotated[int, Meta(ge=1, le=SEQUENCE_MAX, description="First sequence that is held")]
-_To = Annotated[int, Meta(ge=1, le=SEQUENCE_MAX, description="Last sequence that is held; left out: whatever comes too")]
+_To = Annotated[
+    int, Meta(ge=1, le=SEQUENCE_MAX, description="Last sequence that is held; left out: whatever comes too")
+]
 
 
 class HoldIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -19,7 +19,7 @@ from overlayd.model.errors import OverlaydError, UnderHold, UnknownErasure
 from overlayd.model.metrics import Metrics
 from overlayd.model.wire_privacy import ErasedRecipient, ErasedStream, ErasureBody
 from overlayd.privacy import tables
-from overlayd.privacy.planning import Plan, Target
+from overlayd.privacy.planning import Plan, Target, runs_of
 from overlayd.privacy.recipients import Recipient, Traces
 from overlayd.privacy.tables import ErasureRow
 from overlayd.storage import Log
@@ -152,12 +152,12 @@ class Erasures:
         return is_all
 
     async def _carry_out(self, row: ErasureRow) -> None:
-        log, traces, targets = self._log, self._traces, _targets(row.targets)
+        log, traces = self._log, self._traces
+        targets, held = await self._split(_targets(row.targets))
         report = _report(row.report)
         offsets = sorted(offset for target in targets for _, offset in target.places)
         for part in _parts(offsets):  # before the packets: what confirms them must not tell of them any more
             await log.write(partial(self._clear, offsets=part))
-        held = ""
         for target in targets:
             stream = log.find_stream_by_hash(target.stream_hash)
             if stream is None or stream.is_deleted:
@@ -168,6 +168,7 @@ class Erasures:
                 held = held or error.detail
             else:
                 await log.write(partial(_forget_index, stream_id=stream.id, target=target))
+        report.backups = await self._add_backups(report)
         traces.forget()
         for part in _parts(offsets):
             await log.write(partial(self._clear, offsets=part))
@@ -177,6 +178,28 @@ class Erasures:
         traces.forget()
         await log.erasing.cut_wal()
         await self._settle(row, report, held)
+
+    async def _split(self, targets: Sequence[Target]) -> tuple[list[Target], str]:
+        """Those of which nothing is held by now, and why others aren't among them: what was made of a held packet stays
+        too. Checkpoint."""
+        free, held = list[Target](), ""
+        for target in targets:
+            stream = self._log.find_stream_by_hash(target.stream_hash)
+            try:
+                if stream is not None and not stream.is_deleted:
+                    for low, high in runs_of([sequence for sequence, _ in target.places]):
+                        await self._log.holds.refuse_if_held(stream, low, high)
+            except UnderHold as error:
+                held = held or error.detail
+            else:
+                free.append(target)
+        return free, held
+
+    async def _add_backups(self, report: ErasureBody) -> list[str]:
+        """Those that were begun since it was asked for may hold the packets too. Checkpoint."""
+        now_us = self._clock.now_us()
+        begun = await trio.to_thread.run_sync(self._traces.backups_before, now_us, limiter=self._limiter)
+        return list(dict.fromkeys([*report.backups, *begun])) if report.packets else []
 
     def _clear(self, connection: sqlite3.Connection, offsets: Sequence[int]) -> None:
         for clear in self._traces.clear:

@@ -32,12 +32,13 @@ class Office:
         self.calls: list[str] = []
         self.recipients: list[Recipient] = []
         self.cleared: list[int] = []
+        self.backups = ["/backups/one"]
         self.own = OwnStream(AUDIT, log.append_own)
         self.people = People(log, KEY, limits=rig.limits, clock=rig.clock, metrics=rig.metrics)
         self.planner = Planner(log, self.people.subjects, rig.limits, rig.metrics)
         traces = Traces(
             lambda: self.calls.append("forget"), [self._clear], [self._follow], self._given_to,
-            lambda time_us: ["/backups/one"],
+            lambda time_us: list(self.backups),
         )  # fmt: skip
         self.erasures = Erasures(
             log, traces, audit=self.audit, clock=rig.clock, entropy=rig.entropy, metrics=rig.metrics

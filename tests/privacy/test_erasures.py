@@ -185,6 +185,29 @@ async def test_a_hold_that_comes_in_between(rig: PrivacyRig) -> None:
         assert (await office.audited())[-1] == "failed"
 
 
+async def test_what_was_made_of_held_packets_stays(rig: PrivacyRig) -> None:
+    """A hold that comes in between keeps what tables have of the packet as well, such as its confirmation."""
+    async with rig.office(runs=False) as office:
+        await fill(office)
+        await office.begin(await office.plan("a", 1, 10))
+        stream = office.log.find_stream("a")
+        assert stream is not None
+        await office.log.holds.place(stream, 5, 5, reason="case", principal="judge")
+        await office.erasures.resume()
+        assert office.cleared == []
+
+
+async def test_backups_begun_meanwhile_are_named(rig: PrivacyRig) -> None:
+    """A backup that began after somebody asked and before the packets went may hold them."""
+    async with rig.office(runs=False) as office:
+        await fill(office)
+        id = await office.begin(await office.plan("a", 1, 3))
+        office.backups.append("/backups/two")
+        await office.erasures.resume()
+        office.backups.append("/backups/three")
+        assert (await office.erasures.show(id)).backups == ["/backups/one", "/backups/two"]
+
+
 async def test_a_hold_refuses_the_whole(rig: PrivacyRig) -> None:
     """Also where only something that was made from it is held."""
     async with rig.office() as office:
