@@ -23,6 +23,7 @@ from overlayd.signers.settings import NodeKeySettings
 from overlayd.storage.backup.settings import BackupSettings
 from overlayd.storage.retention.settings import RetentionSettings
 from overlayd.storage.settings import StorageSettings
+from overlayd.telemetry.settings import SentrySettings, TracesSettings
 
 INLINE = Meta(extra={"inline": True})
 """Marks a struct whose keys stand in the table of the struct that holds it."""
@@ -100,5 +101,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = AgentPipeSettings()
     log: Annotated[LogSettings, Meta(description="What the node writes to standard error")] = LogSettings()
     metrics: Annotated[MetricsSettings, Meta(description="What the node tells about itself")] = MetricsSettings()
+    traces: Annotated[TracesSettings, Meta(description="Traces of packets, told to an OpenTelemetry collector")] = (
+        TracesSettings()
+    )
+    sentry: Annotated[
+        SentrySettings, Meta(description="Reports of the node's own faults, without what was in its hands")
+    ] = SentrySettings()
     streams: tuple[StreamSettings, ...] = ()
     subscriptions: tuple[DeclaredSubscription, ...] = ()

@@ -66,6 +66,7 @@ from overlayd.storage import Log
 from overlayd.storage.backup.runner import BackupRunner
 from overlayd.storage.sealing import read_sealing_key
 from overlayd.telemetry.stream_statistics import StreamStatistics
+from overlayd.telemetry.telemetry import Telemetry
 
 GOING_AWAY = 1001
 
@@ -76,8 +77,10 @@ class Parts:
     def __init__(
         self, log: Log, settings: Settings, metrics: Metrics, clock: Clock, entropy: Entropy, *,
         outbound: Outbound | None = None, chain: ChainEngine | None = None, load: LoadSettings | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:  # fmt: skip
-        """`load`: reads the configuration anew. Raises ConfigInvalid."""
+        """`load`: reads the configuration anew. `telemetry`: None where nothing is told. Raises ConfigInvalid."""
+        self.spans = None if telemetry is None else telemetry.spans
         limits, agentpipe = settings.limits, load_agentpipe(settings.agentpipe)
         self.log = log
         self.settings = settings
@@ -148,6 +151,7 @@ class Parts:
         self.intake = Intake(
             log=self.log, limits=limits, schemas=self.schemas, metrics=metrics, defaults=settings.defaults.definition,
             confirmations=confirmations, privacy=self.people, tally=self.statistics.tally,
+            spans=self.spans,
         )  # fmt: skip
 
     def _make_delivery(self, confirmations: ConfirmationReads | None) -> None:
@@ -158,12 +162,12 @@ class Parts:
         self.registry = Registry(limits=limits, clock=clock, entropy=entropy, metrics=metrics, memory=self.memory)
         self.webhooks = Webhooks(
             log, self.outbound, settings.webhooks, limits=limits, clock=clock, entropy=entropy, metrics=metrics,
-            sealing_key=self.sealing_key,
+            sealing_key=self.sealing_key, spans=self.spans,
         )  # fmt: skip
         self.delivery = Delivery(
             log=log, limits=limits, settings=settings.delivery, clock=clock, metrics=metrics,
             lease_filter=self.filters.lease, streams=self.access.streams, confirmations=confirmations, memory=self.memory,
-            tally=self.statistics.tally,
+            tally=self.statistics.tally, spans=self.spans,
         )  # fmt: skip
         self.durable = self._make_durable()
         self.agents = AgentSwitch(log, self.durable, clock)

@@ -42,6 +42,7 @@ from overlayd.signers import NodeCheckpointKeys
 from overlayd.storage import Log, open_log
 from overlayd.storage.sealing import read_sealing_key
 from overlayd.telemetry.tables import STATISTICS_FEATURE
+from overlayd.telemetry.telemetry import open_telemetry
 
 FEATURES = (
     *METERING_FEATURES,
@@ -71,6 +72,10 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], lo
     directory = Path(settings.storage.dir)
     notifier, outbound = Notifier(os.environ), Outbound(settings.limits, settings.webhooks.outbound, metrics)
     async with (
+        open_telemetry(
+            settings.traces, settings.sentry, outbound, node=settings.node.name, clock=clock, entropy=entropy,
+            metrics=metrics,
+        ) as telemetry,
         open_log(
             directory, settings=settings.storage, limits=settings.limits, defaults=settings.defaults.definition,
             retention=settings.retention,
@@ -85,7 +90,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], lo
             wallet_key=settings.node.keys.wallet_key,
         ) as chain,
     ):  # fmt: skip
-        parts = Parts(log, settings, metrics, clock, entropy, outbound=outbound, chain=chain, load=load)
+        parts = Parts(log, settings, metrics, clock, entropy, outbound=outbound, chain=chain, load=load, telemetry=telemetry)
         await declare_streams(log, settings, parts.schemas)
         await parts.schemes.start()
         await parts.access.load()
@@ -95,6 +100,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], lo
         await parts.people.load()
         await parts.statistics.load()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(telemetry.run)
             nursery.start_soon(parts.watch_memory)
             nursery.start_soon(parts.access.run)
             nursery.start_soon(parts.schemes.run)

@@ -25,6 +25,7 @@ from overlayd.model.limits import Limits
 from overlayd.model.memory_budget import MemoryBudget
 from overlayd.model.metrics import Metrics
 from overlayd.model.stream_tally import NO_TALLY, StreamTally
+from overlayd.model.traces import SpanBook
 from overlayd.model.wire import ConsistencyBody, LossBody
 from overlayd.storage import Log
 
@@ -51,10 +52,10 @@ class Delivery:
         self, *, log: Log, limits: Limits, settings: DeliverySettings, clock: Clock, metrics: Metrics,
         lease_filter: LeaseFilter, streams: StreamGuard | None = None,
         confirmations: ConfirmationReads | None = None, memory: MemoryBudget | None = None,
-        tally: StreamTally = NO_TALLY,
+        tally: StreamTally = NO_TALLY, spans: SpanBook | None = None,
     ) -> None:  # fmt: skip
         """`confirmations`: None where the node follows no chain. `memory`: what readers that are behind wait for. `tally`:
-        counts by stream."""
+        counts by stream. `spans`: None where no traces are wanted."""
         self.memory = memory
         self.log = log
         self.limits = limits
@@ -63,7 +64,7 @@ class Delivery:
         self.clock = clock
         self.metrics = metrics
         self.tally = tally
-        self.meters = Meters(clock, metrics, tally)
+        self.meters = Meters(clock, metrics, tally, spans)
         self.frames = FrameBook(settings.frame_cache, metrics)
         self.views = ViewBook(settings.decoded_cache)
         self._streams = streams

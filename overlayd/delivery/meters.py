@@ -1,9 +1,11 @@
 """What delivery counts."""
 
 from overlayd.delivery.frames import Gap, Message
+from overlayd.delivery.packet_traces import followed_of
 from overlayd.model.clock import Clock
 from overlayd.model.metrics import Metrics
 from overlayd.model.stream_tally import NO_TALLY, StreamTally
+from overlayd.model.traces import SpanBook
 
 TRANSPORTS = ("websocket", "sse", "ndjson")
 
@@ -11,8 +13,11 @@ TRANSPORTS = ("websocket", "sse", "ndjson")
 class Meters:
     """Counts messages and measures how long live ones took."""
 
-    def __init__(self, clock: Clock, metrics: Metrics, tally: StreamTally = NO_TALLY) -> None:
+    def __init__(
+        self, clock: Clock, metrics: Metrics, tally: StreamTally = NO_TALLY, spans: SpanBook | None = None
+    ) -> None:
         self._clock = clock
+        self._spans = spans
         self._tally = tally
         self.sent = 0
         """Messages, to whomever."""
@@ -39,6 +44,8 @@ class Meters:
         if is_live and messages and messages[0].trigger_us:
             took_us = self._measure(transport, messages)
         self._tell_streams(messages, 1, took_us)
+        if self._spans is not None:
+            self._trace(transport, messages, 1, is_live=is_live)
 
     def count_read(self, message: Message) -> None:
         """A message in the answer to a request."""
@@ -52,6 +59,8 @@ class Meters:
         self._sent[transport].inc(len(messages) * sessions)
         took_us = self._measure(transport, messages) if messages[0].trigger_us else 0
         self._tell_streams(messages, sessions, took_us)
+        if self._spans is not None:
+            self._trace(transport, messages, sessions, is_live=True)
 
     def _measure(self, transport: str, messages: list[Message]) -> int:
         took_us = max(0, self._clock.now_us() - messages[0].trigger_us)
@@ -72,6 +81,12 @@ class Meters:
             count += 1
         if count:
             self._tell_stream(name, count * readers, took_us)
+
+    def _trace(self, transport: str, messages: list[Message], readers: int, *, is_live: bool) -> None:
+        assert self._spans is not None
+        if followed := followed_of(messages):
+            told = (("overlayd.transport", transport), ("overlayd.readers", readers))
+            self._spans.delivered(followed, told, is_live=is_live)
 
     def _tell_stream(self, name: str, sent: int, took_us: int) -> None:
         self._tally.count_sent(name, sent, took_us * sent, sent if took_us else 0)

@@ -330,7 +330,9 @@ class Registry:
         counts = Counter(session.transport for session in self._sessions.values())
         positions = [one.position for session in self._sessions.values() for one in session.readers.values()]
         lag = max(0, head - min(positions, default=head))
-        return SessionStats(**counts, lag_entries_max=lag)
+        return SessionStats(
+            websocket=counts["websocket"], sse=counts["sse"], ndjson=counts["ndjson"], lag_entries_max=lag
+        )  # fmt: skip
 
     def known(self, id: str) -> Session:
         """Raises UnknownSession."""

@@ -25,6 +25,9 @@ Processor = Callable[[Any, str, Event], Any]
 VALUE_CHARS_MAX = 4000
 """A longer text in a log line is cut; an exception's trace may have eight times as much."""
 
+FaultWatch = Callable[[BaseException, str, str], None]
+"""Gets an error that is logged with its trace, the fixed words of the line, and the logger's name."""
+
 ACCESS_LOGGER = "access"
 """Name of the logger that writes one line for each request."""
 
@@ -51,6 +54,15 @@ class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     access: Annotated[bool, Meta(description="One line for each request, without its headers and body")] = True
 
 
+_fault_watch: list[FaultWatch] = []
+"""At most one. Beside structlog's own configuration, which is the process's too, and outlives a new one of that."""
+
+
+def watch_faults(watch: FaultWatch | None) -> None:
+    """From now on `watch` hears of each error that is logged with its trace; None: nobody."""
+    _fault_watch[:] = [] if watch is None else [watch]
+
+
 def configure_logs(settings: LogSettings, *, clock: Clock, environ: Mapping[str, str], stream: TextIO) -> None:
     """Sets up structlog and the standard library's logging for the whole process. Called once, at start."""
     sink = cast(TextIO, _Sink(stream))
@@ -65,7 +77,7 @@ def configure_logs(settings: LogSettings, *, clock: Clock, environ: Mapping[str,
     ]
     renderer = _render_json if is_json else _text_renderer(stream, environ)
     structlog.configure(
-        processors=[_Naming(settings.access), *shared, renderer],
+        processors=[_Naming(settings.access), _tell_fault, *shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *names: _NamedLogger(sink, *names),
         cache_logger_on_first_use=False,  # loggers made at import must follow a later configuration
@@ -154,6 +166,14 @@ class _Naming:
         if logger.name:
             event["logger"] = logger.name
         return event
+
+
+def _tell_fault(logger: _NamedLogger, method: str, event: Event) -> Event:
+    error = event.get("exc_info")
+    if isinstance(error, BaseException):
+        for watch in _fault_watch:
+            watch(error, str(event.get("event", "")), logger.name)
+    return event
 
 
 class _Stamp:

@@ -61,7 +61,7 @@ class HeaderMemo:
 class _Request:
     """A request that was taken on, and the ticket on which the writer answers it."""
 
-    __slots__ = ("body_bytes", "is_settled", "memo", "path", "publish", "raw", "request_id", "started", "stay")
+    __slots__ = ("body_bytes", "is_settled", "memo", "path", "publish", "raw", "request_id", "started", "stay", "trace")
 
     def __init__(
         self, publish: "QuickPublish", stay: Stay, raw: bytes, body_bytes: int, path: str, memo: HeaderMemo
@@ -75,6 +75,7 @@ class _Request:
         self.started = trio.current_time()
         self.request_id = publish.next_request_id()
         self.is_settled = False
+        self.trace = ""
 
     def settle(self, result: AppendResult) -> None:
         """Durable: answers. A fault here must not reach the writer."""
@@ -142,6 +143,7 @@ class QuickPublish:
         if request is None or not self._budget.take_now(length):
             return False
         taken = _Request(self, stay, data if len(data) == stop else data[:stop], length, path, memo)
+        taken.trace = request.drafts[0].traceparent
         if not self._log.append_soon(request, taken):
             self._budget.give_back(length)
             return False
@@ -174,7 +176,11 @@ class QuickPublish:
             except trio.BrokenResourceError:
                 goes_on = False
         self._budget.give_back(taken.body_bytes)
-        self._intake.count_appended(1 - receipt.duplicate, int(receipt.duplicate), now - started)
+        meters = self._intake.meters
+        meters.count_appended(1 - receipt.duplicate, int(receipt.duplicate), now - started)
+        if taken.trace:
+            is_begun = not taken.memo.terms.traceparent
+            meters.trace_one(receipt.stream, receipt, taken.trace, is_begun=is_begun, started=started)
         self._request_log.answer_begun(_ROUTE, started, now)
         self._request_log.record(
             method="POST", path=taken.path, route=_ROUTE, status=status, sent_bytes=len(body), started=started,

@@ -1,6 +1,6 @@
 """The one publish function: whatever way packets come in, they are decoded, judged and appended here."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -17,7 +17,6 @@ from overlayd.model.errors import (
     HopsExceeded,
     InvalidPacket,
     OverlaydError,
-    PacketTooLarge,
     UnknownStream,
     Violation,
 )
@@ -25,10 +24,12 @@ from overlayd.model.limits import HOPS_MAX, Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.names import StreamName, parse_stream_name
 from overlayd.model.stream_tally import NO_TALLY, StreamTally
+from overlayd.model.traces import SpanBook
 from overlayd.pipeline.chain_members import judge_claim, note_confirmation
 from overlayd.pipeline.decode import Decoded, decode_packet
 from overlayd.pipeline.decode_many import THREAD_BYTES, Slices, decode_request, too_large
 from overlayd.pipeline.definitions import KeyPath
+from overlayd.pipeline.intake_meters import IntakeMeters
 from overlayd.pipeline.privacy_stage import NOBODY, PeoplePrivacy, PrivacyRules, refuse_without_consent, restore
 from overlayd.pipeline.schema import CompiledSchema, SchemaCache
 from overlayd.storage import Stream
@@ -42,20 +43,6 @@ RULES_KEPT = 4096
 """Streams without a schema whose rules are kept, rather than put together for each request."""
 
 _NO_STREAM = bytes(32)
-_LIMITS_HIT = {
-    ("json.depth", ""): "json_depth_max",
-    ("schema.cost", "/data"): "schema_steps",
-    ("schema.cost", "/data_base64"): "schema_steps",
-    ("member.length", "/id"): "id_chars",
-    ("member.length", "/type"): "id_chars",
-    ("member.length", "/key"): "id_chars",
-    ("member.length", "/partitionkey"): "id_chars",
-    ("member.length", "/source"): "source_chars",
-    ("member.length", "/topics"): "topics_max",
-    ("member.length", "/metadata"): "metadata_bytes",
-    ("member.length", ""): "metadata_bytes",
-}
-"""Which setting a mistake hits: by its code and place."""
 
 
 class AppendingLog(Protocol):
@@ -146,27 +133,22 @@ class Intake:
         self, *, log: AppendingLog, limits: Limits, schemas: SchemaCache, metrics: Metrics,
         defaults: Definition = Definition(),  # noqa: B008 - frozen
         confirmations: ConfirmationReads | None = None, privacy: PeoplePrivacy = NOBODY, tally: StreamTally = NO_TALLY,
+        spans: SpanBook | None = None,
     ) -> None:  # fmt: skip
         """`defaults`: the definition of streams that publishing creates. `confirmations`: None where the node follows no
-        chain. `privacy`: pseudonyms and consents. `tally`: counts refusals by stream."""
-        self._tally = tally
+        chain. `privacy`: pseudonyms and consents. `tally`: counts refusals by stream. `spans`: None where
+        no traces are wanted."""
         self._log = log
         self._limits = limits
         self._schemas = schemas
         self._defaults = defaults
         self._confirmations = confirmations
         self._privacy = privacy
-        self._metrics = metrics
         self._threads = trio.CapacityLimiter(1)
         self._rules: dict[tuple[bytes, int], _Rule] = {}
-        self._published = metrics.loop_counter("overlayd_packets_published", "Packets appended to the log")
-        self._repeated = metrics.loop_counter("overlayd_packets_duplicate", "Packets that were in the log already")
-        self._rejected = metrics.counter(
-            "overlayd_packets_rejected", "Packets that were refused, by error code", "code"
-        )
-        self._seconds = metrics.loop_histogram(
-            "overlayd_publish_seconds", "From a request's packets in memory to their durable answer"
-        )
+        self.meters = IntakeMeters(metrics, limits, tally, spans)
+        self.count_limit_hit = self.meters.count_limit_hit
+        self.count_errors = self.meters.count_errors
 
     async def publish(
         self, stream: str, objects: Sequence[bytes], *, principal: str, may_create: bool, atomic: bool,
@@ -239,19 +221,12 @@ class Intake:
             return None
         draft = decoded.draft
         draft.principal = terms.principal
-        draft.traceparent = terms.traceparent
+        spans = self.meters.spans
+        draft.traceparent = terms.traceparent or ("" if spans is None else spans.begin())
         return AppendRequest(
             stream, [draft], atomic=terms.atomic, may_create=terms.may_create,
             expected_sequence=terms.expected_sequence, definition_version=rule.version,
         )  # fmt: skip
-
-    def count_appended(self, published: int, repeated: int, seconds: float) -> None:
-        """Packets that `judge_now` judged are durable, so long after they were in memory."""
-        if published:
-            self._published.inc(published)
-        if repeated:
-            self._repeated.inc(repeated)
-        self._seconds.observe(seconds)
 
     def _known(self, stream: str, may_create: bool) -> StreamName:
         name = parse_stream_name(stream)
@@ -276,15 +251,28 @@ class Intake:
     async def _submit(
         self, name: StreamName, decoded: list[Decoded], refused: dict[int, OverlaydError], terms: Terms, started: float
     ) -> PublishAnswer:
+        spans = self.meters.spans
+        begun = "" if spans is None or terms.traceparent else spans.begin()
         for one in decoded:
             draft = one.draft
             draft.principal = terms.principal
-            draft.traceparent = draft.traceparent or terms.traceparent
+            draft.traceparent = draft.traceparent or terms.traceparent or begun
             draft.hops, draft.derived_from = terms.made.hops, terms.made.derived_from
+        try:
+            judged, result = await self._append(name, decoded, refused, terms)
+        except OverlaydError as err:
+            self.meters.trace_refused(name, terms.traceparent, err, started)
+            raise
+        return await self._answer(name, judged, result, begun, started)
+
+    async def _append(
+        self, name: StreamName, decoded: list[Decoded], refused: dict[int, OverlaydError], terms: Terms
+    ) -> tuple[_Judged, AppendResult]:
+        """Judges and appends; with nothing to append, nothing is. Checkpoint."""
         for attempt in range(REJUDGED_MAX + 1):
             judged = await self._judge(name, decoded, refused)
             if judged.rejections and terms.atomic:
-                self.count_rejections(name, judged.rejections.values())
+                self.meters.count_rejections(name, judged.rejections.values())
                 self.count_errors(sum(len(error.violations) or 1 for error in judged.rejections.values()))
                 raise combine_errors(judged.rejections, self._limits.errors_max)
             if not judged.passed:
@@ -300,13 +288,13 @@ class Intake:
                     raise
                 continue
             except InvalidPacket as err:
-                self.count_rejections(name, [err] * (len({found.index for found in err.violations}) or 1))
+                self.meters.count_rejections(name, [err] * (len({found.index for found in err.violations}) or 1))
                 raise
-            return await self._answer(name, judged, result, started)
+            return judged, result
         await trio.lowlevel.checkpoint()
         found = self._log.find_stream(name)
         head_sequence = 0 if found is None else found.head_sequence
-        return await self._answer(name, judged, AppendResult([], 0, head_sequence), started)
+        return judged, AppendResult([], 0, head_sequence)
 
     async def _judge(self, name: StreamName, decoded: list[Decoded], refused: Mapping[int, OverlaydError]) -> _Judged:
         """Asks the stream's present definition about each packet. A checkpoint whenever it takes long."""
@@ -414,7 +402,9 @@ class Intake:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, limiter=self._threads)
 
-    async def _answer(self, name: StreamName, judged: _Judged, result: AppendResult, started: float) -> PublishAnswer:
+    async def _answer(
+        self, name: StreamName, judged: _Judged, result: AppendResult, begun: str, started: float
+    ) -> PublishAnswer:
         """What became of it, told and counted. A checkpoint where repeats have to be looked up."""
         rejections = judged.rejections
         receipts = [outcome for outcome in result.outcomes if isinstance(outcome, Receipt)]
@@ -426,33 +416,13 @@ class Intake:
         if judged.rule.confirm.commit != "none" and self._confirmations is not None:
             drafts = [one.draft for one in judged.passed]
             await note_confirmation(receipts, drafts, judged.rule.stream_hash, judged.rule.confirm, self._confirmations)
-        self._published.inc(len(receipts) - duplicates)
-        self._repeated.inc(duplicates)
+        self.meters.count_appended(len(receipts) - duplicates, duplicates, trio.current_time() - started)
         if rejections:
-            self.count_rejections(name, rejections.values())
-        self._seconds.observe(trio.current_time() - started)
+            self.meters.count_rejections(name, rejections.values())
+        if self.meters.spans is not None:
+            self.meters.trace_appended(name, [one.draft for one in judged.passed], receipts, begun, started)
         placed = [(index, _placed(rejections[index], index)) for index in sorted(rejections)]
         return PublishAnswer(receipts, placed, len(receipts) - duplicates, duplicates, result.head_sequence)
-
-    def count_limit_hit(self, limit: str) -> None:
-        """Counts what publishing hit before its packets came here."""
-        self._metrics.count_limit_hit(limit)
-
-    def count_errors(self, count: int) -> None:
-        """There are so many mistakes to be named in an answer, which names the first ones."""
-        if count > self._limits.errors_max:
-            self._metrics.count_limit_hit("errors_max")
-
-    def count_rejections(self, stream: str, errors: Collection[OverlaydError]) -> None:
-        """Counts packets that were refused before they came here, such as CloudEvents that couldn't be decoded."""
-        self._tally.count_refused(stream, len(errors))
-        for err in errors:
-            self._rejected.labels(err.code).inc()
-            if isinstance(err, PacketTooLarge):
-                self._metrics.count_limit_hit("packet_bytes")
-            for found in err.violations:
-                if limit := _LIMITS_HIT.get((found.code, found.pointer)):
-                    self._metrics.count_limit_hit(limit)
 
 
 def combine_errors(rejections: Mapping[int, OverlaydError], errors_max: int) -> OverlaydError:

@@ -10,6 +10,7 @@ import trio
 from overlayd import __version__
 from overlayd.delivery.frames import Message
 from overlayd.delivery.matching import PacketView
+from overlayd.delivery.packet_traces import followed_of
 from overlayd.delivery.webhooks.body import Body, BodyTooLong, build_body, fitting, traceparent_of
 from overlayd.delivery.webhooks.secrets import LiveSecret, SecretKeeper
 from overlayd.delivery.webhooks.signing import body_signature, sign_inside, standard_signature
@@ -20,6 +21,7 @@ from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.outlet import AttemptResult, Delivery
 from overlayd.model.subscription import AgentRule, WebhookRule
+from overlayd.model.traces import Attributes, Followed, SpanBook, hand_on, is_sampled
 from overlayd.outbound import Outbound, OutboundRequest
 
 LARGE_BYTES = 64 << 10
@@ -33,6 +35,8 @@ _MEMBERS_BYTES = 4096
 _ENVELOPE_BYTES = 4096
 
 Headers = tuple[tuple[str, str], ...]
+Steps = list[tuple[Followed, str]]
+"""Packets of traces that are written down, each with the id that the attempt's span gets in its trace."""
 
 
 class Room:
@@ -69,8 +73,11 @@ class WebhookOutlet:
     """`model.outlet.Outlet` for webhooks."""
 
     def __init__(
-        self, outbound: Outbound, secrets: SecretKeeper, *, limits: Limits, clock: Clock, metrics: Metrics
-    ) -> None:
+        self, outbound: Outbound, secrets: SecretKeeper, *, limits: Limits, clock: Clock, metrics: Metrics,
+        spans: SpanBook | None = None,
+    ) -> None:  # fmt: skip
+        """`spans`: None where no traces are wanted."""
+        self._spans = spans
         self._outbound = outbound
         self._secrets = secrets
         self._limits = limits
@@ -85,8 +92,17 @@ class WebhookOutlet:
 
     async def attempt(self, delivery: Delivery[Message]) -> AttemptResult:
         """One signed POST, in the order place, body, signature, so that none of them waits. Checkpoint."""
-        result = await self._attempt(delivery)
+        spans = self._spans
+        steps = [] if spans is None else spans.to_push(followed_of(delivery.messages))
+        start_us = self._clock.now_us() if steps else 0
+        result = await self._attempt(delivery, steps)
         self._attempts.labels(result.outcome).inc()
+        if spans is not None and steps:
+            told: Attributes = (
+                ("overlayd.subscription", delivery.subscription_id), ("overlayd.attempt", delivery.attempt),
+                *((("http.response.status_code", result.status),) if result.status else ()),
+            )  # fmt: skip
+            spans.attempted(steps, start_us, told, "" if result.outcome == "delivered" else result.outcome)
         return result
 
     async def fit(self, delivery: Delivery[Message]) -> int:
@@ -99,7 +115,7 @@ class WebhookOutlet:
         find = partial(fitting, delivery, rule, bytes_max=bytes_max)
         return await trio.to_thread.run_sync(find, limiter=self._threads)
 
-    async def _attempt(self, delivery: Delivery[Message]) -> AttemptResult:
+    async def _attempt(self, delivery: Delivery[Message], steps: Steps) -> AttemptResult:
         rule = delivery.definition.webhook
         assert isinstance(rule, WebhookRule)
         started = trio.current_time()
@@ -109,7 +125,7 @@ class WebhookOutlet:
                 self._room.hold(_size_of(delivery, rule, self._limits)),
             ):
                 started = trio.current_time()
-                request = await self._request(delivery, rule)
+                request = await self._request(delivery, rule, steps)
                 answer = await self._outbound.send_placed(request, place)
                 self._bytes.inc(len(request.body))
         except OutboundFailure as failure:
@@ -134,11 +150,17 @@ class WebhookOutlet:
             self._metrics.count_limit_hit("webhook_retry_after")
         return result
 
-    async def _request(self, delivery: Delivery[Message], rule: WebhookRule) -> OutboundRequest:
+    async def _request(self, delivery: Delivery[Message], rule: WebhookRule, steps: Steps) -> OutboundRequest:
         secrets = await self._secrets.live(delivery.subscription_id)
         now_us = self._clock.now_us()
         build = partial(
-            _build_signed, delivery, rule, secrets, now_us=now_us, bytes_max=int(self._limits.webhook_body_bytes)
+            _build_signed,
+            delivery,
+            rule,
+            secrets,
+            now_us=now_us,
+            bytes_max=int(self._limits.webhook_body_bytes),
+            trace=_trace_of(delivery, steps),
         )
         if _size_of(delivery, rule, self._limits) > LARGE_BYTES:
             body, headers = await trio.to_thread.run_sync(build, limiter=self._threads)
@@ -159,16 +181,17 @@ def _may_reply(delivery: Delivery[Message]) -> bool:
 
 
 def _build_signed(
-    delivery: Delivery[Message], rule: WebhookRule, secrets: tuple[LiveSecret, ...], *, now_us: int, bytes_max: int
-) -> tuple[bytes, Headers]:
+    delivery: Delivery[Message], rule: WebhookRule, secrets: tuple[LiveSecret, ...], *, now_us: int, bytes_max: int,
+    trace: str,
+) -> tuple[bytes, Headers]:  # fmt: skip
     body = build_body(delivery, rule, now_us=now_us, bytes_max=bytes_max)
     newest = secrets[0].key
     text = sign_inside(newest, body.text) if body.is_signable else body.text
-    return text, (*_own_headers(delivery, body, text, secrets, now_us), *rule.headers.items())
+    return text, (*_own_headers(delivery, body, text, secrets, now_us, trace), *rule.headers.items())
 
 
 def _own_headers(
-    delivery: Delivery[Message], body: Body, text: bytes, secrets: tuple[LiveSecret, ...], now_us: int
+    delivery: Delivery[Message], body: Body, text: bytes, secrets: tuple[LiveSecret, ...], now_us: int, trace: str
 ) -> Headers:
     timestamp_s = now_us // 1_000_000
     keys = [secret.key for secret in secrets]
@@ -180,9 +203,15 @@ def _own_headers(
         ("webhook-signature", standard_signature(keys, delivery.delivery_id, timestamp_s, text)),
         ("X-Overlayd-Signature", body_signature(keys[0], text)),
     ]
-    if trace := traceparent_of(delivery.messages):
+    if trace:
         headers.append(("traceparent", trace))
     return tuple(headers)
+
+
+def _trace_of(delivery: Delivery[Message], steps: Steps) -> str:
+    """The trace to hand on: where the attempt itself is a step of it, what the receiver does stands below that."""
+    trace = traceparent_of(delivery.messages)
+    return hand_on(*steps[0]) if steps and is_sampled(trace) else trace
 
 
 def _bound_of(delivery: Delivery[Message]) -> int:

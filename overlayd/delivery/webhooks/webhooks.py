@@ -9,6 +9,7 @@ from overlayd.delivery.webhooks.settings import WebhookSettings
 from overlayd.model.clock import Clock, Entropy
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
+from overlayd.model.traces import SpanBook
 from overlayd.outbound import Outbound
 from overlayd.storage import Log
 from overlayd.storage.sealing import Sealer
@@ -19,7 +20,7 @@ class Webhooks:
 
     def __init__(
         self, log: Log, outbound: Outbound, settings: WebhookSettings, *, sealing_key: bytes, limits: Limits,
-        clock: Clock, entropy: Entropy, metrics: Metrics,
+        clock: Clock, entropy: Entropy, metrics: Metrics, spans: SpanBook | None = None,
     ) -> None:  # fmt: skip
         self.judge = WebhookJudge(limits, outbound.policy, metrics)
         self.secrets = SecretKeeper(
@@ -27,4 +28,4 @@ class Webhooks:
             clock=clock, entropy=entropy, metrics=metrics,
         )  # fmt: skip
         self.headers = HeaderValues(log, Sealer(sealing_key, header_values.PURPOSE, entropy))
-        self.outlet = WebhookOutlet(outbound, self.secrets, limits=limits, clock=clock, metrics=metrics)
+        self.outlet = WebhookOutlet(outbound, self.secrets, limits=limits, clock=clock, metrics=metrics, spans=spans)
