@@ -1,0 +1,75 @@
+"""Checking a log whose beginning was cut: intact, and broken in what the cut left."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from storage_rig import Rig, append, draft
+
+from overlayd.cli.log_check import check_log
+from overlayd.cli.log_report import LogReport
+from overlayd.model.definition import DedupRule, Definition, RetentionRule
+from overlayd.model.proof import TrustedKeys
+from overlayd.model.units import Duration
+from overlayd.storage.retention import RetentionSettings
+
+SETTINGS = RetentionSettings(trust_clock=True, share=1.0, cut_entries=256)
+
+
+@pytest.fixture
+async def cut_log(tmp_path: Path) -> Path:
+    """About 6,000 entries, of which the first 3,500 or so were cut, with checkpoints among them."""
+    rig = Rig(tmp_path)
+    rig.set_settings(flush_entries=256)
+    definition = Definition(retention=RetentionRule(max_age=Duration(10)), dedup=DedupRule(window=Duration(1)))
+    async with rig.open(retention=SETTINGS) as log:
+        await log.define_stream("s", definition)
+        for _ in range(60):
+            await append(log, "s", [draft() for _ in range(97)])
+            rig.clock.advance(3600)
+            await log.checkpoint(log.head)
+    async with rig.open(retention=SETTINGS) as log:  # a stop in order has written everything out
+        await log.retention.look()
+        assert log.minimum_index > 2000
+    return tmp_path
+
+
+def check(directory: Path) -> LogReport:
+    """With the directory's own keys."""
+    return check_log(directory, TrustedKeys(()))
+
+
+async def test_a_cut_log_is_intact(cut_log: Path) -> None:
+    """Everything that is left fits, also the checkpoints of what was cut."""
+    report = check(cut_log)
+    assert report.faults == []
+    assert report.cut > 2000
+    assert (report.checkpoints > 25, report.cut_checkpoints) == (True, 0)
+    assert report.log_id
+
+
+@pytest.mark.parametrize(
+    ("statement", "fault"),
+    [
+        ("UPDATE tile SET hashes = zeroblob(length(hashes)) WHERE id >> 55 = 6", "another root"),
+        ("DELETE FROM tile WHERE id >> 55 = 6", "missing"),
+        ("UPDATE kept_node SET hash = zeroblob(32)", "another root"),
+        ("UPDATE state SET value = value - 256 WHERE key = 'minimum_index'", "missing"),
+    ],
+)
+async def test_damage_of_what_a_cut_left_is_found(cut_log: Path, statement: str, fault: str) -> None:
+    """Tiles, kept nodes and the minimum index are held against what was signed."""
+    with sqlite3.connect(cut_log / "log.sqlite3") as connection:
+        connection.execute(statement)
+    connection.close()
+    report = check(cut_log)
+    assert any(fault in found for found in report.faults), report.faults
+
+
+async def test_kept_nodes_may_be_gone(cut_log: Path) -> None:
+    """Without them old checkpoints can't be compared, which is said and is no fault."""
+    with sqlite3.connect(cut_log / "log.sqlite3") as connection:
+        connection.execute("DELETE FROM kept_node")
+    connection.close()
+    report = check(cut_log)
+    assert (report.faults, report.cut_checkpoints > 10) == ([], True)
