@@ -1,6 +1,7 @@
 """The Merkle tree that a check of a log recomputes: leaf by leaf, or from what a cut left of its beginning."""
 
 import sqlite3
+from collections.abc import Sequence
 
 from overlayd.model.merkle import TILE_HEIGHT, TILE_WIDTH, Node, fold_span, frontier_nodes, root_of, tile_of
 from overlayd.storage import queries
@@ -14,6 +15,18 @@ class CheckedTree:
     def __init__(self) -> None:
         self.size = 0
         self._rows: list[list[bytes]] = [[]]
+
+    @classmethod
+    def of(cls, size: int, rows: Sequence[Sequence[bytes]]) -> "CheckedTree":
+        """One that `rows` were taken from."""
+        tree = cls()
+        tree.size, tree._rows = size, [list(row) for row in rows]
+        return tree
+
+    @property
+    def rows(self) -> list[list[bytes]]:
+        """Per tile level the hashes since its last full tile, copied."""
+        return [list(row) for row in self._rows]
 
     @classmethod
     def behind_cut(cls, connection: sqlite3.Connection, minimum: int) -> "CheckedTree":

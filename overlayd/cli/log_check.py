@@ -11,12 +11,15 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
 import msgspec
 
+from overlayd.cli.check_pace import CheckPace, Progress
 from overlayd.cli.checked_tree import CheckedTree, kept_root
+from overlayd.cli.log_report import LogReport
 from overlayd.cli.own_keys import OwnKeys, read_own_keys
 from overlayd.model.bodies import Genesis, KeyChange, decode_node_body
 from overlayd.model.cursor import Epoch, epoch_counter, format_epoch
@@ -28,7 +31,7 @@ from overlayd.model.note import VerifierKey, log_id_of, parse_origin
 from overlayd.model.proof import TrustedKeys, verify_checkpoint
 from overlayd.storage import queries
 from overlayd.storage.damage.known_loss import LOST_FACT, is_in_runs, read_runs
-from overlayd.storage.files import DATABASE_NAME, DirectoryLock, read_high_water
+from overlayd.storage.files import DATABASE_NAME, DirectoryLock, HighWater, read_high_water
 from overlayd.storage.log_keys import read_key_rows
 from overlayd.storage.tail import Page
 from overlayd.storage.tree import HASH_BYTES
@@ -36,7 +39,6 @@ from overlayd.storage.tree import HASH_BYTES
 PAGE_ROWS = 500
 PAGE_BYTES = 4 << 20
 DAMAGED_PAGE_ROWS = 32
-FAULTS_LISTED = 100
 SEQUENCE_BITS = 40
 """In epoch c sequences start above (c - 1) << 40 (docs/log-format.md)."""
 
@@ -50,75 +52,8 @@ class CutMeanwhile(Exception):
     """A running node cut the part that is being read."""
 
 
-class LogReport(msgspec.Struct):
-    """What a check found. `faults` lists the first hundred, `fault_count` counts all."""
-
-    directory: str
-    read_as: str
-    log_id: str = ""
-    epoch: str = ""
-    entries: int = 0
-    packets: int = 0
-    reduced: int = 0
-    cut: int = 0
-    cut_checkpoints: int = 0
-    streams: int = 0
-    checkpoints: int = 0
-    lost_checkpoints: int = 0
-    lost: int = 0
-    compared_to: int | None = None
-    signed_size: int = 0
-    root: str = ""
-    faults: list[str] = []
-    fault_count: int = 0
-
-    @property
-    def is_intact(self) -> bool:
-        return self.fault_count == 0
-
-    def note(self, fault: str) -> None:
-        """One more thing that doesn't hold."""
-        self.fault_count += 1
-        if len(self.faults) < FAULTS_LISTED:
-            self.faults.append(fault)
-
-    def print(self) -> None:
-        """For a person."""
-        click.echo("The log is intact.\n" if self.is_intact else f"The log is BROKEN: {self.fault_count} faults.\n")
-        for fault in self.faults:
-            click.echo(f"  ! {fault}")
-        if self.fault_count > len(self.faults):
-            click.echo(f"  ! and {self.fault_count - len(self.faults)} more")
-        gone = f", the content of {self.reduced} taken away on record" if self.reduced else ""
-        click.echo(f"log          {self.log_id}, epoch {self.epoch}")
-        click.echo(f"read         {self.directory} ({self.read_as})")
-        if self.cut:
-            click.echo(
-                f"cut          {self.cut} entries from the log's beginning; of these only the tree is left to trust"
-            )
-        click.echo(f"entries      {self.entries}, {self.packets} of them packets of {self.streams} streams{gone}")
-        if self.lost:
-            click.echo(f"lost         {self.lost} entries to damage, which is on record; readers are told of the gaps")
-        if self.compared_to is not None:
-            click.echo(f"             beyond entry {self.compared_to} no root could be compared")
-        click.echo(
-            f"checkpoints  {self.checkpoints} signed and fitting the entries, the newest over {self.signed_size}"
-        )
-        if self.cut_checkpoints:
-            click.echo(f"             {self.cut_checkpoints} of the part that was cut; not comparable any more")
-        if self.lost_checkpoints:
-            click.echo(f"             {self.lost_checkpoints} of histories that a restore lost; not comparable")
-        if self.entries > self.signed_size:
-            click.echo(f"             {self.entries - self.signed_size} entries came after it and aren't signed yet")
-        click.echo(f"root         {self.root}")
-        click.echo(
-            "\nNot proven: that the operator never rewrote the whole log and signed it anew, nor that anybody else was "
-            "shown\nthe same one. That takes a witness, an anchor, or a checkpoint kept elsewhere."
-        )
-
-
-def check_log(directory: Path, trusted: TrustedKeys) -> LogReport:
-    """Checks everything there is. Without keys in `trusted`, those of the directory are.
+def check_log(directory: Path, trusted: TrustedKeys, pace: CheckPace = CheckPace()) -> LogReport:  # noqa: B008 - it keeps nothing
+    """Checks everything there is. Without keys in `trusted`, those of the directory are. `pace`: how fast, and from where.
 
     Raises VerificationFailed where there is no log to check.
     """
@@ -130,7 +65,7 @@ def check_log(directory: Path, trusted: TrustedKeys) -> LogReport:
             )
         while True:
             try:
-                return _Check(connection, trusted, own, LogReport(str(directory), read_as)).run(directory)
+                return _Check(connection, trusted, own, LogReport(str(directory), read_as)).run(directory, pace)
             except CutMeanwhile:
                 continue
 
@@ -148,7 +83,9 @@ def check_copy(
         known = {key.public_key for key in own.trusted.log_keys}
         if pinned and not any(key.public_key in known for key in pinned):
             raise VerificationFailed("the log is another one: none of its keys is the one given", subject="--log-key")
-        report = _Check(connection, own.trusted, own, LogReport(str(database), "a copy")).run(database.parent)
+        report = _Check(connection, own.trusted, own, LogReport(str(database), "a copy")).run(
+            database.parent, CheckPace()
+        )
         return report, own.trusted
 
 
@@ -221,38 +158,48 @@ class _Check:
         self._checkpoints: Iterator[CheckpointRow] = iter(())
         self._checkpoint: CheckpointRow | None = None
 
-    def run(self, directory: Path) -> LogReport:
+    def run(self, directory: Path, pace: CheckPace) -> LogReport:
         """The whole pass. Raises VerificationFailed where there is nothing to check."""
-        report, connection = self._report, self._connection
+        connection = self._connection
         mark = read_high_water(directory)  # before the head, which a running node moves on
         ((head,),) = connection.execute("SELECT coalesce(max(offset), 0) FROM entry").fetchall()
         minimum_index = self._read_minimum()
         if not head or not self._epochs:
             raise VerificationFailed("the log has no entries", subject=DATABASE_NAME)
         epoch = self._epochs[-1][0]
-        report.epoch = format_epoch(Epoch(epoch))
+        self._report.epoch = format_epoch(Epoch(epoch))
         self._checkpoints = self._read_checkpoints(head)
         self._checkpoint = next(self._checkpoints, None)
         self._begin(minimum_index)
-        after = minimum_index
+        after = max(minimum_index, self._resume(pace))
         with click.progressbar(length=head, label="checking", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
             while after < head:
                 page = self._read_page(after, head)
                 if page.damaged and self._read_minimum() > minimum_index:
                     raise CutMeanwhile
-                damaged = list(page.damaged)
-                for entry in page.entries:
-                    while damaged and damaged[0][0] < entry.offset:
-                        self._note_damage(*damaged.pop(0))
-                    self._take(entry)
-                    if mark is not None and mark.size == entry.offset and mark.epoch == epoch:
-                        self._compare("the high-water mark", mark.root)
-                for low, high in damaged:
-                    self._note_damage(low, high)
+                self._take_page(page, mark if mark is not None and mark.epoch == epoch else None)
                 bar.update(page.after - after)
+                pace.note_page(page.after - after, partial(self._progress, page.after))
                 after = page.after
+        pace.forget()
         if mark is not None and mark.epoch == epoch and mark.size > head:
-            report.note(f"the high-water mark speaks of {mark.size} entries, the log has {head}")
+            self._report.note(f"the high-water mark speaks of {mark.size} entries, the log has {head}")
+        return self._end(head, epoch)
+
+    def _take_page(self, page: Page, mark: HighWater | None) -> None:
+        """Entries and damage in the order in which they stand."""
+        damaged = list(page.damaged)
+        for entry in page.entries:
+            while damaged and damaged[0][0] < entry.offset:
+                self._note_damage(*damaged.pop(0))
+            self._take(entry)
+            if mark is not None and mark.size == entry.offset:
+                self._compare("the high-water mark", mark.root)
+        for low, high in damaged:
+            self._note_damage(low, high)
+
+    def _end(self, head: int, epoch: int) -> LogReport:
+        report, connection = self._report, self._connection
         ((signed,),) = connection.execute("SELECT max(size) FROM checkpoint WHERE epoch = ?", (epoch,)).fetchall()
         ((now,),) = connection.execute("SELECT max(offset) FROM entry").fetchall()
         if (signed or 0) > now:
@@ -261,6 +208,29 @@ class _Check:
         report.entries, report.streams = head, len(self._streams)
         report.root = "" if self._tree is None else self._tree.root().hex()
         return report
+
+    def _progress(self, after: int) -> Progress:
+        """Everything that the rest of the pass needs to know of the entries so far."""
+        streams = [(name, *at, self._lost_before.get(name, 0)) for name, at in self._streams.items()]
+        tree = None if self._tree is None else self._tree.rows
+        return Progress(self._first_key, after, tree, streams, self._last_us, self._lost_so_far, self._report)
+
+    def _resume(self, pace: CheckPace) -> int:
+        """Where an earlier pass of the same log got to; 0 for none."""
+        found = pace.load(self._first_key)
+        if found is None or found.after < self._minimum:
+            return 0
+        self._tree = None if found.tree is None else CheckedTree.of(found.after, found.tree)
+        for name, sequence, leaf, lost in found.streams:
+            self._streams[name], self._lost_before[name] = (sequence, leaf), lost
+        self._last_us, self._lost_so_far = found.last_us, found.lost_so_far
+        self._report = msgspec.structs.replace(
+            found.report, directory=self._report.directory, read_as=self._report.read_as, epoch=self._report.epoch
+        )
+        self._key_rows = {offset: row for offset, row in self._key_rows.items() if offset > found.after}
+        while self._checkpoint is not None and self._checkpoint[1] <= found.after:
+            self._checkpoint = next(self._checkpoints, None)
+        return found.after
 
     def _read_minimum(self) -> int:
         ((minimum,),) = self._connection.execute("SELECT value FROM state WHERE key = 'minimum_index'").fetchall()

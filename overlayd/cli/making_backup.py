@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 
 from overlayd import __version__
-from overlayd.cli.log_check import LogReport, check_copy, opened_log
+from overlayd.cli.log_check import check_copy, opened_log
+from overlayd.cli.log_report import LogReport
 from overlayd.cli.own_keys import read_own_keys
 from overlayd.model.clock import format_time_us
 from overlayd.model.cursor import format_epoch
@@ -21,12 +22,17 @@ from overlayd.model.errors import BackupRefused, VerificationFailed
 from overlayd.model.proof import TrustedKeys
 from overlayd.storage import files, queries
 from overlayd.storage.backup.catalogue import BackupRecord, backup_id
-from overlayd.storage.backup.copying import CopyWatch, copy_database, sync_file
-from overlayd.storage.backup.manifest import FORMAT, MANIFEST_NAME, Manifest, describe_file, encode_manifest
+from overlayd.storage.backup.copying import CopyWatch, copy_database
+from overlayd.storage.backup.manifest import (
+    FORMAT,
+    MANIFEST_NAME,
+    REGTEST_NAME,
+    Manifest,
+    describe_file,
+    encode_manifest,
+)
 from overlayd.storage.backup.settings import BackupSettings
 
-REGTEST_NAME = "regtest.sqlite3"
-"""The embedded chain, where a node has one: it is copied after the log, so that it has every block the log speaks of."""
 _PARTIAL = ".partial"
 
 
@@ -70,8 +76,7 @@ def make_backup(directory: Path, place: Path, made_us: int, settings: BackupSett
         _copy_regtest(directory / REGTEST_NAME, partial / REGTEST_NAME, settings)
         report, _ = check_copy(target, directory)
         manifest = _describe(partial, made_us, trusted, report)
-        (partial / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
-        sync_file(partial / MANIFEST_NAME)
+        files.replace_file(partial / MANIFEST_NAME, encode_manifest(manifest))
         files.sync_directory(partial)
         partial.rename(place / name)
         files.sync_directory(place)

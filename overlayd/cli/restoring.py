@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from overlayd.cli.log_check import LogReport, check_copy
+from overlayd.cli.log_check import check_copy
+from overlayd.cli.log_report import LogReport
 from overlayd.model.clock import Clock
 from overlayd.model.cursor import Epoch, epoch_counter, format_epoch, parse_epoch
 from overlayd.model.errors import BackupDamaged, RestoreRefused

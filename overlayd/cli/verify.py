@@ -59,10 +59,14 @@ Exit codes of a log (without FILE):
     type=click.Choice(["signed", "witnessed", "anchored"]),
     help="Exit 0 for any proof that holds, for one that a witness signed, or for one in a block",
 )
+@click.option("--rate", type=click.IntRange(0), default=0, metavar="N",
+              help="Check at most N entries of a whole log a second, so that a node beside it has the disk [default: all]")  # fmt: skip
+@click.option("--resume", "progress", type=click.Path(path_type=Path, dir_okay=False), metavar="PROGRESS",
+              help="Keep in this file how far a whole log is checked, and go on from there when it was cut off")  # fmt: skip
 @json_option
 def command(
     file: Any, data: str | None, log_keys: tuple[str, ...], key_list: Any, witness_keys: tuple[str, ...], witnesses: int,
-    headers: Any, allow_regtest: bool, accept: str | None, as_json: bool,
+    headers: Any, allow_regtest: bool, accept: str | None, rate: int, progress: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Check one packet's proof file, or without FILE the whole log of a data directory. Nothing is sent anywhere.
 
@@ -83,7 +87,7 @@ def command(
         if not trusted.log_keys and (file is None or data is not None):
             _expect_log(directory)
         if file is None:
-            raise SystemExit(_check_log(directory, trusted, as_json))
+            raise SystemExit(_check_log(directory, trusted, rate, progress, as_json))
         if not trusted.log_keys and data is not None:
             trusted = _own_keys(directory, trusted)
         if not trusted.log_keys:
@@ -216,10 +220,11 @@ def _describe_signer(signer: SignerReport) -> str:
     return f"{signer.name} ({signer.key_id}): the {'log' if signer.role == 'log' else 'witness'}, verified{when}"
 
 
-def _check_log(directory: Path, trusted: TrustedKeys, as_json: bool) -> int:
+def _check_log(directory: Path, trusted: TrustedKeys, rate: int, progress: Path | None, as_json: bool) -> int:
+    from overlayd.cli.check_pace import CheckPace
     from overlayd.cli.log_check import check_log  # brings the storage, which a proof file doesn't need
 
-    report = check_log(directory, trusted)
+    report = check_log(directory, trusted, CheckPace(rate, progress))
     if as_json:
         print_json(msgspec.to_builtins(report))
     else:

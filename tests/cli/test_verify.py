@@ -10,18 +10,21 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from overlayd.cli import cli
+from overlayd.cli import cli, log_check
+from overlayd.cli.check_pace import CheckPace, Progress
 from overlayd.cli.exits import BROKEN, FAILED, OK, SIGNED_ONLY, USAGE
+from overlayd.cli.log_report import LogReport
 from overlayd.model.clock import Entropy, SystemClock
 from overlayd.model.definition import Definition
 from overlayd.model.draft import AppendRequest, Draft
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.names import StreamName
-from overlayd.model.proof import build_proof, encode_proof
+from overlayd.model.proof import TrustedKeys, build_proof, encode_proof
 from overlayd.model.tlog_proof import encode_tlog_proof, tlog_proof_of
 from overlayd.model.units import Size
 from overlayd.storage import Log, StorageSettings, open_log
+from overlayd.storage.tree import tile_id
 
 SETTINGS = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
 STREAM = StreamName("weather-001")
@@ -243,3 +246,47 @@ def test_a_directory_without_a_log_is_told(tmp_path: Path) -> None:
     result = verify("--data", tmp_path / "nothing")
     assert result.exit_code == FAILED
     assert not (tmp_path / "nothing").exists()
+
+
+async def test_check_of_a_log_can_be_cut_off_and_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--resume`: what was checked isn't checked again, the result is the same, and a fault of before isn't forgotten."""
+    monkeypatch.setattr(log_check, "PAGE_ROWS", 100)
+    async with opened(tmp_path) as log:
+        for _ in range(5):
+            await append(log, 200)
+    with sqlite3.connect(tmp_path / "log.sqlite3") as connection:
+        connection.execute("UPDATE tile SET hashes = zeroblob(8192) WHERE id = ?", (tile_id(0, 0),))
+    connection.close()
+    whole, progress = log_check.check_log(tmp_path, TrustedKeys(())), tmp_path / "progress"
+    pauses: list[float] = []
+
+    def interrupt(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        log_check.check_log(tmp_path, TrustedKeys(()), CheckPace(1000, progress, sleep=interrupt))
+    assert progress.exists()
+    again: list[float] = []
+    report = log_check.check_log(tmp_path, TrustedKeys(()), CheckPace(1000, progress, sleep=again.append))
+    assert report == whole
+    assert whole.fault_count == 1
+    assert len(pauses) + len(again) == -(-whole.entries // 100)
+    assert pauses[0] == 0.1
+    assert not progress.exists()
+
+
+async def test_progress_of_another_log_is_not_taken_up(tmp_path: Path) -> None:
+    """Nor that of a file that isn't one."""
+    progress = tmp_path / "progress"
+    for name, content in (("one", b"no"), ("two", None)):
+        async with opened(tmp_path / name) as log:
+            await append(log, 3)
+        if content is not None:
+            progress.write_bytes(content)
+        result = verify("--data", tmp_path / name, "--resume", progress, "--rate", "100000")
+        assert result.exit_code == OK, result.output
+        pace = CheckPace(0, progress)
+        pace._save(Progress(b"k" * 32, 3, None, [], 0, 0, LogReport("", "")))
+        assert pace.load(b"o" * 32) is None
