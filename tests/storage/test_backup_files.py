@@ -69,23 +69,26 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{"format": 2}, {"files": ()}])
-def test_manifest_of_another_format(tmp_path: Path, changes: dict[str, object]) -> None:
-    """A later format isn't guessed at; one without files has nothing to check."""
-    written(tmp_path, **changes)
-    if "format" in changes:
-        with pytest.raises(BackupDamaged, match="format 2"):
-            read_manifest(tmp_path)
-    else:
-        assert read_manifest(tmp_path).bytes == 0
+def test_manifest_of_another_format(tmp_path: Path) -> None:
+    """A later format isn't guessed at."""
+    written(tmp_path, format=2)
+    with pytest.raises(BackupDamaged, match="format 2"):
+        read_manifest(tmp_path)
 
 
-def test_manifest_names_no_file_elsewhere(tmp_path: Path) -> None:
-    """A name with a path in it would be read, and restored, outside the directory."""
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["../log.sqlite3"], ["log.sqlite3", "keys"], ["log.sqlite3", "high-water"], ["log.sqlite3", "backups.json"],
+        ["log.sqlite3", "log.sqlite3"], ["log.sqlite3", "log.sqlite3-wal"], ["regtest.sqlite3"], [],
+    ],
+)  # fmt: skip
+def test_manifest_names_only_what_a_backup_has(tmp_path: Path, names: list[str]) -> None:
+    """Whatever else it names would be restored: outside the directory, or in place of the node's keys and marks."""
     manifest = written(tmp_path)
-    evil = msgspec.structs.replace(manifest.files[0], name="../log.sqlite3")
-    (tmp_path / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=(evil,))))
-    with pytest.raises(BackupDamaged, match="names files"):
+    named = tuple(msgspec.structs.replace(manifest.files[0], name=name) for name in names)
+    (tmp_path / MANIFEST_NAME).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=named)))
+    with pytest.raises(BackupDamaged, match="doesn't name the files"):
         read_manifest(tmp_path)
 
 
@@ -114,6 +117,21 @@ def test_catalogue_knows_what_came_before(tmp_path: Path) -> None:
     catalogue.add(begin_record(30, tmp_path))
     assert [record.verified for record in catalogue.all()] == [True, True, False]
     assert not catalogue.all()[0].is_there
+
+
+def test_rotation_lists_what_it_could_not_take_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup that stays, because a file of it can't be deleted, isn't listed as gone, and is tried again."""
+    catalogue, place = BackupCatalogue(tmp_path), tmp_path / "backups"
+    for made_us in (1, 2):
+        record = msgspec.structs.replace(begin_record(made_us, place), verified=True)
+        Path(record.path).mkdir(parents=True)
+        catalogue.add(record)
+    with monkeypatch.context() as patch:
+        patch.setattr(catalogue_module.shutil, "rmtree", lambda path, ignore_errors: None)
+        assert rotate_backups(catalogue, place, 1, 9) == []
+    assert [record.removed_us for record in catalogue.all()] == [0, 0]
+    assert rotate_backups(catalogue, place, 1, 9) == [begin_record(1, place).id]
+    assert [record.removed_us for record in catalogue.all()] == [9, 0]
 
 
 def test_unreadable_catalogue_says_so(tmp_path: Path) -> None:
@@ -175,6 +193,7 @@ def test_copy_is_whole_and_compact(source: sqlite3.Connection, tmp_path: Path) -
     assert copy.execute("PRAGMA freelist_count").fetchone() == (0,)
     assert copy.execute("PRAGMA auto_vacuum").fetchone() == (2,)
     assert b"00019999" not in target.read_bytes()
+    assert target.stat().st_mode & 0o777 == 0o600
     copy.close()
     source.close()
 

@@ -114,5 +114,6 @@ def rotate_backups(catalogue: BackupCatalogue, place: Path, keep: int, now_us: i
     beyond = catalogue.beyond(keep, place)
     for record in beyond:
         shutil.rmtree(record.path, ignore_errors=True)
-    catalogue.note_removed(frozenset(record.id for record in beyond), now_us)
-    return [record.id for record in beyond]
+    gone = [record.id for record in beyond if not Path(record.path).exists()]  # what can't be deleted is still a copy
+    catalogue.note_removed(frozenset(gone), now_us)
+    return gone

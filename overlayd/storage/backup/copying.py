@@ -57,8 +57,10 @@ class CopyWatch:
 def copy_database(source: sqlite3.Connection, target: Path, watch: CopyWatch) -> None:
     """All of a database into a new file, synced. `source`: a connection that may only read.
 
+    The file is the owner's alone, wherever it is moved or copied to.
     Raises BackupRefused when the watch gives it up, when there is no room, or when the source is damaged.
     """
+    os.close(files.open_file(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))  # SQLite fills an empty one
     source.set_progress_handler(watch.look, LOOK_OPCODES)
     try:
         source.execute("VACUUM INTO ?", (str(target),))

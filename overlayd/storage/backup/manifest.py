@@ -1,6 +1,5 @@
 """What is said about a backup: `manifest.json` beside its files. No private key is in it, nor in the files."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,11 @@ MANIFEST_NAME = "manifest.json"
 MANIFEST_BYTES_MAX = 1 << 20
 FORMAT = 1
 PIECE_BYTES = 4 << 20
-_FILE_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}", re.ASCII)
+REGTEST_NAME = "regtest.sqlite3"
+"""The embedded chain, where a node has one: it is copied after the log, so that it has every block the log speaks of."""
+FILE_NAMES = frozenset((files.DATABASE_NAME, REGTEST_NAME))
+"""All that a backup may bring: nothing else of a data directory is ever put in place by one, least of all its keys or its
+high-water mark."""
 
 
 class FileFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,8 +80,9 @@ def read_manifest(backup: Path) -> Manifest:
         raise _damaged(path, f"format {manifest.format} isn't known to this version")
     if manifest.self_blake3 != _own_hash(manifest):
         raise _damaged(path, "it isn't what was written: its own hash differs")
-    if not all(_FILE_NAME.fullmatch(file.name) for file in manifest.files):
-        raise _damaged(path, "it names files that no backup has")
+    names = [file.name for file in manifest.files]
+    if not FILE_NAMES.issuperset(names) or len(set(names)) < len(names) or files.DATABASE_NAME not in names:
+        raise _damaged(path, "it doesn't name the files that a backup has")
     return manifest
 
 
