@@ -3,7 +3,10 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -169,4 +172,48 @@ def test_backups_are_named_and_fresh_ones_hold_nothing(tmp_path: Path) -> None:
         assert place.holders(SECRET, backups[0])
         assert place.holders(SECRET, backups[1]) == []
     finally:
+        place.close()
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Refuses every delivery by repeating it."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(400)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+def test_what_receivers_answered_is_cleared(tmp_path: Path) -> None:
+    """A receiver that repeats what it was sent leaves it among attempts and dead letters, until it is erased."""
+    place = Place(tmp_path, '[webhooks]\nallow_private = ["127.0.0.0/8"]\n')
+    sink = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+    threading.Thread(target=sink.serve_forever, daemon=True).start()
+    try:
+        place.define("people")
+        webhook = {"url": f"http://127.0.0.1:{sink.server_port}/", "retry": {"schedule": ["10ms"]}}
+        made = place.admin.post(
+            "/v1/subscriptions", json={"name": "echo", "kind": "webhook", "streams": ["people"], "webhook": webhook}
+        ).json()
+        place.client.post("/v1/streams/people/packets", json={"data": {"text": SECRET}})
+        path = f"/v1/subscriptions/{made['id']}"
+        for _ in range(200):
+            if place.admin.get(f"{path}/dead-letters").json()["dead_letters"]:
+                break
+            time.sleep(0.05)
+        for list in ("attempts", "dead-letters"):
+            assert SECRET in place.admin.get(f"{path}/{list}").text
+        report = place.erase(stream="people", sequence=1)
+        assert [one["name"] for one in report["recipients"]] == ["echo"]
+        for list in ("attempts", "dead-letters"):
+            assert SECRET not in place.admin.get(f"{path}/{list}").text
+        assert place.holders(SECRET) == []
+    finally:
+        sink.shutdown()
+        sink.server_close()
         place.close()
