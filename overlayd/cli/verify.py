@@ -10,10 +10,12 @@ import msgspec
 from overlayd.bsv.chain_check import ChainCheck
 from overlayd.bsv.known_headers import HEADERS_BYTES_MAX, KnownHeaders, parse_headers_file
 from overlayd.cli.exits import BROKEN, FAILED, OK, REGTEST, SIGNED_ONLY, WITNESSED, tell
+from overlayd.cli.export_check import check_expected, opened_export, parse_range, print_export, read_evidence
 from overlayd.cli.output import json_option, print_facts, print_json
 from overlayd.cli.target import data_directory
 from overlayd.model.clock import format_time_us
 from overlayd.model.errors import RegtestAnchor, VerificationFailed
+from overlayd.model.export_check import ExportVerdict, verify_export
 from overlayd.model.key_chain import decode_key_list, follow_keys
 from overlayd.model.note import VerifierKey
 from overlayd.model.proof import Proof, TrustedKeys, decode_proof, verify_proof
@@ -24,7 +26,7 @@ PROOF_BYTES_MAX = 64 << 20
 _CODES = {"signed": SIGNED_ONLY, "witnessed": WITNESSED, "anchored": OK}
 _EPILOG = """\
 \b
-Exit codes of a proof:
+Exit codes of a proof or an export:
   20  broken: something in it doesn't hold
   21  holds, signed by the log's own key only
   22  holds, and a known witness signed too
@@ -37,8 +39,27 @@ Exit codes of a log (without FILE):
 """
 
 
+class _ProofOrExport(click.File):
+    """A file, or the directory of an export."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return Path(value) if isinstance(value, str) and Path(value).is_dir() else super().convert(value, param, ctx)
+
+
+class _Expected(msgspec.Struct, frozen=True):
+    """What an export has to be of."""
+
+    span: str | None
+    streams: tuple[str, ...]
+    is_all: bool
+
+    @property
+    def is_any(self) -> bool:
+        return self.span is not None or bool(self.streams) or self.is_all
+
+
 @click.command("verify", epilog=_EPILOG)
-@click.argument("file", type=click.File("rb"), required=False)
+@click.argument("file", metavar="[FILE|EXPORT]", type=_ProofOrExport("rb"), required=False)
 @click.option(
     "--data", metavar="DIR", help="Data directory: its key is trusted, and without FILE its whole log checked"
 )
@@ -59,6 +80,10 @@ Exit codes of a log (without FILE):
     type=click.Choice(["signed", "witnessed", "anchored"]),
     help="Exit 0 for any proof that holds, for one that a witness signed, or for one in a block",
 )
+@click.option("--expect-range", "span", metavar="FROM..TO", help="The export must be of exactly these offsets")
+@click.option("--expect-stream", "streams", metavar="NAME", multiple=True, help="The export must show this stream")
+@click.option("--expect-all-streams", "is_all", is_flag=True,
+              help="The export must show every stream that has packets in its range, but for the node's own")  # fmt: skip
 @click.option("--rate", type=click.IntRange(0), default=0, metavar="N",
               help="Check at most N entries of a whole log a second, so that a node beside it has the disk [default: all]")  # fmt: skip
 @click.option("--resume", "progress", type=click.Path(path_type=Path, dir_okay=False), metavar="PROGRESS",
@@ -66,9 +91,11 @@ Exit codes of a log (without FILE):
 @json_option
 def command(
     file: Any, data: str | None, log_keys: tuple[str, ...], key_list: Any, witness_keys: tuple[str, ...], witnesses: int,
-    headers: Any, allow_regtest: bool, accept: str | None, rate: int, progress: Path | None, as_json: bool,
+    headers: Any, allow_regtest: bool, accept: str | None, span: str | None, streams: tuple[str, ...], is_all: bool,
+    rate: int, progress: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Check one packet's proof file, or without FILE the whole log of a data directory. Nothing is sent anywhere.
+    """Check one packet's proof file, an evidence export, or without either the whole log of a data directory. Nothing is
+    sent anywhere.
 
     A proof is only worth what the key is worth: give --log-key as the log's owner published it (`overlayd node`
     shows it there). On the node's own machine --data takes it from the directory. Where the log's key was rotated since,
@@ -79,7 +106,9 @@ def command(
 
     Says who signed, what was checked, and what is not proven.
     """
-    directory = data_directory(data, os.environ)
+    directory, expected = data_directory(data, os.environ), _Expected(span, streams, is_all)
+    if expected.is_any and not isinstance(file, Path):
+        raise click.UsageError("only an export has a range and streams to expect")
     try:
         trusted = _trusted_keys(log_keys, witness_keys, witnesses)
         if key_list is not None:
@@ -88,13 +117,9 @@ def command(
             _expect_log(directory)
         if file is None:
             raise SystemExit(_check_log(directory, trusted, rate, progress, as_json))
-        if not trusted.log_keys and data is not None:
-            trusted = _own_keys(directory, trusted)
-        if not trusted.log_keys:
-            raise click.UsageError("whose log is it? Give --log-key, or --data for a log of this machine")
-        proof = _read_proof(file)
-        known = _known_headers(headers, directory if data is not None else None, proof)
-        verdict = verify_proof(proof, trusted, ChainCheck(known, allow_regtest=allow_regtest))
+        own = directory if data is not None else None
+        trusted = _believed(trusted, own)
+        verdict = _judge(file, trusted, (headers, own, allow_regtest), expected)
     except VerificationFailed as error:
         if as_json:
             print_json({"holds": False, "reason": error.detail, "subject": error.subject})
@@ -102,36 +127,60 @@ def command(
         raise SystemExit(REGTEST if isinstance(error, RegtestAnchor) else BROKEN) from error
     if as_json:
         print_json({"holds": True, "verdict": verdict})
+    elif isinstance(verdict, ExportVerdict):
+        print_export(verdict)
     else:
         _print_verdict(verdict)
     raise SystemExit(OK if _is_accepted(verdict, accept) else _code_of(verdict, accept))
 
 
-def _is_accepted(verdict: Verdict, accept: str | None) -> bool:
+def _judge(
+    file: Any, trusted: TrustedKeys, chain: tuple[Any, Path | None, bool], expected: _Expected
+) -> Verdict | ExportVerdict:
+    """A proof file, or an export. `chain`: the file of headers, the directory that has some, whether regtest counts."""
+    headers, own, allow_regtest = chain
+    if isinstance(file, Path):
+        lowest = min((anchor.anchor.height for anchor in read_evidence(file).anchors), default=None)
+        known = _known_headers(headers, own, lowest)
+        return _judge_export(file, trusted, ChainCheck(known, allow_regtest=allow_regtest), expected)
+    proof = _read_proof(file)
+    known = _known_headers(headers, own, None if proof.anchor is None else proof.anchor.height)
+    return verify_proof(proof, trusted, ChainCheck(known, allow_regtest=allow_regtest))
+
+
+def _judge_export(place: Path, trusted: TrustedKeys, chain: ChainCheck, expected: _Expected) -> ExportVerdict:
+    span = None if expected.span is None else parse_range(expected.span)
+    with opened_export(place) as files:
+        verdict = verify_export(files, trusted, chain)
+    check_expected(verdict, span, expected.streams, all_streams=expected.is_all)
+    return verdict
+
+
+def _is_accepted(verdict: Verdict | ExportVerdict, accept: str | None) -> bool:
     return accept == "signed" or (accept == "witnessed" and verdict.is_witnessed) or accept == verdict.level
 
 
-def _code_of(verdict: Verdict, accept: str | None) -> int:
+def _code_of(verdict: Verdict | ExportVerdict, accept: str | None) -> int:
     """Of a proof that holds, but not as it was asked. A block isn't a witness."""
     if verdict.level == "anchored" and accept == "witnessed":
         return SIGNED_ONLY
     return _CODES[verdict.level]
 
 
-def _known_headers(file: Any, directory: Path | None, proof: Proof) -> KnownHeaders | None:
-    """Those of the file; else those of the directory from the proof's block on."""
+def _known_headers(file: Any, directory: Path | None, height: int | None) -> KnownHeaders | None:
+    """Those of the file; else those of the directory from the proof's block on; None where it has no block."""
     if file is not None:
         raw = file.read(HEADERS_BYTES_MAX + 1)
         if len(raw) > HEADERS_BYTES_MAX:
             raise click.UsageError(f"a file of headers has at most {HEADERS_BYTES_MAX} bytes")
         return parse_headers_file(raw)
-    if directory is None or proof.anchor is None:
+    if directory is None or height is None:
         return None
     from overlayd.cli.log_check import opened_log  # brings the storage, which a proof file doesn't need
     from overlayd.cli.own_headers import read_own_headers
 
     with opened_log(directory) as (connection, _):
-        return read_own_headers(connection, proof.anchor.height)
+        return read_own_headers(connection, height)
 
 
 def _trusted_keys(log_keys: tuple[str, ...], witness_keys: tuple[str, ...], witnesses: int) -> TrustedKeys:
@@ -141,6 +190,15 @@ def _trusted_keys(log_keys: tuple[str, ...], witness_keys: tuple[str, ...], witn
     except VerificationFailed as error:
         raise click.BadParameter(error.detail, param_hint="--log-key / --witness-key") from error
     return TrustedKeys(tuple(keys), tuple(witness), witnesses)
+
+
+def _believed(trusted: TrustedKeys, own: Path | None) -> TrustedKeys:
+    """With the keys of this machine's log, unless others were given."""
+    if not trusted.log_keys and own is not None:
+        trusted = _own_keys(own, trusted)
+    if not trusted.log_keys:
+        raise click.UsageError("whose log is it? Give --log-key, or --data for a log of this machine")
+    return trusted
 
 
 def _expect_log(directory: Path) -> None:

@@ -37,7 +37,7 @@ from overlayd.model.wire import format_sha256, parse_blake3, parse_sha256
 
 __all__ = (
     "PATH_HASHES_MAX", "ChainCheck", "KeySpan", "Proof", "ProofAnchor", "RestoreProof", "Sealed", "SignedTree",
-    "TrustedKeys", "Verdict", "build_proof", "decode_proof", "encode_proof", "verify_checkpoint",
+    "TrustedKeys", "Verdict", "build_proof", "decode_proof", "encode_proof", "verify_checkpoint", "verify_commitment",
     "verify_entry_in_tree", "verify_proof",
 )  # fmt: skip
 """With the parts of a proof file and those who sign checkpoints, which whoever verifies needs beside it."""
@@ -202,7 +202,7 @@ def _verify_sealed(header: EntryHeader, sealed: Sealed, stream: str) -> Meta:
         raise VerificationFailed("the seal doesn't open", subject="sealed")
     _verify_stream(header, sealed, stream)
     meta = decode_meta(meta_raw)
-    _verify_commitment(header, meta, commitment, salt, body_sha256, stream)
+    verify_commitment(header, meta, commitment, salt, body_sha256, stream)
     return meta
 
 
@@ -216,10 +216,11 @@ def _verify_stream(header: EntryHeader, sealed: Sealed, stream: str) -> None:
         raise VerificationFailed("the stream's name doesn't open its pseudonym", subject="stream")
 
 
-def _verify_commitment(
+def verify_commitment(
     header: EntryHeader, meta: Meta, commitment: bytes, salt: bytes, body_sha256: bytes, stream: str
 ) -> None:
-    """Recomputes it from stored values, except where the meta says that they differ from what was sent."""
+    """Recomputes it from stored values, except where the meta says that they differ from what was sent. Raises
+    VerificationFailed."""
     form = meta.commitment_form
     if (form == COMMITMENT_NONE) != (commitment == Z32):
         raise VerificationFailed("meta and commitment contradict each other", subject="sealed")
