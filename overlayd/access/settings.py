@@ -123,7 +123,7 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def expires_us(self) -> int:
         """0 for never."""
-        return parse_time_us(self.expires) if self.expires else 0
+        return (parse_time_us(self.expires) or 1) if self.expires else 0
 
 
 class AccessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -155,7 +155,7 @@ def _time_of(text: str | msgspec.UnsetType) -> int:
     if not isinstance(text, str):
         return 0
     try:
-        return parse_time_us(text)
+        return parse_time_us(text) or 1  # 0 would be "never"
     except (ValueError, OverflowError) as err:
         raise BadParameter(
             f"expires_at must be an RFC 3339 time with a zone, not {text!r}", subject="expires_at"

@@ -269,7 +269,7 @@ def _time_of(text: str | UnsetType) -> int:
     if not isinstance(text, str):
         return 0
     try:
-        return parse_time_us(text)
+        return parse_time_us(text) or 1  # 0 would be "without an end"
     except (ValueError, OverflowError) as err:
         raise BadParameter(f"until must be an RFC 3339 time with a zone, not {text[:60]!r}", subject="until") from err
 

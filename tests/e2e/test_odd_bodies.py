@@ -65,3 +65,15 @@ def test_subjects_that_are_no_text_are_nobody(admin: httpx.Client) -> None:
     assert admin.put("/v1/subjects/%ff/consent", json=given).status_code == 400
     assert admin.get("/v1/subjects/%fe/consent").status_code == 400
     assert admin.get("/v1/subjects/%fe").status_code == 400
+
+
+def test_the_first_moment_is_an_end_too(admin: httpx.Client) -> None:
+    """1970 is long over; it isn't the 0 that stands for "never" where ends are kept."""
+    first = "1970-01-01T00:00:00Z"
+    made = admin.post("/v1/keys", json={"scopes": ["read"], "expires_at": first})
+    assert made.status_code == 400, made.text
+    key = admin.post("/v1/keys", json={"scopes": ["read"], "expires_at": "2999-01-01T00:00:00Z"}).json()["id"]
+    assert admin.patch(f"/v1/keys/{key}", json={"expires_at": first}).status_code == 400
+    admin.delete(f"/v1/keys/{key}")
+    consent = admin.put("/v1/subjects/first/consent", json={"purpose": "p", "granted": True, "until": first})
+    assert consent.json()["until"].startswith("1970-01-01T00:00:00")
