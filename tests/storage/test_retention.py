@@ -364,3 +364,20 @@ async def test_holds_are_bounded(rig: Rig) -> None:
         assert rig.limit_hits("holds_per_stream") == 1
         await log.holds.lift(stream, 1)
         assert (await log.holds.place(stream, 1, 2, reason="r", principal="ada")).id > 2
+
+
+async def test_the_disk_is_told(rig: Rig) -> None:
+    """Each change of the disk's state is an event, once, with what is free."""
+    told: list[tuple[str, bool]] = []
+
+    async def announce(type: str, data: dict[str, object]) -> None:
+        told.append((type, "free_bytes" in data))
+
+    async with rig.open(retention=SETTINGS) as log:
+        retention, disk = log.retention, log._disk
+        retention.announce_with(announce)
+        state = await retention._tell_disk("")
+        for disk.is_low, disk.is_full in ((True, False), (True, False), (True, True), (False, False)):
+            state = await retention._tell_disk(state)
+        disk.is_full = False
+    assert told == [("disk.low", True), ("disk.full", True), ("disk.ok", True)]
