@@ -47,6 +47,12 @@ def command(
         if keys_file is not None:
             import_keys(keys_file, directory, read_passphrase(passphrase_file, is_new=False))
             inspected = inspect_backup(backup, log_keys, directory)
+        if not inspected.report.is_intact and not accept_loss:
+            raise BackupDamaged(
+                f"{backup}: {inspected.report.fault_count} faults in it, the first: {inspected.report.faults[0]}; "
+                "take another backup, or restore what is whole of this one with --accept-loss",
+                subject=str(backup),
+            )  # fmt: skip
         done = restore(
             inspected, backup, directory, known, SystemClock(), may_lose=accept_loss, may_replace=replace
         )  # fmt: skip
@@ -65,7 +71,7 @@ def _tell(done: Restored, inspected: Inspected, directory: Path) -> None:
     manifest = inspected.manifest
     click.echo(f"restored {done.entries} entries of {manifest.made_at} into {directory}")
     if not inspected.report.is_intact:
-        click.echo(f"  {inspected.report.fault_count} faults in it, as when it was made; overlayd verify names them")
+        click.echo(f"  {inspected.report.fault_count} faults in it; overlayd verify names them")
     if done.lost:
         click.echo(f"  at least {done.lost} entries came after it and are lost; clients that saw them are told so")
     if done.known.anchored > done.entries:
