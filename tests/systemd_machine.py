@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BASE = ROOT / "build/systemd-base.tar"
+BASE = ROOT / "build/systemd-base-curl.tar"
 RELEASE = "bookworm"
 BOOT_S = 60
 NEEDED = ("debootstrap", "unshare", "nsenter", "chroot", "mount", "tar")
@@ -61,7 +61,7 @@ def make_base() -> str:
     BASE.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="overlayd-base-") as place:
         done = subprocess.run(
-            ["debootstrap", "--variant=minbase", "--include=systemd,dbus", RELEASE, f"{place}/root"],
+            ["debootstrap", "--variant=minbase", "--include=systemd,dbus,curl", RELEASE, f"{place}/root"],
             capture_output=True, text=True, timeout=400, check=False,
         )  # fmt: skip
         if done.returncode:
