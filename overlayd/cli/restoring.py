@@ -178,7 +178,7 @@ def _later(one: int, other: int) -> int:
 
 def _bring(backup: Path, directory: Path, name: str, blake3_text: str) -> Path:
     """A copy beside its place, whose bytes are those that were inspected."""
-    target = directory / f"{name}.restored"
+    target = directory / f"{name}{files.RESTORED_SUFFIX}"
     hasher = blake3()
     with open(files.open_file(target, _NEW), "wb") as file:
         for piece in pieces_of(backup / name):

@@ -14,6 +14,8 @@ from overlayd.model.cursor import Epoch, format_epoch, parse_epoch
 from overlayd.model.errors import BadCursor, ConfigInvalid, DirectoryInUse, LogInconsistent
 
 DATABASE_NAME = "log.sqlite3"
+RESTORED_SUFFIX = ".restored"
+"""Of files that a restore has copied and not yet put in their place."""
 _HIGH_WATER_HEAD = "overlayd/high-water/1"
 
 

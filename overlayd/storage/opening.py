@@ -253,6 +253,7 @@ def _open(
     files.make_directory(directory)
     lock = files.DirectoryLock(directory)
     try:
+        _refuse_half_restored(directory)
         secret, _ = files.read_or_make_secret(directory / "keys" / "index.key", 32, entropy)
         mark = files.read_high_water(directory)
         has_reserve = files.take_reserve(directory, settings.reserve)
@@ -284,6 +285,18 @@ def _keep_copy(connection: sqlite3.Connection, directory: Path, now_us: int) -> 
 def _read_lost(connection: sqlite3.Connection) -> Runs:
     row = connection.execute("SELECT value FROM state WHERE key = ?", (LOST_FACT,)).fetchone()
     return read_runs(row[0]) if row is not None else []
+
+
+def _refuse_half_restored(directory: Path) -> None:
+    """Raises LogInconsistent where a restore was cut off after it had moved the old log aside: another log would begin
+    here, empty, in place of both."""
+    database = directory / files.DATABASE_NAME
+    restored = database.with_name(database.name + files.RESTORED_SUFFIX)
+    if restored.exists() and not database.exists():
+        raise LogInconsistent(
+            f"a restore into {directory} was cut off", subject=str(restored),
+            hint="run overlayd restore again; the log that was there before is in replaced-*",
+        )  # fmt: skip
 
 
 def _open_database(

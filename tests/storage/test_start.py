@@ -73,6 +73,22 @@ async def test_every_start_is_an_entry(rig: Rig) -> None:
     assert {boot.version for boot in boots} == {__import__("overlayd").__version__}
 
 
+async def test_a_restore_that_was_cut_off_is_no_empty_log(rig: Rig) -> None:
+    """Between moving the old log aside and putting the copy in its place there is no log; none is begun there."""
+    async with rig.open() as log:
+        await append(log, "a", drafts("1"))
+    database = rig.directory / "log.sqlite3"
+    copy = database.with_name("log.sqlite3.restored")
+    database.rename(copy)
+    with pytest.raises(LogInconsistent, match="cut off"):
+        async with rig.open():
+            pass
+    assert not database.exists()
+    copy.rename(database)
+    async with rig.open() as log:
+        assert log.find_stream("a") is not None
+
+
 async def test_second_daemon_is_refused(rig: Rig) -> None:
     """One directory, one daemon; the next may come when the first is gone."""
     async with rig.open():
