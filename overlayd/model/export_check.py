@@ -164,7 +164,10 @@ def _open(item: OpenedEntry) -> _Opened:
 
 
 def _epoch_starts(opened: dict[int, _Opened], tree: SignedTree) -> list[tuple[int, int]]:
-    """(first offset, epoch) newest first, as far back as the export's restore entries lead. Raises VerificationFailed."""
+    """(first offset, epoch) newest first, as far back as the export's restore entries lead. Raises VerificationFailed.
+
+    The epoch that a restore names may have been lost whole; what stands before it is then of an older one.
+    """
     starts: list[tuple[int, int]] = []
     epoch, within = int(tree.epoch), tree.checkpoint.size
     for offset in sorted(opened, reverse=True):
@@ -172,17 +175,22 @@ def _epoch_starts(opened: dict[int, _Opened], tree: SignedTree) -> list[tuple[in
         if entry.header.kind != Kind.NODE:
             continue
         body = decode_node_body(entry.body) if entry.body else None
-        if not isinstance(body, Restore) or entry.header.epoch != epoch:
+        is_of_it = entry.header.epoch == epoch or (starts and _is_older(entry.header.epoch, epoch))
+        if not isinstance(body, Restore) or not is_of_it:
             raise VerificationFailed(f"entry {offset} isn't the restore with which its epoch begins", subject="opened")
         if offset > within or offset != body.common_size + 1:
             raise VerificationFailed(f"the restore of entry {offset} isn't where its epoch begins", subject="opened")
-        starts.append((offset, epoch))
+        starts.append((offset, entry.header.epoch))
         within = body.common_size
         try:
             epoch = int(parse_epoch(body.from_epoch))
         except BadCursor as err:
             raise VerificationFailed(f"the restore of entry {offset} names no epoch", subject="opened") from err
     return [*starts, (1, epoch)]
+
+
+def _is_older(epoch: int, than: int) -> bool:
+    return epoch_counter(Epoch(epoch)) < epoch_counter(Epoch(than))
 
 
 class _Check:
@@ -199,6 +207,8 @@ class _Check:
         if opened and next(iter(opened)) < self._first:
             raise VerificationFailed("an opened entry lies before the range", subject="opened")
         self._epochs = _epoch_starts(opened, tree)
+        self._oldest_restore = self._epochs[-2][0] if len(self._epochs) > 1 else 0
+        self._is_oldest_known = False
         self._streams = _streams_of(evidence.streams)
         self._heads: dict[bytes, tuple[int, bytes]] = {}
         self._next = self._first
@@ -244,7 +254,7 @@ class _Check:
         leaves = [self._take_entry(octets[at : at + ENTRY_BYTES]) for at in range(0, len(octets), ENTRY_BYTES)]
         for _ in range(count - inside):
             entry = self._beyond.pop(0)
-            if entry.header.epoch != self._epoch_at(entry.header.offset):
+            if not self._is_in_epoch(entry.header.offset, entry.header.epoch):
                 raise VerificationFailed(
                     f"entry {entry.header.offset}: another epoch than it must have", subject="opened"
                 )
@@ -258,7 +268,7 @@ class _Check:
             raise VerificationFailed(f"offset {offset} stands where {self._next} should", subject=ENTRIES_NAME)
         self._next += 1
         self._times = (self._times[0] or header.appended_us, header.appended_us)
-        if header.epoch != self._epoch_at(offset):
+        if not self._is_in_epoch(offset, header.epoch):
             raise VerificationFailed(
                 f"entry {offset}: its epoch is neither the checkpoint's nor a shown ancestor's", subject=ENTRIES_NAME
             )
@@ -268,8 +278,15 @@ class _Check:
             self._take_packet(header, leaf)
         return leaf
 
-    def _epoch_at(self, offset: int) -> int:
-        return next(epoch for start, epoch in self._epochs if start <= offset)
+    def _is_in_epoch(self, offset: int, epoch: int) -> bool:
+        """The entries before the oldest shown restore are all of one epoch: the one it names, or an older one."""
+        known = next(known for start, known in self._epochs if start <= offset)
+        is_oldest = offset < self._oldest_restore
+        if known != epoch and is_oldest and not self._is_oldest_known and _is_older(epoch, known):
+            self._epochs[-1] = (1, epoch)
+            known = epoch
+        self._is_oldest_known |= is_oldest
+        return known == epoch
 
     def _take_packet(self, header: EntryHeader, leaf: bytes) -> None:
         key, before = header.stream_hash, self._heads.get(header.stream_hash)

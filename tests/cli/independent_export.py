@@ -14,20 +14,38 @@ from typing import Any
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-COLUMNS = (
-    "offset stream sequence appended_at id type time source key topics metadata body content_hash commitment salt meta"
-).split()
+COLUMNS = [
+    "offset",
+    "stream",
+    "sequence",
+    "appended_at",
+    "id",
+    "type",
+    "time",
+    "source",
+    "key",
+    "topics",
+    "metadata",
+    "body",
+    "content_hash",
+    "commitment",
+    "salt",
+    "meta",
+]
 
 
 def h(octets: bytes) -> bytes:
+    """SHA-256."""
     return hashlib.sha256(octets).digest()
 
 
 def b64(text: str) -> bytes:
+    """Standard base64."""
     return base64.b64decode(text, validate=True)
 
 
 def hexes(text: str, name: str = "sha256:") -> bytes:
+    """A hash as it is written."""
     assert text.startswith(name)
     return bytes.fromhex(text.removeprefix(name))
 
@@ -47,6 +65,7 @@ def check_note(note: str, vkey: str) -> tuple[str, int, bytes]:
 
 
 def read_rows(directory: Path, name: str, form: str) -> list[dict[str, Any]]:
+    """Rows of NDJSON or CSV, the same for both."""
     if form == "ndjson":
         return [json.loads(line) for line in (directory / name).read_bytes().split(b"\n")[:-1]]
     with (directory / name).open(newline="", encoding="utf-8") as file:
@@ -65,6 +84,7 @@ def read_rows(directory: Path, name: str, form: str) -> list[dict[str, Any]]:
 
 
 def records_of(meta: bytes) -> dict[int, bytes]:
+    """Values by their tags."""
     found, at = {}, 0
     while at < len(meta):
         tag, length = struct.unpack_from(">BI", meta, at)
@@ -126,9 +146,10 @@ def check_export(directory: Path, vkey: str) -> int:
             check_row(rows.pop(0), e, shown[e[26:58]])
             count += 1
         else:
-            assert lines and lines[0]["offset"] == offset, f"nothing for offset {offset}"
+            assert lines, f"nothing for offset {offset}"
+            assert lines[0]["offset"] == offset, f"nothing for offset {offset}"
             by = opened[lines.pop(0)["removal"]]
-            assert by[1] == 5 and by[26:58] == e[26:58]
+            assert (by[1], by[26:58]) == (5, e[26:58])
             low, high = struct.unpack_from(">QQ", by, 98)
             assert low <= offset <= high
     assert not rows
@@ -137,6 +158,7 @@ def check_export(directory: Path, vkey: str) -> int:
 
 
 def check_row(row: dict[str, Any], e: bytes, stream: str) -> None:
+    """That it opens the entry's seal and says what stands in it."""
     body, meta = row["body"].encode(), b64(row["meta"])
     commitment = hexes(row["commitment"]) if row["commitment"] else bytes(32)
     content = blake3(body).digest()
