@@ -66,6 +66,9 @@ def man_page() -> str:
         ".SH FILES", ".TP", "/etc/overlayd/config.toml", "Settings; conf.d/*.toml beside it are read after it.",
         ".TP", "/var/lib/overlayd", "The log and its keys.",
         ".TP", "/var/lib/overlayd/overlayd.sock", "The Unix socket that commands use.",
+        ".TP", "/usr/share/overlayd", "A Grafana dashboard and Prometheus alert rules.",
+        ".SH SEE ALSO", "/usr/share/doc/overlayd/docs/operations.md: installing and running a node, what to do for each",
+        "alert, backup, restore, upgrade. The other pages of the manual lie beside it.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
