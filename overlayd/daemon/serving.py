@@ -90,15 +90,10 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], lo
             wallet_key=settings.node.keys.wallet_key,
         ) as chain,
     ):  # fmt: skip
-        parts = Parts(log, settings, metrics, clock, entropy, outbound=outbound, chain=chain, load=load, telemetry=telemetry)
-        await declare_streams(log, settings, parts.schemas)
-        await parts.schemes.start()
-        await parts.access.load()
-        if parts.agentpipe:
-            parts.agentpipe.declare_key()
-        parts.note_credentials()
-        await parts.people.load()
-        await parts.statistics.load()
+        parts = Parts(
+            log, settings, metrics, clock, entropy, outbound=outbound, chain=chain, load=load, telemetry=telemetry
+        )
+        await _load(parts)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(telemetry.run)
             nursery.start_soon(parts.watch_memory)
@@ -133,6 +128,18 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], lo
         await parts.metering.stop()
         await parts.statistics.flush()
     _log.info("stopped")
+
+
+async def _load(parts: Parts) -> None:
+    """Reads everything that a first request may ask for. Raises InvalidDefinition, ConfigInvalid."""
+    await declare_streams(parts.log, parts.settings, parts.schemas)
+    await parts.schemes.start()
+    await parts.access.load()
+    if parts.agentpipe:
+        parts.agentpipe.declare_key()
+    parts.note_credentials()
+    await parts.people.load()
+    await parts.statistics.load()
 
 
 async def serve_edge(parts: Parts, directory: Path, announce: Callable[[list[str]], None]) -> None:
