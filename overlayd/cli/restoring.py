@@ -20,6 +20,7 @@ from overlayd.storage.backup.catalogue import backup_id
 from overlayd.storage.backup.copying import sync_file
 from overlayd.storage.backup.manifest import Manifest, check_files, pieces_of, read_manifest
 from overlayd.storage.damage.known_loss import RESTORED_FACT
+from overlayd.storage.damage.mending import forget_mending
 
 _SIDES = ("", "-wal", "-shm")
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -114,6 +115,7 @@ def restore(
         )  # fmt: skip
     fresh = {file.name: _bring(backup, directory, file.name, file.blake3) for file in manifest.files}
     _mark_restored(fresh[files.DATABASE_NAME], _later(known.epoch, parse_epoch(manifest.epoch)))
+    forget_mending(directory)
     moved_to = ""
     if old:
         aside = directory / f"replaced-{backup_id(clock.now_us())}"

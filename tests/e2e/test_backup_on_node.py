@@ -18,6 +18,7 @@ from node_process import Node
 from overlayd.client import SyncClient
 from overlayd.model.errors import OverlaydError
 from overlayd.storage.backup.manifest import describe_file, encode_manifest, read_manifest
+from overlayd.storage.damage.mending import MARKER_NAME, MENDED_NAME
 
 PASSPHRASE = "correct horse battery staple"
 
@@ -206,6 +207,19 @@ def test_altered_with_a_fitting_manifest(stopped: Path, tmp_path: Path) -> None:
     (backup / "manifest.json").write_bytes(encode_manifest(manifest))
     overlayd("backup", "verify", backup, code=20)
     overlayd("restore", backup, "--data", tmp_path / "data", code=20)
+
+
+def test_a_mending_that_was_cut_off_spares_the_restored_log(stopped: Path, tmp_path: Path) -> None:
+    """What a start was making of the damaged log doesn't go over the one that was restored in its place."""
+    data = tmp_path / "data"
+    subprocess.run(["cp", "-r", stopped / "data", data], check=True)
+    (data / "log.sqlite3").rename(data / MENDED_NAME)
+    (data / MARKER_NAME).write_text("swap damaged-20260101T000000Z")
+    overlayd("restore", stopped / "backup", "--data", data, "--accept-loss")
+    restored = (data / "log.sqlite3").stat().st_ino
+    node = Node(data).wait_ready()
+    assert node.stop() == 0
+    assert (data / "log.sqlite3").stat().st_ino == restored
 
 
 def test_behind_a_checkpoint_that_somebody_kept(stopped: Path, tmp_path: Path) -> None:

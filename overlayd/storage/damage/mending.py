@@ -180,6 +180,14 @@ def ask_for_mending(directory: Path, reason: str) -> None:
         files.replace_file(directory / MARKER_NAME, reason.encode())
 
 
+def forget_mending(directory: Path) -> None:
+    """Gives up a mending that was asked for or cut off, before another log takes the damaged one's place: what was made of
+    that one would go over it. Raises OSError."""
+    (directory / MARKER_NAME).unlink(missing_ok=True)
+    files.sync_directory(directory)
+    (directory / MENDED_NAME).unlink(missing_ok=True)
+
+
 def read_mendings(directory: Path) -> list[Mending]:
     """Every mending that there is a report of, oldest first."""
     found = []
