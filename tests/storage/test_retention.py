@@ -1,6 +1,7 @@
 """Retention on a real log: what goes, what stays, that proofs hold, and that room comes back."""
 
 import sqlite3
+from functools import partial
 
 import pytest
 import trio
@@ -13,7 +14,7 @@ from overlayd.model.entry import Kind, StoredEntry, verify_entry
 from overlayd.model.errors import LimitReached, UnderHold, UnknownHold
 from overlayd.model.merkle import verify_consistency, verify_inclusion
 from overlayd.model.units import Duration, Size
-from overlayd.storage import Log, Stream
+from overlayd.storage import Log, Stream, links
 from overlayd.storage.hold_book import NO_END
 from overlayd.storage.retention import RetentionSettings
 
@@ -248,8 +249,10 @@ async def test_cut(rig: Rig) -> None:
             assert offset is not None
             leaf = (await log.read_entry(offset)).leaf
             proofs[offset] = (leaf, await log.inclusion_path(offset - 1, size))
+        await log.write(partial(links.write, links=[(1, links.MADE, 3), (size, links.MADE, size + 1)]))
         assert await log.retention.look() == 35 * 100 + 5 * 99 - 10 * 100
         minimum = log.minimum_index
+        assert await log.read(lambda c: c.execute("SELECT target FROM entry_link").fetchall()) == [(size,)]
         assert minimum % 256 == 0
         assert 1500 < minimum < 3000
         await check_cut(log, minimum)

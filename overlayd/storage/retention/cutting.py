@@ -155,6 +155,7 @@ def _delete_entries(connection: sqlite3.Connection, minimum: int) -> bool:
     connection.execute("DELETE FROM entry WHERE offset <= ?", (upto,))
     connection.execute("DELETE FROM tile WHERE id >= ? AND id < ?", (tile_id(0, 0), tile_id(0, upto // TILE_WIDTH)))
     connection.execute("DELETE FROM removal WHERE to_offset <= ?", (upto,))
+    connection.execute("DELETE FROM entry_link WHERE target <= ?", (upto,))  # who could follow them asks by sequence
     return bool(upto < minimum)
 
 
