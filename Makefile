@@ -137,6 +137,7 @@ lock: build/lock-tools/.installed ## Resolve the requirements anew; UPGRADE=1 ta
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/fuse-build.in -o requirements/fuse-build.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/fuse.in -o requirements/fuse.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/packaging.in -o requirements/packaging.lock
+	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/parquet.in -o requirements/parquet.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/sbom.in -o requirements/sbom.lock
 	$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/tools.in -o requirements/tools.lock
 	cp requirements/demo.lock build/demo-with-dependencies.lock
