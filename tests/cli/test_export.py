@@ -17,6 +17,8 @@ from independent_export import check_export, read_rows
 
 from overlayd.cli import cli
 from overlayd.cli.exits import BROKEN, FAILED, OK, SIGNED_ONLY, USAGE
+from overlayd.cli.exporting import _Export
+from overlayd.cli.log_check import opened_log
 
 FORMS = ("ndjson", "csv")
 
@@ -346,3 +348,55 @@ async def test_a_damaged_entry_is_named(tmp_path: Path) -> None:
     assert "no removal on record" in result.output
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "limit", "value", "told"),
+    [
+        ("overlayd.cli.exporting", "OPENED_MAX", 1, "more than 1 removals"),
+        ("overlayd.model.export_check", "OPENED_MAX", 1, "more than 1 opened entries"),
+        ("overlayd.model.export_file", "EVIDENCE_BYTES_MAX", 100, "more than 100 bytes"),
+        ("overlayd.model.export_rows", "LINE_BYTES_MAX", 100, "a line is too long"),
+    ],
+)
+def test_limits_are_told(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, limit: str, value: int, told: str
+) -> None:
+    """Each in the command that it holds for."""
+    monkeypatch.setattr(f"{module}.{limit}", value)
+    made = export(source, tmp_path / "out")
+    checked = verify(tmp_path / "out", source) if made.exit_code == OK else made
+    assert checked.exit_code in (FAILED, BROKEN)
+    assert told in checked.output
+
+
+def test_an_export_has_one_reader(source: Path, tmp_path: Path) -> None:
+    """Whatever the process's mask is: it holds contents and salts."""
+    assert export(source, tmp_path / "out").exit_code == OK
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o600}
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o700
+
+
+async def test_what_goes_while_it_is_exported_is_on_record(tmp_path: Path) -> None:
+    """A packet erased behind the place where the export stands; its removal came after the list of removals was read."""
+    data = tmp_path / "data"
+    async with opened(data) as log:
+        (data / "vkey").write_text(log.vkey)
+        await append(log, "a", list(BODIES))
+        await log.checkpoint(log.head)
+        stream = log.find_stream("a")
+        assert stream is not None
+        positions = await log.erasing.read_positions(stream, 1, 10)
+        last = log.head
+        with opened_log(data) as (connection, _):
+            made = _Export(connection, tmp_path, (None, last), (), "ndjson", is_live=True)
+            await log.erasing.take(stream, positions[2:4])
+            await log.checkpoint(log.head)
+            done = made.run(tmp_path)
+    assert (done.rows, done.removed) == (len(BODIES) - 2, 2)
+    assert done.checkpoint_size > last
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("evidence.json", "entries.bin", "rows.ndjson", "removed.ndjson"):
+        (tmp_path / name).rename(out / name)
+    assert verify(out, data).exit_code == SIGNED_ONLY
