@@ -97,7 +97,7 @@ class HashIndex:
         self._stored_to, mark = connection.execute(
             "SELECT stored_to, secret_mark FROM hash_family WHERE family = ?", (self.family,)
         ).fetchone()
-        if mark is not None and mark != self.names.secret_mark:
+        if mark is not None and mark != self.names.mark:
             raise LogInconsistent(
                 "the secret of the duplicate detection isn't the one that its stored hashes were made with",
                 subject="index.key", hint="put the data directory's own key file back",
@@ -254,7 +254,7 @@ class HashIndex:
         unwritten = [pair for pair in pairs if pair[1] > self._stored_to]
         if unwritten:
             held.hold(connection, self.family, unwritten)
-            connection.execute(_MARK, (self.names.secret_mark, self.family))
+            connection.execute(_MARK, (self.names.mark, self.family))
 
     def discard(self, connection: sqlite3.Connection, key: int, offset: int) -> None:
         """Remove a pair everywhere, as `discard_all`."""
@@ -442,7 +442,7 @@ class HashIndex:
         if flush_to is not None:
             connection.execute(
                 "UPDATE hash_family SET stored_to = ?, secret_mark = ? WHERE family = ?",
-                (flush_to, self.names.secret_mark, self.family),
+                (flush_to, self.names.mark, self.family),
             )
             held.let_go(connection, self.family, flush_to)
 

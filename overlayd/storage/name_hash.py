@@ -21,7 +21,7 @@ class NameHasher:
         assert len(secret) == 32
         self._family = family
         self._hasher = blake3(bytes([family]), key=secret)
-        self.secret_mark = self._digest(b"\2", b"", b"", 8).to_bytes(8, "big")
+        self.mark = self._digest(b"\2", b"", b"", 8).to_bytes(8, "big")
         """Says which secret it was, and nothing else about it."""
 
     def key(self, name: bytes, scope: bytes = b"") -> int:
