@@ -37,19 +37,34 @@ class Bandwidth:
 
     def wait_s(self) -> float:
         """How long until the account is no more than `AHEAD_S` ahead of its rate; 0 for not at all."""
+        self._reckon(self._mbps())
         return max(0.0, self._account.paid_until_s - trio.current_time() - AHEAD_S)
 
     def spend(self, size: int) -> None:
         """Bytes were sent or taken."""
-        policy = self._book.policies.get(self._account.policy)
-        if policy is not None and policy.max_bandwidth_mbps:
+        mbps = self._mbps()
+        self._reckon(mbps)
+        if mbps:
             began_s = max(self._account.paid_until_s, trio.current_time())
-            self._account.paid_until_s = began_s + size / (policy.max_bandwidth_mbps * _BYTES_PER_MBIT)
+            self._account.paid_until_s = began_s + size / (mbps * _BYTES_PER_MBIT)
+
+    def _mbps(self) -> float:
+        """What holds now; 0 for no bound."""
+        policy = self._book.policies.get(self._account.policy)
+        return 0.0 if policy is None else policy.max_bandwidth_mbps
+
+    def _reckon(self, mbps: float) -> None:
+        """At another rate what was sent takes another time: whoever's policy was widened doesn't wait by the old one."""
+        account, now = self._account, trio.current_time()
+        if account.paid_mbps == mbps:
+            return
+        owed_s = max(0.0, account.paid_until_s - now)
+        account.paid_until_s = now + owed_s * account.paid_mbps / mbps if mbps else 0.0
+        account.paid_mbps = mbps
 
     def refusal(self, wait_s: float) -> LimitReached:
         """What a request is told that comes too early."""
-        policy = self._book.policies.get(self._account.policy)
-        mbps = 0.0 if policy is None else policy.max_bandwidth_mbps
+        mbps = self._mbps()
         quota = max(1, math.ceil(mbps * _BYTES_PER_MBIT))
         return LimitReached(
             f"{self._account.name} has used more than {mbps:g} Mbit/s (policy {self._account.policy})", subject=LIMIT,

@@ -62,7 +62,9 @@ class Account:
         self.passages = 0
         self.touched_s = 0.0
         self.paid_until_s = 0.0
-        """When everything that was sent would have been through at the policy's bandwidth (bandwidth.py)."""
+        self.paid_mbps = 0.0
+        """When everything that was sent would have been through at the policy's bandwidth, and which one that was
+        (bandwidth.py)."""
 
     def __repr__(self) -> str:
         return f"Account({self.name!r}, policy={self.policy!r})"
