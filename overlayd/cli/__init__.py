@@ -22,6 +22,7 @@ _COMMANDS = {
     "erase": ("overlayd.cli.erase", "Erase packets, or everything about somebody"),
     "subject": ("overlayd.cli.subject", "Show and export what is kept about somebody, and their consent"),
     "keys": ("overlayd.cli.keys", "Make, list, rotate and revoke API keys"),
+    "top": ("overlayd.cli.top", "Watch a node: streams, rates, lags, sessions, chain"),
     "usage": ("overlayd.cli.usage", "Show what was published, read and delivered"),
     "quotas": ("overlayd.cli.quotas", "Show quotas and change their policies"),
     "wallet": ("overlayd.cli.wallet", "Show what the node has to pay with on the chain, and make coins"),

@@ -37,7 +37,7 @@ def list_sessions(target: Target, as_json: bool) -> None:
 
 def _row(session: SessionBody) -> tuple[object, ...]:
     lag = max((subscription.lag_entries for subscription in session.subscriptions), default=0)
-    reads = "; ".join(_describe(subscription.query) for subscription in session.subscriptions)
+    reads = "; ".join(describe_query(subscription.query) for subscription in session.subscriptions)
     peer = session.principal if session.principal == session.address else f"{session.principal} {session.address}"
     return (
         session.id, session.transport, peer, session.opened_at[:19] + "Z", session.messages_sent,
@@ -45,7 +45,8 @@ def _row(session: SessionBody) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _describe(query: QueryBody) -> str:
+def describe_query(query: QueryBody) -> str:
+    """In a few words."""
     parts = [
         *query.streams,
         *(f"topic {topic}" for topic in query.topics),
