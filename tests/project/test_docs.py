@@ -85,6 +85,21 @@ def test_every_metric_is_explained() -> None:
     assert all(len(cells[-1]) > 10 for cells in rows.values())
 
 
+def test_every_metric_has_a_unit() -> None:
+    """The page names it, and names that end in one agree."""
+    ends = {
+        "seconds": ("seconds", "seconds since 1970"),
+        "bytes": ("bytes",),
+        "packets": ("packets",),
+        "entries": ("entries",),
+    }
+    for name, (_, _, unit, _) in read_table("docs/metrics.md").items():
+        assert re.fullmatch(r"[a-z0-9 ]+", unit), name
+        for end, units in ends.items():
+            if name.removesuffix("_total").endswith(f"_{end}"):
+                assert unit in units, name
+
+
 def test_metric_names_follow_the_rules() -> None:
     """Every metric of ours begins with overlayd_ and names its unit as Prometheus does; AgentPipe's documents name four."""
     for name, (kind, _) in declared_metrics().items():

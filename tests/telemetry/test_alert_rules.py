@@ -90,6 +90,8 @@ def test_each_alert_leads_to_its_chapter() -> None:
         assert "{{ $labels.instance }}" in notes["summary"]
         assert notes["description"].endswith(".")
     assert set(CASES) == set(names), "each alert has its case"
+    chapters = re.findall(r"^#+ (\w+)$", (ROOT / "docs/operations.md").read_text(), re.M)
+    assert set(names) <= set(chapters), "each alert has its chapter"
 
 
 @needs_promtool
