@@ -235,6 +235,8 @@ _DELETE_UNITS = f"""DELETE FROM subscription_unit WHERE (number, offset, idx, pa
 _PUT_ATTEMPTS = f"INSERT OR REPLACE INTO subscription_attempt SELECT {_columns(3)} FROM json_each(?)"  # noqa: S608 - constants
 _PUT_DEAD = f"INSERT OR REPLACE INTO subscription_dead SELECT {_columns(7)} FROM json_each(?)"  # noqa: S608 - constants
 _DELETE_DEAD = "DELETE FROM subscription_dead WHERE id IN (SELECT value FROM json_each(?))"
+_EXCERPT_OF_ATTEMPT = f"$[{AttemptBody.__struct_fields__.index('excerpt')}]"
+_EXCERPT_OF_DEAD = f"$[{DeadBody.__struct_fields__.index('excerpt')}]"
 
 
 def settling_statement(number: int, unit: Unit) -> tuple[str, tuple[Any, ...]]:
@@ -327,9 +329,11 @@ def read_attempts(connection: sqlite3.Connection, number: int) -> list[AttemptBo
 
 
 def clear_excerpts(connection: sqlite3.Connection) -> None:
-    """For erasure: what receivers answered may repeat what they were sent."""
-    connection.execute("UPDATE subscription_attempt SET body = json_set(body, '$[7]', '')")
-    connection.execute("UPDATE subscription_dead SET body = json_set(body, '$[7]', '')")
+    """For erasure: what receivers answered may repeat what they were sent. Rows without are only read."""
+    for table, at in (("subscription_attempt", _EXCERPT_OF_ATTEMPT), ("subscription_dead", _EXCERPT_OF_DEAD)):
+        connection.execute(
+            f"UPDATE {table} SET body = json_set(body, '{at}', '') WHERE body ->> '{at}' <> ''"  # noqa: S608 - constants
+        )
 
 
 def load(connection: sqlite3.Connection) -> Loaded:
