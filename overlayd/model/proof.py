@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from overlayd.model.bodies import Restore, decode_node_body
-from overlayd.model.cursor import Epoch, format_epoch, parse_epoch
+from overlayd.model.cursor import Epoch, epoch_counter, format_epoch, parse_epoch
 from overlayd.model.entry import (
     SALT_BYTES,
     Z32,
@@ -152,8 +152,12 @@ def _commitment_word(sealed: Sealed | None, form: int, is_closed: bool) -> Liter
 
 
 def _verify_epoch(header: EntryHeader, restores: Sequence[RestoreProof], tree: SignedTree) -> None:
-    """The entry's epoch is the origin's, or `restore` entries lead from the origin's to it and cover its offset."""
-    epoch, within = tree.epoch, tree.checkpoint.size
+    """The entry's epoch is the origin's, or `restore` entries lead from the origin's to it and cover its offset.
+
+    The epoch that a restore entry names may have been lost whole, when the same copy was put back again; what stands
+    before it is then of an older one.
+    """
+    epoch, within, is_named = tree.epoch, tree.checkpoint.size, False
     if len(restores) > RESTORES_MAX:
         raise VerificationFailed("too many restore entries", subject="restore")
     for restore in restores:
@@ -163,15 +167,21 @@ def _verify_epoch(header: EntryHeader, restores: Sequence[RestoreProof], tree: S
         index = EntryHeader.decode(raw).offset - 1
         begin = verify_entry_in_tree(raw, index, _hashes_of(restore.inclusion_path), tree)
         body = _restore_body(begin, restore.sealed)
-        if begin.epoch != epoch or begin.offset > within or begin.offset != body.common_size + 1:
+        is_of_it = begin.epoch == epoch or (is_named and _is_older(Epoch(begin.epoch), epoch))
+        if not is_of_it or begin.offset > within or begin.offset != body.common_size + 1:
             raise VerificationFailed("the restore entry isn't where its epoch begins", subject="restore")
-        within = body.common_size
+        within, is_named = body.common_size, True
         try:
             epoch = parse_epoch(body.from_epoch)
         except BadCursor as err:
             raise VerificationFailed("the restore entry names no epoch", subject="restore") from err
-    if epoch != header.epoch or header.offset > within:
+    is_of_it = header.epoch == epoch or (is_named and _is_older(Epoch(header.epoch), epoch))
+    if not is_of_it or header.offset > within:
         raise VerificationFailed("the entry's epoch is neither the origin's nor a shown ancestor's", subject="entry")
+
+
+def _is_older(epoch: Epoch, than: Epoch) -> bool:
+    return epoch_counter(epoch) < epoch_counter(than)
 
 
 def _restore_body(header: EntryHeader, sealed: Sealed) -> Restore:

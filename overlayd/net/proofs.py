@@ -72,5 +72,7 @@ def _anchored(anchor: AnchorProof) -> Checkpoint:
 
 
 def _restores_between(log: Log, epoch: Epoch, last: Epoch) -> list[int]:
-    """Offsets of the entries with which the epochs after `epoch` began, up to `last`, newest first."""
-    return [common + 1 for earlier, common in reversed(log.ancestry) if epoch <= earlier < last]
+    """Offsets of the entries with which the epochs after `epoch` began, up to `last`, newest first. Of an epoch that was
+    lost whole, by a second restore of the same copy, there is none: the next one began where it had."""
+    found = [common + 1 for earlier, common in reversed(log.ancestry) if epoch <= earlier < last]
+    return list(dict.fromkeys(found))

@@ -21,7 +21,11 @@ from independent_export import check_export
 from overlayd.cli import cli
 from overlayd.cli.exits import BROKEN, FAILED, OK, SIGNED_ONLY
 from overlayd.model.definition import Definition
+from overlayd.model.errors import VerificationFailed
 from overlayd.model.merkle import root_of
+from overlayd.model.note import VerifierKey
+from overlayd.model.proof import TrustedKeys, verify_proof
+from overlayd.net.proofs import prove_entry
 from overlayd.storage.own import OwnPacket
 
 MILLION = 1_000_000
@@ -66,6 +70,31 @@ def test_a_restored_log_shows_where_its_epochs_began(tmp_path: Path, span: str, 
     if not is_nested and span == "..":
         place = changed_copy(tmp_path / "out", tmp_path / "changed", without_opened)
         assert verify(place, data).exit_code == BROKEN
+
+
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_proofs_of_a_log_that_was_restored_twice(tmp_path: Path, is_nested: bool) -> None:
+    """Every entry, of whichever epoch, has a proof that holds, and none without its restore entries."""
+    data = tmp_path / "data"
+    trio.run(make_restored, data, is_nested)
+    trusted = TrustedKeys((VerifierKey.parse((data / "vkey").read_text().strip()),))
+
+    async def prove_all() -> set[int]:
+        epochs = set()
+        async with opened(data) as log:
+            checkpoint = await log.checkpoint(log.head)
+            for offset in range(1, log.head + 1):
+                entry = await log.read_entry(offset)
+                epochs.add(entry.epoch)
+                stream = log.find_stream_by_hash(entry.stream_hash)
+                proof = await prove_entry(log, stream, entry, checkpoint)
+                verify_proof(proof, trusted)
+                if proof.restore:
+                    with pytest.raises(VerificationFailed):
+                        verify_proof(msgspec.structs.replace(proof, restore=proof.restore[1:]), trusted)
+        return epochs
+
+    assert len(trio.run(prove_all)) == 2 + is_nested
 
 
 def without_opened(place: Path) -> None:
