@@ -56,7 +56,11 @@ async def test_the_node_s_figures_add_the_streams_up(tmp_path: Path) -> None:
             assert (await node.publish(name, 2, who=LOOPBACK)).status == 201
         first = (await node.ask("GET", "/v1/stats?limit=2")).json
         assert [one["stream"] for one in first["streams"]] == ["a", "b"]
-        assert (first["messages_in"], first["refused"], first["stream_count"]) == (8, 1, 4)  # one is the audit of the definition
+        assert (first["messages_in"], first["refused"], first["stream_count"]) == (
+            8,
+            1,
+            4,
+        )  # one is the audit of the definition
         assert first["sessions"] == {"websocket": 0, "sse": 0, "ndjson": 0, "lag_entries_max": 0}
         assert first["subscriptions"]["active"] == 0
         assert not first["storage"]["full"]
