@@ -35,6 +35,7 @@ mkdir -p "$1/dev/shm" "$1/dev/pts"
 mount -t tmpfs tmpfs "$1/dev/shm"
 mount -t devpts -o newinstance,ptmxmode=0666 devpts "$1/dev/pts"
 ln -s pts/ptmx "$1/dev/ptmx"
+mount --make-rshared "$1"  # systemd mounts a service's credentials elsewhere and waits for them to come here
 exec chroot "$1" /usr/bin/env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin \\
   /lib/systemd/systemd --unit=multi-user.target --log-level=warning
 """
