@@ -333,9 +333,11 @@ class _Check:
         if len(salt) != SALT_BYTES or sealed != header.seal:
             raise VerificationFailed(f"{where} isn't what was hashed: the seal doesn't open", subject="rows")
         meta = decode_meta(meta_raw)
-        if not self._files.rows.is_written_as(
-            row_of(header, stream, (salt, commitment, meta_raw), meta, body, content_hash)
-        ):
+        try:
+            expected = row_of(header, stream, (salt, commitment, meta_raw), meta, body, content_hash)
+        except ValueError as err:  # E is held against the root at the end only, so its time may be any
+            raise VerificationFailed(f"{where}: {err}", subject="rows") from err
+        if not self._files.rows.is_written_as(expected):
             raise VerificationFailed(f"{where} says something else than its entry, or in another form", subject="rows")
         check_commitment(header, meta, commitment, salt, body_sha256, stream)
         if meta.signature and commitment != Z32 and self._chain is not None:

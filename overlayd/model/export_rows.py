@@ -72,8 +72,8 @@ class RowReader(Protocol):
 
 def row_of(header: EntryHeader, stream: str, opening: tuple[bytes, bytes, bytes], meta: Meta, body: bytes,
            content_hash: bytes) -> Row:  # fmt: skip
-    """The row of a packet's entry. `opening`: salt, commitment, meta as octets. Raises UnicodeDecodeError for a body that
-    isn't text, which no JSON is."""
+    """The row of a packet's entry. `opening`: salt, commitment, meta as octets. Raises ValueError for a body that
+    isn't text, which no JSON is, and for a time beyond the year 9999."""
     salt, commitment, meta_raw = opening
     return Row(
         header.offset, stream, header.sequence, format_time_us(header.appended_us), meta.id, meta.type, meta.time,
