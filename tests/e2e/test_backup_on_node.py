@@ -106,6 +106,7 @@ def test_drill(tmp_path: Path) -> None:
             again = client.publish("a", {"name": "p-0"}, id="p-0")
             fresh = client.publish("a", {"name": "new"}, id="fresh")
         everything, _ = read_all(node)
+        assert "ok     proof" in overlayd("smoke", "--data", data)
     finally:
         assert node.stop() == 0
     (ancestor,) = facts.ancestry
