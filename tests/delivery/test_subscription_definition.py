@@ -148,6 +148,16 @@ def test_patches() -> None:
     assert (patched.webhook.batch_size, bool(patched.webhook.retry), patched.webhook.url) == (8, False, "https://x/")
 
 
+@pytest.mark.parametrize("name", ["", "fliter", "owner"])
+@pytest.mark.parametrize("value", ["null", "1"])
+def test_patches_of_members_that_there_are_none_of(name: str, value: str) -> None:
+    """A misspelt member is told of, also when null would take away what isn't there."""
+    present = parse(hook()).definition
+    with pytest.raises(InvalidSubscription) as caught:
+        parse_patch(f'{{"{name}":{value}}}'.encode(), present, parse_query, lambda rule: [])
+    assert [flaw.pointer for flaw in caught.value.violations] == [f"/{name}"]
+
+
 def test_webhooks_own_judge_is_asked() -> None:
     """What it finds stands beside the rest."""
     with pytest.raises(InvalidSubscription) as caught:

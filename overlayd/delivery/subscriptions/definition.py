@@ -79,6 +79,9 @@ def parse_patch(
         raise _refusal([_wrong(f"/{name}", f"the {name} of a subscription stays as it is") for name in fixed])
     if "from" in patch:
         raise _refusal([_wrong("/from", "where a subscription stands is changed by seek")])
+    unknown = [name for name in patch if name not in SubscriptionDefinition.__struct_fields__]
+    if unknown:  # also when null would take away what isn't there: more likely it is misspelt
+        raise _refusal([_wrong(f"/{name}", "a subscription has no such member") for name in unknown])
     if isinstance(patch.get("webhook"), dict) and "secret" in patch["webhook"]:
         raise _refusal([_wrong("/webhook/secret", "the secret is changed by rotate-secret")])
     whole = _merge(msgspec.json.decode(encode_subscription(present)), patch)
