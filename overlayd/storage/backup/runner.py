@@ -179,4 +179,4 @@ _NOT_ITS = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_
 
 def _own_command() -> list[str]:
     """How this very program is called again."""
-    return [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-m", "overlayd"]
+    return [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-P", "-m", "overlayd"]
