@@ -31,6 +31,7 @@ CREATE TABLE stream_owner (
 "owner":"node","title":"Keys may be lost: this one, which nobody has, keeps the node from being open without any",
 "scopes":[],"created_us":0,"secrets":[{"digest":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","prefix":"","created_us":0}]}' AS BLOB))""",
     ),
+    sound={"access_key": lambda row: msgspec.json.decode(row["body"], type=KeyRecord).id == row["id"]},
 )
 
 

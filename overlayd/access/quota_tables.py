@@ -43,6 +43,9 @@ CREATE INDEX agent_streaming_session_open ON agent_streaming_session (receipt_id
 CREATE INDEX agent_streaming_session_by_time ON agent_streaming_session (updated_us);
 """,
     ),
+    # Lost policies come back as they are seeded, so that nobody is without any.
+    on_loss=("DELETE FROM quota_seeded",),
+    sound={"quota_policy": lambda row: msgspec.json.decode(row["body"], type=QuotaPolicy).name == row["name"]},
 )
 
 
@@ -86,7 +89,8 @@ def seed_policies(connection: sqlite3.Connection, now_us: int) -> None:
     """Puts the documented policies in, once in a data directory's life: what was deleted stays deleted."""
     if connection.execute("INSERT OR IGNORE INTO quota_seeded VALUES (1)").rowcount:
         for policy in SEEDED_POLICIES:
-            connection.execute(*store_policy(policy, now_us))
+            statement, values = store_policy(policy, now_us)
+            connection.execute(statement.replace("OR REPLACE", "OR IGNORE"), values)  # damage may have left others
 
 
 def store_policy(policy: QuotaPolicy, now_us: int) -> Statement:

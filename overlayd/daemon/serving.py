@@ -175,6 +175,7 @@ async def _serve_listeners(
 
 
 def _announce(on_ready: Callable[[list[str]], None], notifier: Notifier, log: Log, urls: list[str]) -> None:
+    log.damage.settle()
     _log.info("taking packets", listeners=urls, log=log.log_id, head=log.head)
     notifier.ready(f"taking packets at {', '.join(urls)}")
     on_ready(urls)

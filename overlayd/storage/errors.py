@@ -53,6 +53,8 @@ def says_damage(error: BaseException | None) -> bool:
     """Whether it comes from pages that aren't what SQLite wrote, or that the disk can't read any more."""
     while error is not None:
         code = getattr(error, "sqlite_errorcode", None) or 0
+        if isinstance(error, sqlite3.OperationalError) and "Could not decode to UTF-8" in str(error):
+            return True
         if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or code in _UNREADABLE:
             return True
         error = error.__cause__ or error.__context__

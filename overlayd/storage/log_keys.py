@@ -163,7 +163,7 @@ def load_ring(
     rows = read_key_rows(connection)
     statements: list[Statement] = []
     if not rows:
-        first = None if is_new else _read_genesis_key(connection)
+        first = None if is_new else read_genesis_key(connection)
         public_key = first if first is not None else keys.first().public_key
         rows = [KeyRow(1, public_key, 1, "", 0, "")]
         statements.append((_INSERT, (1, public_key, 1, "", 0)))
@@ -179,7 +179,7 @@ def read_key_rows(connection: sqlite3.Connection) -> list[KeyRow]:
     return [KeyRow(*row) for row in rows]
 
 
-def _read_genesis_key(connection: sqlite3.Connection) -> bytes | None:
+def read_genesis_key(connection: sqlite3.Connection) -> bytes | None:
     """The key that the log began with, for databases that are older than the table; None when the entry is damaged."""
     for _offset, raw, leaf, sealed in queries.read_rows(connection, 0, 1):
         try:

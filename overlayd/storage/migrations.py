@@ -1,7 +1,8 @@
 """The database's schema, as ordered steps. A feature of a higher floor registers its own tables the same way."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import msgspec
 
@@ -9,6 +10,10 @@ from overlayd.model.errors import NewerSchema
 from overlayd.storage import hashindex, hold_book, links, log_keys, packing, positions, tree
 
 PAGE_BYTES = 4096
+
+
+RowCheck = Callable[[Mapping[str, Any]], object]
+"""Gets a row by column. Raises, whatever it likes, or gives False for one that can't be what was stored."""
 
 
 class Feature(msgspec.Struct, frozen=True):
@@ -21,6 +26,8 @@ class Feature(msgspec.Struct, frozen=True):
     steps: tuple[str, ...]
     on_loss: tuple[str, ...] = ()
     """Statements for a mended database that lost rows of these tables: whatever keeps the loss from doing harm."""
+    sound: Mapping[str, RowCheck] = {}
+    """By table: what is asked about each row that a mended database takes over."""
 
 
 _LOG_TABLES = """

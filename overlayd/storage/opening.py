@@ -25,6 +25,7 @@ from overlayd.storage import files, queries
 from overlayd.storage.backup.before_migration import keep_before_migration
 from overlayd.storage.checkpoints import CheckpointSigner
 from overlayd.storage.damage.book import DamageBook
+from overlayd.storage.damage.keys_again import find_broken_keys
 from overlayd.storage.damage.known_loss import LOST_FACT, Runs, read_runs
 from overlayd.storage.damage.mending import Mender, Mending, ask_for_mending
 from overlayd.storage.damage.schema import save_schema
@@ -125,8 +126,10 @@ async def open_log(
         opened.lock.release()
     if store.failure is not None:
         if says_damage(store.failure):
-            ask_for_mending(directory, store.failure.detail if isinstance(store.failure, OverlaydError) else "")
+            ask_for_mending(directory, str(store.failure))
         raise store.failure
+    if failure is not None and store.log.damage.is_told_by(failure):
+        ask_for_mending(directory, f"a start failed over what it read: {failure}")
     if failure is not None:
         raise failure
 
@@ -308,6 +311,9 @@ def _open_database(
     try:
         connection = open_database(path, sync, features, lambda c: _keep_copy(c, path.parent, now_us))
         state, loss = load(connection)
+        if find_broken_keys(connection):
+            raise LogDamaged("the list of the log's keys isn't what was stored", subject="log_key")
+        queries.read_newest_checkpoint(connection, state.epoch)  # it is read again later, where damage has no remedy
         save_schema(connection, path.parent)
         return connection, state, append_start(connection, state, loss, keys, now_us)
     except BaseException as err:

@@ -1,7 +1,7 @@
 """Bringing a log back into memory: what the database says, checked against what was signed. Blocking: in a thread."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -98,6 +98,7 @@ def load_state(
     state.minimum_index = facts["minimum_index"]
     state.indexed = facts.get("indexed", 0)
     _check_facts(connection, state.minimum_index, size, rows)
+    check_marks(connection, state.indexes[:3])
     if size and not facts.get("is_clean", 0):
         check_tail(connection, size, read_runs(facts.get(LOST_FACT)))
     load_streams(connection, state)
@@ -149,6 +150,14 @@ def append_start(
     commit_group(connection, group.row_values, group.plan.tiles, statements, ())
     group.adopt()
     return ring
+
+
+def check_marks(connection: sqlite3.Connection, indexes: Sequence[HashIndex]) -> None:
+    """A wrong secret is wrong for all three families of names; what is wrong for one is a damaged row. Raises LogDamaged."""
+    marks = dict(connection.execute("SELECT family, secret_mark FROM hash_family"))
+    agree = {marks.get(index.family) == index.names.mark for index in indexes if marks.get(index.family) is not None}
+    if len(agree) > 1 or len(marks) != len(indexes):
+        raise LogDamaged("the marks of the hash index contradict each other", subject="log.sqlite3")
 
 
 def load_tree(connection: sqlite3.Connection, size: int) -> Tree:

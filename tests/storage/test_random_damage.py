@@ -36,6 +36,7 @@ def test_damaged(sound: Sound, tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_damaged_many_times(sound: Sound, tmp_path: Path) -> None:
     """Hundreds of damages: each must hold by itself."""
     for seed in range(SHORT, SHORT + LONG):

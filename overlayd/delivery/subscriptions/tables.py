@@ -12,6 +12,7 @@ import msgspec
 from overlayd.delivery.agents.brakes import RunCount
 from overlayd.delivery.subscriptions.units import Key, Unit, UnitRow, row_of
 from overlayd.model.cursor import Cursor, Epoch
+from overlayd.model.subscription import decode_subscription
 from overlayd.storage.migrations import Feature
 
 _TABLES = """
@@ -68,7 +69,16 @@ CREATE INDEX subscription_dead_number ON subscription_dead (number, id);
 CREATE INDEX subscription_dead_died ON subscription_dead (died_us);
 """
 
-FEATURE = Feature("subscriptions", (_TABLES,))
+FEATURE = Feature(
+    "subscriptions", (_TABLES,),
+    sound={
+        "subscription": lambda row: (decode_subscription(row["definition"]), msgspec.json.decode(row["principal"])),
+        "subscription_state": lambda row: msgspec.json.decode(row["rest"], type=Rest),
+        "subscription_unit": lambda row: msgspec.json.decode(row["members"] or "[]", type=tuple[Key, ...]),
+        "subscription_attempt": lambda row: msgspec.json.decode(row["body"], type=AttemptBody),
+        "subscription_dead": lambda row: msgspec.json.decode(row["body"], type=DeadBody),
+    },
+)  # fmt: skip
 ROWS_PER_DELETE = 2000
 
 State = Literal["active", "paused", "disabled"]

@@ -2,13 +2,15 @@
 
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import structlog
 import trio
 
-from overlayd.model.errors import OverlaydError
+from overlayd.model.errors import DamagedEntry, OverlaydError
 from overlayd.model.metrics import Metrics
 from overlayd.storage.damage.known_loss import Runs, is_in_runs, join_runs
 from overlayd.storage.damage.mending import RUNS_SHOWN, Mending
+from overlayd.storage.errors import says_damage
 
 RUNS_MAX = 1000
 """Runs of offsets that are told apart; what is found beyond them is only counted."""
@@ -25,6 +27,7 @@ class DamageBook:
         """`lost`: on record since earlier; `mending`: what this start did."""
         self._runs = lost
         self._mending = mending
+        self._is_started = False
         self._news: Runs = []
         self._is_news = trio.Event()
         self._found = metrics.counter("overlayd_damage_found", "Runs of damaged entries that readers came upon")
@@ -59,6 +62,14 @@ class DamageBook:
             self._news.append((low, high))
             self._is_news.set()
 
+    def settle(self) -> None:
+        """The node has started: what its features had stored could be read."""
+        self._is_started = True
+
+    def is_told_by(self, failure: BaseException) -> bool:
+        """Whether a start failed over rows that can't be what was stored, and mending wasn't tried yet."""
+        return not self._is_started and self._mending is None and _is_unreadable(failure)
+
     def describe(self) -> str:
         """For /readyz."""
         if not self._runs and self._mending is None:
@@ -86,6 +97,12 @@ class DamageBook:
             self._is_news = trio.Event()
             news, self._news = join_runs(self._news), []
             await _tell(announce, "storage.damaged", {"runs": news, "known": self.count})
+
+
+def _is_unreadable(failure: BaseException) -> bool:
+    if isinstance(failure, BaseExceptionGroup):
+        return any(_is_unreadable(member) for member in failure.exceptions)
+    return says_damage(failure) or isinstance(failure, msgspec.DecodeError | DamagedEntry)
 
 
 async def _tell(announce: Announce, type: str, data: dict[str, object]) -> None:

@@ -18,9 +18,10 @@ from overlayd.model.errors import VerificationFailed
 from overlayd.model.merkle import TILE_WIDTH
 from overlayd.storage import queries
 from overlayd.storage.damage.edges import read_edges
+from overlayd.storage.damage.keys_again import is_checkpoint_row, mend_keys
 from overlayd.storage.damage.known_loss import LOST_FACT, RESTORED_FACT, is_stream_row, join_runs, read_runs
 from overlayd.storage.damage.pages import PageImage
-from overlayd.storage.damage.schema import SchemaRow, load_schema, read_schema
+from overlayd.storage.damage.schema import SavedSchema, SchemaRow, cookie_of, follows_on, load_schema, read_schema
 from overlayd.storage.damage.tables import (
     TableReport,
     copy_entries,
@@ -92,7 +93,7 @@ def rebuild(
         with PageImage(database) as image:
             saved = load_schema(directory)
             work = _Rebuilding(connection, image, read_schema(image, saved), tuple(features))
-            work.versions = saved.versions
+            work.saved, work.is_saved = saved, bool(saved.rows) and saved.cookie == cookie_of(image)
             made = work.run(directory, mark, trusts_tiles=trusts_tiles)
         connection.execute("COMMIT")
     finally:
@@ -111,8 +112,10 @@ class _Rebuilding:
         self._schema = schema
         self._features = features
         self._tables: dict[str, TableReport] = {}
-        self.versions: dict[str, int] = {}
-        """Of the schema's features, should the database's own list be damaged."""
+        self.saved = SavedSchema()
+        """With the versions of features, should the database's own list be damaged."""
+        self.is_saved = False
+        """Whether these are surely the database's."""
 
     def run(self, directory: Path, mark: HighWater | None, *, trusts_tiles: bool) -> Rebuilt:
         made = {row.name: row for row in make_tables(self._target, self._schema)}
@@ -123,10 +126,14 @@ class _Rebuilding:
         (highest,) = self._target.execute("SELECT coalesce(max(offset), 0) FROM entry").fetchone()
         if not highest:
             raise NothingLeft("no entry of a log is in it")
+        checks = {"checkpoint": is_checkpoint_row} | {
+            name: check for feature in self._features for name, check in feature.sound.items()
+        }
         for name, row in made.items():
             if name != "entry" and name not in _DERIVED and row.root:
-                self._tables[name] = copy_table(self._image, self._target, row)
+                self._tables[name] = copy_table(self._image, self._target, row, checks.get(name))
         self._mend_versions()
+        mend_keys(self._target, self._tables)
         self._copy_names(made)
         minimum_index = self._mend_minimum_index()
         if not trusts_tiles:
@@ -168,8 +175,13 @@ class _Rebuilding:
         return max(known, highest) if highest <= known + TILE_WIDTH or mark is None else known
 
     def _mend_versions(self) -> None:
-        if not self._tables.get("schema_version", TableReport(bad_rows=1)).is_whole:
-            known = self.versions or {feature.name: len(feature.steps) for feature in (*FEATURES, *self._features)}
+        is_whole = self._tables.get("schema_version", TableReport(bad_rows=1)).is_whole
+        found = dict(self._target.execute("SELECT feature, version FROM schema_version"))
+        if not is_whole or (self.is_saved and not follows_on(found, self.saved)):
+            known = self.saved.versions or {
+                feature.name: len(feature.steps) for feature in (*FEATURES, *self._features)
+            }
+            self._target.execute("DELETE FROM schema_version")
             put = "INSERT OR REPLACE INTO schema_version (feature, version) VALUES (?, ?)"
             self._target.executemany(put, known.items())
 

@@ -4,6 +4,7 @@ The file is written whenever the schema has changed; a table's root page stays w
 """
 
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -62,6 +63,13 @@ def read_schema(image: PageImage, saved: SavedSchema) -> tuple[SchemaRow, ...]:
     if saved.rows and (not is_whole or cookie_of(image) == saved.cookie):
         return saved.rows
     return tuple(own)
+
+
+def follows_on(versions: Mapping[object, object], saved: SavedSchema) -> bool:
+    """Whether a database's versions are those that were saved, or later ones, which only a newer program writes."""
+    return versions.keys() >= saved.versions.keys() and all(
+        isinstance(found, int) and found >= saved.versions.get(str(feature), 0) for feature, found in versions.items()
+    )
 
 
 def _read_own(image: PageImage) -> tuple[list[SchemaRow], bool]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from overlayd.model.entry import ENTRY_BYTES, EntryHeader, leaf_hash, verify_entry
-from overlayd.model.errors import VerificationFailed
+from overlayd.model.errors import OverlaydError, VerificationFailed
 from overlayd.storage.damage.known_loss import HOLLOW
 from overlayd.storage.damage.pages import (
     LEAF_TABLE,
@@ -20,6 +20,7 @@ from overlayd.storage.damage.pages import (
     read_cells,
 )
 from overlayd.storage.damage.schema import SchemaRow
+from overlayd.storage.migrations import RowCheck
 from overlayd.storage.record import LEAF_BYTES, decode_row
 from overlayd.storage.tree import TILE_BYTES
 
@@ -100,8 +101,10 @@ def copy_stray_tiles(image: PageImage, target: sqlite3.Connection) -> int:
     return found
 
 
-def copy_table(image: PageImage, target: sqlite3.Connection, row: SchemaRow) -> TableReport:
-    """The rows of any other table. `row` names one that the target has."""
+def copy_table(
+    image: PageImage, target: sqlite3.Connection, row: SchemaRow, check: RowCheck | None = None
+) -> TableReport:  # fmt: skip
+    """The rows of any other table. `row` names one that the target has. Those that `check` doesn't like stay behind."""
     report = TableReport()
     columns = [(name, key) for _, name, _, _, _, key, hidden in target.execute(f"PRAGMA table_xinfo({_quote(row.name)})")
                if not hidden]  # fmt: skip
@@ -117,6 +120,9 @@ def copy_table(image: PageImage, target: sqlite3.Connection, row: SchemaRow) -> 
             continue
         if rowid is not None and values[rowid] is None:
             values[rowid] = cell.rowid
+        if check is not None and not _is_sound(check, dict(zip(order, values, strict=True))):
+            report.bad_rows += 1
+            continue
         try:
             report.rows += target.execute(insert, values).rowcount
         except (sqlite3.Error, OverflowError):
@@ -218,6 +224,13 @@ def _values_of(cell: Cell, count: int) -> list[Value] | None:
     if len(values) > count:
         return None
     return [*values, *[None] * (count - len(values))]
+
+
+def _is_sound(check: RowCheck, row: dict[str, Value]) -> bool:
+    try:
+        return check(row) is not False
+    except (OverlaydError, ValueError, TypeError, LookupError, AttributeError, msgspec.MsgspecError):
+        return False
 
 
 def _stored_order(columns: list[tuple[str, int]]) -> list[str]:
