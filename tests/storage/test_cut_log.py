@@ -1,9 +1,11 @@
 """Checking a log whose beginning was cut: intact, and broken in what the cut left."""
 
+import random
 import sqlite3
 from pathlib import Path
 
 import pytest
+from damage_rig import pages_of, read_everything
 from storage_rig import Rig, append, draft
 
 from overlayd.cli.log_check import check_log
@@ -11,6 +13,7 @@ from overlayd.cli.log_report import LogReport
 from overlayd.model.definition import DedupRule, Definition, RetentionRule
 from overlayd.model.proof import TrustedKeys
 from overlayd.model.units import Duration
+from overlayd.storage.damage.schema import load_schema
 from overlayd.storage.retention import RetentionSettings
 
 SETTINGS = RetentionSettings(trust_clock=True, share=1.0, cut_entries=256)
@@ -73,3 +76,29 @@ async def test_kept_nodes_may_be_gone(cut_log: Path) -> None:
     connection.close()
     report = check(cut_log)
     assert (report.faults, report.cut_checkpoints > 10) == ([], True)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_damaged_cut_log_is_mended(cut_log: Path, seed: int) -> None:
+    """What was cut stays cut, what is left is served but for the pages that were hit, and the root is the one of before."""
+    rig = Rig(cut_log)
+    async with rig.open() as log:
+        minimum, head, root = log.minimum_index, log.head, await log.root_at(log.head)
+        sound, _ = await read_everything(log, minimum)
+    hit_of = pages_of(cut_log)
+    path = cut_log / "log.sqlite3"
+    entry_root = next(row.root for row in load_schema(cut_log).rows if row.name == "entry")
+    content, chance = bytearray(path.read_bytes()), random.Random(seed)
+    hit = {entry_root, *chance.sample(range(2, len(content) // 4096), seed)}
+    for page in hit:
+        content[(page - 1) * 4096 : page * 4096] = bytes(4096)
+    path.write_bytes(content)
+    async with rig.open() as log:
+        assert log.minimum_index == minimum
+        served, lost = await read_everything(log, minimum)
+        assert {offset for low, high in lost for offset in range(low, high + 1)} == {
+            offset for offset, pages in hit_of.items() if pages & hit - {entry_root}
+        }
+        assert all(served[offset] == sound[offset] for offset in sound if offset in served)
+        assert await log.root_at(head) == root
+    assert check(cut_log).is_intact
