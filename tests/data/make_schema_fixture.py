@@ -71,7 +71,13 @@ def _facts(data: Path) -> dict[str, object]:
 
     report = check_log(data, TrustedKeys(()))
     assert report.is_intact, report.faults
-    return {"log": report.log_id, "entries": report.entries, "root": report.root, "streams": STREAMS, "made_us": SystemClock().now_us()}
+    return {
+        "log": report.log_id,
+        "entries": report.entries,
+        "root": report.root,
+        "streams": STREAMS,
+        "made_us": SystemClock().now_us(),
+    }
 
 
 if __name__ == "__main__":
