@@ -22,7 +22,7 @@ run: $(VENV)/.base-installed ## Start a node, stream real data through it, show 
 	@$(BIN)/overlayd run --demo
 
 test: $(VENV)/.dev-installed ## Run the quick tests (a few minutes)
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(BIN)/python tests/side_by_side.py
 
 test-slow: $(VENV)/.dev-installed ## Run the slow tests: long crash and load runs
 	@$(BIN)/python -m pytest -q -m slow

@@ -1,5 +1,6 @@
 """The JavaScript packages that tests run beside ours, installed once from their lock."""
 
+import fcntl
 import json
 import shutil
 import subprocess
@@ -17,6 +18,12 @@ needs_node = pytest.mark.skipif(
 def install_js() -> None:
     """Installs what tests/js/package.json names, unless it is there; skips the test when that can't be done."""
     wanted = json.loads((JS / "package.json").read_text())["dependencies"]
+    with (JS / "package-lock.json").open("rb") as lock:  # tests may run as two processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _install(wanted)
+
+
+def _install(wanted: dict[str, str]) -> None:
     if all((JS / "node_modules" / name).is_dir() for name in wanted):
         return
     done = subprocess.run(

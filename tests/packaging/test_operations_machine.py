@@ -30,6 +30,7 @@ def machine(binary: Path) -> Iterator[Machine]:
         yield found
 
 
+@pytest.mark.slow  # its short form are the chapters on a plain node (tests/e2e/test_operations_docs.py)
 def test_the_whole_page_works_as_typed(machine: Machine) -> None:
     """Chapter after chapter on one machine; each prints what the page shows, and at the end nothing is left."""
     all_chapters = page.chapters(page.page_text())
