@@ -107,7 +107,7 @@ def test_a_changed_anchor_is_found(
     exporter: Exporter, tmp_path: Path, path: tuple[str | int, ...], value: str | int
 ) -> None:
     """Each of its parts. What comes after the anchor makes the checkpoint a larger one."""
-    exporter.ask("POST", "/v1/streams/e.later/packets", [{"data": 1}, {"data": 2}, {"data": 3}])
+    exporter.ask("POST", "/v1/streams/e.later/packets?proof=true", {"data": 1})
     exporter.export(tmp_path / "out", "..")
     file = tmp_path / "out" / "evidence.json"
     evidence = json.loads(file.read_bytes())
