@@ -29,7 +29,12 @@ class QuotaPolicy(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     requests_per_month: Annotated[_Figure, Meta(description="The same in a month; 0: no bound")] = 0
     max_concurrent_streams: Annotated[_Figure, Meta(description="Live connections at a time; 0: no bound")] = 1
     max_bandwidth_mbps: Annotated[
-        float, Meta(ge=0, le=1e6, description="Bytes sent and taken, in 1,000,000 bits a second, over all connections; 0: no bound")
+        float,
+        Meta(
+            ge=0,
+            le=1e6,
+            description="Bytes sent and taken, in 1,000,000 bits a second, over all connections; 0: no bound",
+        ),
     ] = 10.0
     burst_bytes_allowance: Annotated[
         _Figure, Meta(description="Bytes beyond the hour's, once an hour, while a burst lasts")

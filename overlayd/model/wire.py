@@ -146,7 +146,9 @@ class StreamBody(Definition, kw_only=True, frozen=True, forbid_unknown_fields=Fa
 
     stream: Annotated[str, Meta(description="Name")]
     owner: Annotated[Literal["api", "config"], Meta(description="config: declared in the config file, read-only here")]
-    owned_by: Annotated[str | UnsetType, Meta(description="Owner of the credential that created it, for scopes over @own")] = UNSET
+    owned_by: Annotated[
+        str | UnsetType, Meta(description="Owner of the credential that created it, for scopes over @own")
+    ] = UNSET
     state: StreamStateName
     definition_version: Annotated[int, Meta(ge=1)]
     created_at: Time

@@ -24,7 +24,9 @@ _TAKE = """
 INSERT INTO temp.repacked SELECT offset, e, leaf FROM entry
 WHERE offset IN (SELECT value FROM json_each(?)) AND sealed IS NULL"""
 _DELETE = "DELETE FROM entry WHERE offset IN (SELECT offset FROM temp.repacked)"
-_PUT_BACK = "INSERT INTO entry (offset, e, leaf, sealed) SELECT offset, e, leaf, NULL FROM temp.repacked ORDER BY offset"
+_PUT_BACK = (
+    "INSERT INTO entry (offset, e, leaf, sealed) SELECT offset, e, leaf, NULL FROM temp.repacked ORDER BY offset"
+)
 
 
 def reduce_rows(connection: sqlite3.Connection, offsets: Sequence[int]) -> None:

@@ -54,7 +54,9 @@ def test_a_lock_names_no_index_and_no_place(lock: Path) -> None:
         assert not re.search(r"--(?!hash=)|://|@|\s/\w", line), line
 
 
-@pytest.mark.parametrize("name", ["base", "bench", "build", "demo", "dev", "fuse", "fuse-build", "oracle", "parquet", "tools"])
+@pytest.mark.parametrize(
+    "name", ["base", "bench", "build", "demo", "dev", "fuse", "fuse-build", "oracle", "parquet", "tools"]
+)
 def test_a_lock_is_of_its_requirements(name: str) -> None:
     """Every requirement is pinned in its lock at a version that it allows."""
     pins = read_pins(ROOT / f"requirements/{name}.lock")
