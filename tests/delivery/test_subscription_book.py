@@ -119,7 +119,7 @@ async def test_patch_refuses_what_stays(autojump_clock: MockClock) -> None:
         for members, pointer in (
             ({"name": "other"}, "/name"), ({"kind": "pull"}, "/kind"), ({"from": "now"}, "/from"),
             ({"webhook": {"secret": "x"}}, "/webhook/secret"), ({"webhook": {"concurrency": 0}}, "/webhook/concurrency"),
-            ({"streams": ["NOT"]}, "/streams"), ({"no_such": 1}, ""),
+            ({"streams": ["NOT"]}, "/streams"), ({"no_such": 1}, "/no_such"),
         ):  # fmt: skip
             with pytest.raises(InvalidSubscription) as caught:
                 await patch(node, one, **members)
