@@ -8,8 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
+from live_sockets import open_socket
 from node_process import Node
-from trio_websocket import ConnectionClosed, open_websocket_url
+from trio_websocket import ConnectionClosed
 
 HANDSHAKE = {
     "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
@@ -34,9 +35,9 @@ def strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
 
 async def test_live_connections_and_messages_are_held_to_rates(strict: Node) -> None:
     """The fourth message is answered with an error, then the session ends with 4029; the third connection is a 429."""
-    url = strict.url.replace("http", "ws") + "/v1/live"
+    url = f"{strict.url}/v1/live"
     with trio.fail_after(20):
-        async with open_websocket_url(url) as socket:
+        async with open_socket(url, {}) as socket:
             assert json.loads(await socket.get_message())["type"] == "welcome"
             for _ in range(4):
                 await socket.send_message('{"type":"ping"}')
@@ -49,7 +50,7 @@ async def test_live_connections_and_messages_are_held_to_rates(strict: Node) -> 
             assert told[3]["code"] == "limit.reached"
             assert caught.value.reason is not None
             assert caught.value.reason.code == 4029
-        async with open_websocket_url(url) as socket:
+        async with open_socket(url, {}) as socket:
             await socket.get_message()
             for ref, outcome in ((1, "receipt"), (2, "error")):
                 packet = {"type": "publish", "stream": "r", "packets": [{"data": 1}], "ref": ref}
