@@ -1,6 +1,6 @@
 """A subscription's attempts and dead letters over HTTP."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from msgspec import UNSET
 from quart import Response, request
@@ -19,6 +19,9 @@ from overlayd.net.lane import Lane
 from overlayd.net.parameters import Parameters
 from overlayd.net.path_parts import know_exceptions
 
+NoteDeletion = Callable[[Subscription, int], Awaitable[None]]
+"""Whose dead letters were thrown away, and how many. Durable when it returns."""
+
 ONE = "/v1/subscriptions/<subscription>"
 LIST_LIMIT = 100
 LIST_LIMIT_MAX = 1000
@@ -32,9 +35,11 @@ def add_dead_letter_routes(
     find: Callable[[str], Subscription],
     bodies: JsonBodies,
     lane: Lane,
+    audit: NoteDeletion,
 ) -> None:
-    """Adds `attempts` and `dead-letters` below `/v1/subscriptions/{subscription}`. `find`: for the caller."""
-    routes = _LetterRoutes(durable, find, bodies, lane)
+    """Adds `attempts` and `dead-letters` below `/v1/subscriptions/{subscription}`. `find`: for the caller. `audit`: hears
+    of what was thrown away."""
+    routes = _LetterRoutes(durable, find, bodies, lane, audit)
     letters = f"{ONE}/dead-letters"
     know_exceptions(app)
     app.add_url_rule(f"{ONE}/attempts", "subscriptions.attempts", routes.attempts, methods=["GET"])
@@ -54,13 +59,15 @@ class _LetterRoutes:
     """The routes with what they need."""
 
     def __init__(
-        self, durable: DurableSubscriptions, find: Callable[[str], Subscription], bodies: JsonBodies, lane: Lane
-    ) -> None:
+        self, durable: DurableSubscriptions, find: Callable[[str], Subscription], bodies: JsonBodies, lane: Lane,
+        audit: NoteDeletion,
+    ) -> None:  # fmt: skip
         self._durable = durable
         self._letters = durable.letters
         self._find = find
         self._bodies = bodies
         self._lane = lane
+        self._audit = audit
 
     async def attempts(self, subscription: str) -> Response:
         """The last attempts, newest first."""
@@ -115,6 +122,7 @@ class _LetterRoutes:
             count = await self._letters.delete(found, wanted, wanted)
         if not count:
             raise UnknownDeadLetter(f"{found.name} has no dead letter {wanted} that is parked", subject=str(wanted))
+        await self._audit(found, count)
         return answer(b"", 204)
 
     async def clear(self, subscription: str) -> Response:
@@ -124,6 +132,8 @@ class _LetterRoutes:
         first, last = parameters.number("from"), parameters.number("to")
         async with self._lane.step_out():
             count = await self._letters.delete(found, first or 0, LAST if last is None else last)
+        if count:
+            await self._audit(found, count)
         return answer(encode_wire(CountBody(count=count)))
 
     async def _redeliver(self, found: Subscription, first: int, last: int) -> Response:

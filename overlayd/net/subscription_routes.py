@@ -13,7 +13,7 @@ from overlayd.delivery.subscriptions.definition import parse_new, parse_patch, p
 from overlayd.delivery.subscriptions.parts import DurableSubscriptions
 from overlayd.delivery.subscriptions.showing import subscription_body
 from overlayd.delivery.subscriptions.subscription import Subscription
-from overlayd.model.audit import AuditRecord, WriteAudit
+from overlayd.model.audit import AuditRecord, AuditValue, WriteAudit
 from overlayd.model.errors import SubscriptionConflict, UnknownStream
 from overlayd.model.subscription import AgentRule, SubscriptionDefinition
 from overlayd.model.wire import encode_wire
@@ -57,7 +57,7 @@ def add_subscription_routes(
         ("rotate-secret", routes.rotate_secret),
     ):  # fmt: skip
         app.add_url_rule(f"{ONE}/{name}", f"subscriptions.{name}", view, methods=["POST"])
-    add_dead_letter_routes(app, durable=durable, find=access.find, bodies=bodies, lane=lane)
+    add_dead_letter_routes(app, durable=durable, find=access.find, bodies=bodies, lane=lane, audit=routes.note_deletion)
     add_pull_routes(app, durable=durable, find=access.find, bodies=bodies, lane=lane)
 
 
@@ -249,12 +249,16 @@ class _SubscriptionRoutes:
     def _answer(self, found: Subscription) -> Response:
         return answer(encode_wire(self._body(found)))
 
-    async def _note(self, action: str, found: Subscription, principal: Principal) -> None:
+    async def note_deletion(self, found: Subscription, count: int) -> None:
+        """As `NoteDeletion` of the dead letters' routes."""
+        await self._note("dead_letters.delete", found, principal_of(request), count=count)
+
+    async def _note(self, action: str, found: Subscription, principal: Principal, **more: AuditValue) -> None:
         """Durable when it returns, so before the answer. Raises what keeps the log from it; what it tells has happened."""
         async with self._lane.step_out():
             await self._audit(
                 AuditRecord(
                     action=action, result="ok", actor=principal.name, address=principal.address, subject=found.id,
-                    request_id=request_id_of(request), detail={"name": found.name},
+                    request_id=request_id_of(request), detail={"name": found.name, **more},
                 )
             )  # fmt: skip

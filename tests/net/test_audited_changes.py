@@ -41,6 +41,35 @@ async def test_changes_of_subscriptions(tmp_path: Path) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_dead_letters_that_are_thrown_away(tmp_path: Path) -> None:
+    """One, a range, and nothing where there was nothing."""
+    async with open_metered(tmp_path) as node, trio.open_nursery() as nursery:
+        await nursery.start(node.parts.durable.run)
+        definition = {"name": "s", "kind": "pull", "streams": ["a"], "from": "beginning", "pull": {"max_deliveries": 1}}
+        assert (await node.ask("PUT", "/v1/streams/a", {})).status == 201
+        assert (await node.ask("POST", "/v1/subscriptions", definition, who=MANAGER)).status == 201
+        assert (await node.publish("a", 3, who=MANAGER)).status == 201
+        one = "/v1/subscriptions/s"
+        with trio.fail_after(20):
+            leases: list[str] = []
+            while len(leases) < 3:
+                given = (await node.ask("POST", f"{one}/fetch", {"max": 3, "wait": "1s"}, who=MANAGER)).json["messages"]
+                leases += [message["lease"] for message in given]
+            assert (await node.ask("POST", f"{one}/nack", {"leases": leases}, who=MANAGER)).status == 200
+            numbers: list[int] = []
+            while len(numbers) < 3:
+                letters = (await node.ask("GET", f"{one}/dead-letters", who=MANAGER)).json["dead_letters"]
+                numbers = [letter["number"] for letter in letters]
+                await trio.lowlevel.checkpoint()
+        before = len(await audited(node))
+        assert (await node.ask("DELETE", f"{one}/dead-letters/{numbers[0]}", who=MANAGER)).status == 204
+        for count in (2, 0):
+            reply = await node.ask("DELETE", f"{one}/dead-letters", who=MANAGER)
+            assert (reply.status, reply.json["count"]) == (200, count)
+        assert (await audited(node))[before:] == ["dead_letters.delete", "dead_letters.delete"]
+        nursery.cancel_scope.cancel()
+
+
 async def test_the_switch_of_agents(tmp_path: Path) -> None:
     """Both ways."""
     async with open_metered(tmp_path) as node:
