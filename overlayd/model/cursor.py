@@ -31,6 +31,11 @@ def epoch_counter(epoch: Epoch) -> int:
     return epoch >> 40
 
 
+def is_older(epoch: int, than: int) -> bool:
+    """Whether an epoch began before another, by their counters."""
+    return epoch_counter(Epoch(epoch)) < epoch_counter(Epoch(than))
+
+
 @lru_cache(maxsize=64)
 def format_epoch(epoch: Epoch) -> str:
     """Decimal counter and 8 base32 characters: `2k7f3q2ma`."""

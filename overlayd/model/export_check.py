@@ -12,7 +12,7 @@ import msgspec
 from blake3 import blake3
 
 from overlayd.model.bodies import Restore, decode_node_body, decode_removal_body
-from overlayd.model.cursor import Epoch, epoch_counter, parse_epoch
+from overlayd.model.cursor import Epoch, epoch_counter, is_older, parse_epoch
 from overlayd.model.entry import (
     ENTRY_BYTES,
     SALT_BYTES,
@@ -175,7 +175,7 @@ def _epoch_starts(opened: dict[int, _Opened], tree: SignedTree) -> list[tuple[in
         if entry.header.kind != Kind.NODE:
             continue
         body = decode_node_body(entry.body) if entry.body else None
-        is_of_it = entry.header.epoch == epoch or (starts and _is_older(entry.header.epoch, epoch))
+        is_of_it = entry.header.epoch == epoch or (starts and is_older(entry.header.epoch, epoch))
         if not isinstance(body, Restore) or not is_of_it:
             raise VerificationFailed(f"entry {offset} isn't the restore with which its epoch begins", subject="opened")
         if offset > within or offset != body.common_size + 1:
@@ -187,10 +187,6 @@ def _epoch_starts(opened: dict[int, _Opened], tree: SignedTree) -> list[tuple[in
         except BadCursor as err:
             raise VerificationFailed(f"the restore of entry {offset} names no epoch", subject="opened") from err
     return [*starts, (1, epoch)]
-
-
-def _is_older(epoch: int, than: int) -> bool:
-    return epoch_counter(Epoch(epoch)) < epoch_counter(Epoch(than))
 
 
 class _Check:
@@ -282,7 +278,7 @@ class _Check:
         """The entries before the oldest shown restore are all of one epoch: the one it names, or an older one."""
         known = next(known for start, known in self._epochs if start <= offset)
         is_oldest = offset < self._oldest_restore
-        if known != epoch and is_oldest and not self._is_oldest_known and _is_older(epoch, known):
+        if known != epoch and is_oldest and not self._is_oldest_known and is_older(epoch, known):
             self._epochs[-1] = (1, epoch)
             known = epoch
         self._is_oldest_known |= is_oldest

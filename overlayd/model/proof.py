@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from overlayd.model.bodies import Restore, decode_node_body
-from overlayd.model.cursor import Epoch, epoch_counter, format_epoch, parse_epoch
+from overlayd.model.cursor import Epoch, format_epoch, is_older, parse_epoch
 from overlayd.model.entry import (
     SALT_BYTES,
     Z32,
@@ -167,7 +167,7 @@ def _verify_epoch(header: EntryHeader, restores: Sequence[RestoreProof], tree: S
         index = EntryHeader.decode(raw).offset - 1
         begin = verify_entry_in_tree(raw, index, _hashes_of(restore.inclusion_path), tree)
         body = _restore_body(begin, restore.sealed)
-        is_of_it = begin.epoch == epoch or (is_named and _is_older(Epoch(begin.epoch), epoch))
+        is_of_it = begin.epoch == epoch or (is_named and is_older(begin.epoch, epoch))
         if not is_of_it or begin.offset > within or begin.offset != body.common_size + 1:
             raise VerificationFailed("the restore entry isn't where its epoch begins", subject="restore")
         within, is_named = body.common_size, True
@@ -175,13 +175,9 @@ def _verify_epoch(header: EntryHeader, restores: Sequence[RestoreProof], tree: S
             epoch = parse_epoch(body.from_epoch)
         except BadCursor as err:
             raise VerificationFailed("the restore entry names no epoch", subject="restore") from err
-    is_of_it = header.epoch == epoch or (is_named and _is_older(Epoch(header.epoch), epoch))
+    is_of_it = header.epoch == epoch or (is_named and is_older(header.epoch, epoch))
     if not is_of_it or header.offset > within:
         raise VerificationFailed("the entry's epoch is neither the origin's nor a shown ancestor's", subject="entry")
-
-
-def _is_older(epoch: Epoch, than: Epoch) -> bool:
-    return epoch_counter(epoch) < epoch_counter(than)
 
 
 def _restore_body(header: EntryHeader, sealed: Sealed) -> Restore:
