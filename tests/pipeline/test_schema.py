@@ -164,9 +164,9 @@ def test_recursive_schemas_are_bounded_by_the_packet_s_depth() -> None:
     check(schema, value)
     for _ in range(50):
         value = {"a": value}
-    started = time.perf_counter()
+    started = time.thread_time()
     assert mistakes_of(schema, value) == [("schema.cost", "/data")]
-    assert time.perf_counter() - started < 0.2
+    assert time.thread_time() - started < 0.2
 
 
 def test_ordinary_recursion_is_free() -> None:
@@ -188,27 +188,27 @@ def test_long_strings_against_heavy_patterns_are_refused() -> None:
     check({"pattern": "^a+$"}, "a" * 1_000_000)
     heavy = {"pattern": ".*a.{400}c"}
     check(heavy, "x" * 10 + "a" * 401 + "c")
-    started = time.perf_counter()
+    started = time.thread_time()
     assert mistakes_of(heavy, "ab" * 250_000) == [("schema.cost", "/data")]
-    assert time.perf_counter() - started < 0.2
+    assert time.thread_time() - started < 0.2
 
 
 def test_backtracking_gives_up() -> None:
     """An exponential pattern with lookaround ends as a mistake, in no time."""
-    started = time.perf_counter()
+    started = time.thread_time()
     assert mistakes_of({"pattern": "^(?=a)(a|aa|a?)+$"}, "a" * 60 + "!")[0][1] == "/data"
-    assert time.perf_counter() - started < 0.2
+    assert time.thread_time() - started < 0.2
     check({"pattern": r"^(?=.{1,253}$)([a-z0-9]([-a-z0-9]*[a-z0-9])?\.)+[a-z]{2,}$"}, "weather-7.plants.example.org")
 
 
 def test_naming_mistakes_does_not_cost_more_than_finding_them() -> None:
     """A large packet with a mistake in every place is refused as a whole instead of listing half a million."""
-    started = time.perf_counter()
+    started = time.thread_time()
     value = [1] * 100_000
     assert mistakes_of({"anyOf": [{"items": {"type": "string"}}, {"items": {"type": "null"}}]}, value) == [
         ("schema.invalid", "/data")
     ]
-    assert time.perf_counter() - started < 0.2
+    assert time.thread_time() - started < 0.2
     assert len(mistakes_of({"items": {"type": "string"}}, [1] * 100)) == 20
 
 
@@ -222,9 +222,9 @@ def test_a_mistake_s_words_are_short() -> None:
 @pytest.mark.parametrize("text", ["(" * 100_000, "[" * 5000, "(a{100}){100}" * 400, r"\p{L}{9999}" * 5000])
 def test_format_regex_is_bounded(text: str) -> None:
     """A packet can't make the node compile a monstrous expression by way of a format."""
-    started = time.perf_counter()
+    started = time.thread_time()
     assert mistakes_of({"format": "regex"}, text) == [("schema.format", "/data")]
-    assert time.perf_counter() - started < 0.2
+    assert time.thread_time() - started < 0.2
     check({"format": "regex"}, "^(a{100}){100}$")
 
 

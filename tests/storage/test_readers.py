@@ -40,10 +40,9 @@ async def test_impatient_readers_leave_the_pool_usable(rig: Rig) -> None:
         async with trio.open_nursery() as nursery:
             for number in range(50):
                 nursery.start_soon(be_impatient, number)
-        started = time.perf_counter()
-        page = await log.read_page(0)
+        with trio.fail_after(30):  # a statement that was left running would hold its place for ever
+            page = await log.read_page(0)
         assert len(page.entries) == 200
-        assert time.perf_counter() - started < 1.0
         assert log._readers._places.borrowed_tokens == 0
         assert len(log._readers._idle) <= rig.limits.readers
 
