@@ -5,9 +5,8 @@ anything from those who publish but what the disk has to give.
 """
 
 import os
-import shutil
 import sqlite3
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -18,7 +17,7 @@ from overlayd.cli.log_report import LogReport
 from overlayd.cli.own_keys import read_own_keys
 from overlayd.model.clock import format_time_us
 from overlayd.model.cursor import format_epoch
-from overlayd.model.errors import BackupRefused, VerificationFailed
+from overlayd.model.errors import VerificationFailed
 from overlayd.model.proof import TrustedKeys
 from overlayd.storage import files, queries
 from overlayd.storage.backup.catalogue import BackupRecord, backup_id
@@ -31,9 +30,8 @@ from overlayd.storage.backup.manifest import (
     describe_file,
     encode_manifest,
 )
+from overlayd.storage.backup.partials import partial_directory
 from overlayd.storage.backup.settings import BackupSettings
-
-_PARTIAL = ".partial"
 
 
 class MadeBackup(msgspec.Struct, frozen=True):
@@ -63,14 +61,12 @@ def make_backup(directory: Path, place: Path, made_us: int, settings: BackupSett
     Raises BackupRefused, VerificationFailed where there is no log, OSError.
     """
     name, place = backup_id(made_us), place.absolute()
-    partial = place / f".{name}{_PARTIAL}"
-    _prepare_place(place)
-    partial.mkdir(mode=0o700)
-    try:
+    with ExitStack() as stack:
         with opened_log(directory) as (connection, _):
             trusted = read_own_keys(connection, directory).trusted
-            database = directory / files.DATABASE_NAME
+            partial = stack.enter_context(partial_directory(place, name, trusted.log_id))
             target = partial / files.DATABASE_NAME
+            database = directory / files.DATABASE_NAME
             wal = database.with_name(database.name + "-wal")
             copy_database(connection, target, CopyWatch(target, wal, settings))
         _copy_regtest(directory / REGTEST_NAME, partial / REGTEST_NAME, settings)
@@ -80,21 +76,7 @@ def make_backup(directory: Path, place: Path, made_us: int, settings: BackupSett
         files.sync_directory(partial)
         partial.rename(place / name)
         files.sync_directory(place)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return MadeBackup(str(place / name), manifest, tuple(report.faults))
-
-
-def _prepare_place(place: Path) -> None:
-    try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for stale in place.glob(f".*{_PARTIAL}"):  # of one that was cut off
-            shutil.rmtree(stale, ignore_errors=True)
-    except OSError as error:
-        raise BackupRefused(
-            f"{place}: {error.strerror}", subject=str(place), hint="the service must be allowed to write there"
-        ) from error
 
 
 def _copy_regtest(source: Path, target: Path, settings: BackupSettings) -> None:

@@ -7,10 +7,11 @@ import msgspec
 import pytest
 from storage_rig import Rig, append, drafts
 
+from overlayd.cli.making_backup import make_backup
 from overlayd.model.errors import BackupDamaged, BackupRefused, LogInconsistent
 from overlayd.model.units import Size
 from overlayd.storage.backup import catalogue as catalogue_module
-from overlayd.storage.backup.catalogue import BackupCatalogue, begin_record, rotate_backups
+from overlayd.storage.backup.catalogue import BackupCatalogue, BackupRecord, begin_record, rotate_backups
 from overlayd.storage.backup.copying import SYNC_BYTES, CopyWatch, copy_database
 from overlayd.storage.backup.manifest import (
     FORMAT,
@@ -22,6 +23,7 @@ from overlayd.storage.backup.manifest import (
     encode_manifest,
     read_manifest,
 )
+from overlayd.storage.backup.partials import partial_directory, partial_name
 from overlayd.storage.backup.settings import BackupSettings
 
 SETTINGS = BackupSettings()
@@ -37,6 +39,13 @@ def written(place: Path, **changes: object) -> Manifest:
     manifest = msgspec.structs.replace(manifest, **changes)
     (place / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
     return manifest
+
+
+def put(record: BackupRecord, *, log: str | None = None) -> None:
+    """The directory of a backup, with a manifest that says so; `log`: or says that it is of that one."""
+    path = Path(record.path)
+    path.mkdir(parents=True)
+    written(path, id=record.id, log=record.log if log is None else log)
 
 
 def test_manifest_comes_back(tmp_path: Path) -> None:
@@ -124,7 +133,7 @@ def test_rotation_lists_what_it_could_not_take_away(tmp_path: Path, monkeypatch:
     catalogue, place = BackupCatalogue(tmp_path), tmp_path / "backups"
     for made_us in (1, 2):
         record = msgspec.structs.replace(begin_record(made_us, place), verified=True)
-        Path(record.path).mkdir(parents=True)
+        put(record)
         catalogue.add(record)
     with monkeypatch.context() as patch:
         patch.setattr(catalogue_module.shutil, "rmtree", lambda path, ignore_errors: None)
@@ -132,6 +141,57 @@ def test_rotation_lists_what_it_could_not_take_away(tmp_path: Path, monkeypatch:
     assert [record.removed_us for record in catalogue.all()] == [0, 0]
     assert rotate_backups(catalogue, place, 1, 9) == [begin_record(1, place).id]
     assert [record.removed_us for record in catalogue.all()] == [9, 0]
+
+
+def test_rotation_takes_only_its_own(tmp_path: Path) -> None:
+    """What another node, or a person, put where a backup of ours was isn't deleted; what nobody can read isn't either."""
+    catalogue, place = BackupCatalogue(tmp_path), tmp_path / "backups"
+    ours = [msgspec.structs.replace(begin_record(at, place), log="ours", verified=True) for at in range(1, 5)]
+    for record, log in zip(ours, ("theirs", "ours", "ours", "ours"), strict=True):
+        put(record, log=log)
+        catalogue.add(record)
+    (Path(ours[1].path) / MANIFEST_NAME).write_bytes(b"{}")
+    assert rotate_backups(catalogue, place, 1, 9) == [ours[0].id, ours[2].id]
+    assert [Path(record.path).exists() for record in ours] == [True, True, False, True]
+    assert [record.removed_us for record in catalogue.all()] == [9, 0, 9, 0]
+
+
+def test_partials_are_their_makers(tmp_path: Path) -> None:
+    """In a place that nodes share each removes what it left itself, not what another one left or is writing."""
+    left = {log: tmp_path / partial_name("left", log) for log in ("ours", "theirs")}
+    for path in left.values():
+        path.mkdir()
+        (path / "log.sqlite3").write_bytes(b"half")
+    with partial_directory(tmp_path, "a", "ours") as running:
+        assert [path.exists() for path in left.values()] == [False, True]
+        with partial_directory(tmp_path, "b", "ours"), partial_directory(tmp_path, "a", "theirs"):
+            assert running.exists()  # beside one of the same log: a restored copy of it, or two commands at once
+        assert not left["theirs"].exists()
+        running.rename(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_partials_where_nobody_may_write(tmp_path: Path) -> None:
+    """It is refused, and says where."""
+    (tmp_path / "file").touch()
+    with pytest.raises(BackupRefused, match="file"), partial_directory(tmp_path / "file", "a", "ours"):
+        raise AssertionError
+
+
+async def test_nodes_that_share_a_place(tmp_path: Path) -> None:
+    """A backup of one log leaves what another log's backup is putting together where it is."""
+    place, partials = tmp_path / "place", set[str]()
+    for name in ("one", "two"):
+        rig = Rig(tmp_path / name)
+        rig.directory.mkdir()
+        async with rig.open() as log:
+            await append(log, "a")
+        made = make_backup(rig.directory, place, rig.clock.now_us() + len(partials), SETTINGS)
+        assert made.faults == ()
+        left = place / partial_name(made.manifest.id, made.manifest.log)
+        left.mkdir()
+        partials.add(left.name)
+        assert {path.name for path in place.glob(".*")} == partials
 
 
 def test_unreadable_catalogue_says_so(tmp_path: Path) -> None:
@@ -160,7 +220,7 @@ def test_rotation_keeps_the_newest_that_are_whole(tmp_path: Path) -> None:
     for made_us, place, verified in ((1, tmp_path, True), (2, elsewhere, True), (3, tmp_path, False), (4, tmp_path, True),
                                      (5, tmp_path, True)):  # fmt: skip
         record = msgspec.structs.replace(begin_record(made_us, place), verified=verified)
-        Path(record.path).mkdir(parents=True)
+        put(record)
         catalogue.add(record)
     assert rotate_backups(catalogue, tmp_path, 2, 77) == [begin_record(1, tmp_path).id]
     there = [record.made_us for record in catalogue.all() if Path(record.path).exists()]

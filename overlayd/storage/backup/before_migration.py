@@ -3,7 +3,6 @@
 It is made while nobody uses the log, and lies with the other backups. Blocking.
 """
 
-import shutil
 import sqlite3
 from pathlib import Path
 
@@ -15,9 +14,10 @@ from overlayd.model.cursor import Epoch, format_epoch
 from overlayd.model.errors import BackupRefused
 from overlayd.model.note import VerifierKey, log_id_of, origin_of
 from overlayd.storage import files, queries
-from overlayd.storage.backup.catalogue import BackupCatalogue, BackupRecord, backup_id, begin_record
+from overlayd.storage.backup.catalogue import BackupCatalogue, BackupRecord, backup_id, begin_record, take_away
 from overlayd.storage.backup.copying import CopyWatch, copy_database, sync_file
 from overlayd.storage.backup.manifest import FORMAT, MANIFEST_NAME, Manifest, describe_file, encode_manifest
+from overlayd.storage.backup.partials import partial_directory
 from overlayd.storage.backup.settings import BackupSettings
 from overlayd.storage.log_keys import read_key_rows
 
@@ -39,10 +39,8 @@ def keep_before_migration(connection: sqlite3.Connection, directory: Path, root:
             f"the schema is to be changed, and the backup before it takes {needed} bytes; {free} are free",
             subject=str(directory), hint="make room, or install the version before again",
         )  # fmt: skip
-    catalogue, partial = BackupCatalogue(directory), place / f".{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True, mode=0o700)
-    try:
+    catalogue = BackupCatalogue(directory)
+    with partial_directory(place, name, _log_id_of(connection)) as partial:
         target = partial / files.DATABASE_NAME
         copy_database(connection, target, CopyWatch(target, directory / "no-wal", BackupSettings()))
         manifest = _describe(connection, target, root, now_us, name)
@@ -51,9 +49,6 @@ def keep_before_migration(connection: sqlite3.Connection, directory: Path, root:
         catalogue.add(_record(manifest, place / name))
         partial.rename(place / name)
         files.sync_directory(place)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     _forget_oldest(catalogue, now_us)
     _log.warning("the schema is changed by this version; the log as it was is kept", backup=str(place / name))
     return place / name
@@ -64,7 +59,7 @@ def _describe(connection: sqlite3.Connection, target: Path, root: bytes, now_us:
     (entries,) = connection.execute("SELECT max(offset) FROM entry").fetchone()
     checkpoint = queries.read_newest_checkpoint(connection, epoch)
     keys = [row.public_key for row in read_key_rows(connection) if row.from_size is not None]
-    log_id = log_id_of(keys[0]) if keys else ""
+    log_id = _log_id_of(connection)
     vkeys = tuple(str(VerifierKey(origin_of(log_id, Epoch(epoch)), key)) for key in keys)
     schema = dict(connection.execute("SELECT feature, version FROM schema_version ORDER BY feature"))
     return Manifest(
@@ -72,6 +67,12 @@ def _describe(connection: sqlite3.Connection, target: Path, root: bytes, now_us:
         format_epoch(epoch), entries, root.hex(), checkpoint.note if checkpoint else "",
         checkpoint.size if checkpoint else 0, vkeys, schema, (describe_file(target),),
     )  # fmt: skip
+
+
+def _log_id_of(connection: sqlite3.Connection) -> str:
+    """The log's name by its first key; "" while it has none."""
+    first = next((row.public_key for row in read_key_rows(connection) if row.from_size is not None), b"")
+    return log_id_of(first) if first else ""
 
 
 def _record(manifest: Manifest, path: Path) -> BackupRecord:
@@ -84,7 +85,4 @@ def _record(manifest: Manifest, path: Path) -> BackupRecord:
 
 def _forget_oldest(catalogue: BackupCatalogue, now_us: int) -> None:
     there = [record for record in catalogue.all() if record.id.endswith(SUFFIX) and not record.removed_us]
-    oldest = there[:-KEPT]
-    for record in oldest:
-        shutil.rmtree(record.path, ignore_errors=True)
-    catalogue.note_removed(frozenset(record.id for record in oldest), now_us)
+    catalogue.note_removed(frozenset(take_away(there[:-KEPT])), now_us)

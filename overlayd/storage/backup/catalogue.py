@@ -11,8 +11,9 @@ from typing import Final
 import msgspec
 
 from overlayd.model.clock import format_time_us
-from overlayd.model.errors import LogInconsistent
+from overlayd.model.errors import BackupDamaged, LogInconsistent
 from overlayd.storage import files
+from overlayd.storage.backup.manifest import read_manifest
 
 CATALOGUE_NAME: Final = "backups.json"
 RECORDS_MAX = 4096
@@ -110,10 +111,28 @@ class BackupCatalogue:
 
 def rotate_backups(catalogue: BackupCatalogue, place: Path, keep: int, now_us: int) -> list[str]:
     """Takes the oldest backups of a place away, as many as are beyond `keep`; gives their ids. A backup that isn't
-    whole is never counted, and never taken away."""
-    beyond = catalogue.beyond(keep, place)
-    for record in beyond:
-        shutil.rmtree(record.path, ignore_errors=True)
-    gone = [record.id for record in beyond if not Path(record.path).exists()]  # what can't be deleted is still a copy
+    whole is never counted, and never taken away; nor is what another node put there."""
+    gone = take_away(catalogue.beyond(keep, place))
     catalogue.note_removed(frozenset(gone), now_us)
+    return gone
+
+
+def take_away(records: list[BackupRecord]) -> list[str]:
+    """Deletes the files of backups; gives the ids of those of which nothing is left where they were.
+
+    What stands at a backup's path is deleted only if its manifest says that it is this backup of this log: nodes may
+    share a place, and a person may have put something else there.
+    """
+    gone = []
+    for record in records:
+        path = Path(record.path)
+        try:
+            manifest = read_manifest(path) if path.exists() else None
+        except BackupDamaged:
+            continue  # nobody can tell what it is
+        if manifest is not None and (manifest.id, manifest.log) == (record.id, record.log):
+            shutil.rmtree(path, ignore_errors=True)
+            if path.exists():
+                continue  # what can't be deleted is still a copy
+        gone.append(record.id)
     return gone
