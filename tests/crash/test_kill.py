@@ -66,12 +66,14 @@ def test_kills_and_clean_stops_in_turn(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_acknowledged_packets_survive_fifty_kills(tmp_path: Path) -> None:
     """The same with fifty kills on one log."""
     _kill_rounds(tmp_path / "data", rounds=50, seed=2)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_twenty_kills_and_clean_stops_in_turn(tmp_path: Path) -> None:
     """The same with twenty kills, each followed by a start and a clean stop."""
     _kill_rounds(tmp_path / "data", rounds=20, seed=4, stops=True)

@@ -90,6 +90,7 @@ async def test_usage_is_what_the_log_holds_after_a_kill(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 async def test_usage_is_what_the_log_holds_after_twenty_kills(tmp_path: Path) -> None:
     """The same with twenty kills on one log."""
     await check_kills(tmp_path / "data", kills=20, seed=8)

@@ -99,6 +99,7 @@ async def test_log_behaves_like_a_list_per_stream(operations: list[tuple[Any, ..
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @given(st.lists(_operations, min_size=1, max_size=40))
 @settings(max_examples=200, deadline=None)
 async def test_log_behaves_like_a_list_per_stream_for_long(operations: list[tuple[Any, ...]]) -> None:
