@@ -1,6 +1,6 @@
 """What every error of the project is: detail, subject, hint, and how HTTP shows it. The errors stand in errors.py."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -51,3 +51,10 @@ class OverlaydError(Exception):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.detail!r}, code={self.code!r}, subject={self.subject!r})"
+
+
+def error_classes(root: type[OverlaydError] = OverlaydError) -> Iterator[type[OverlaydError]]:
+    """Yields every class of the tree, `root` first."""
+    yield root
+    for child in root.__subclasses__():
+        yield from error_classes(child)

@@ -4,13 +4,13 @@ Every concrete class has a stable dotted `code`, a status hint and a retryable f
 docs/errors.md (a test compares the two).
 """
 
-from collections.abc import Iterator
 from typing import Any, Self
 
 import msgspec
 
 from overlayd.model.error_root import OverlaydError as OverlaydError
 from overlayd.model.error_root import Violation as Violation
+from overlayd.model.error_root import error_classes as error_classes
 
 
 class MalformedJson(OverlaydError):
@@ -151,6 +151,12 @@ class UnknownEpoch(OverlaydError):
 
 class CursorExpired(OverlaydError):
     code, title, status = "cursor.expired", "The cursor is older than what is kept", 410
+
+
+class LogCut(OverlaydError):
+    """A proof needs hashes of the part of the log that was cut."""
+
+    code, title, status = "log.cut", "That part of the log was cut", 410
 
 
 class ForkDetected(OverlaydError):
@@ -489,10 +495,3 @@ class ApiProblem(OverlaydError):
         self.given_code = given_code
         self.given_status = given_status
         self.is_retryable = is_retryable
-
-
-def error_classes(root: type[OverlaydError] = OverlaydError) -> Iterator[type[OverlaydError]]:
-    """Yields every class of the tree, `root` first."""
-    yield root
-    for child in root.__subclasses__():
-        yield from error_classes(child)

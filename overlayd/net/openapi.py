@@ -184,7 +184,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "get", "/v1/log/consistency", "That a newer log begins with an older one", "proofs",
         (Answer(200, "RFC 6962 consistency path", {JSON: wire.ConsistencyBody}),),
         (Parameter("from", "query", "Older size", INTEGER, True), query_of("to", "Newer size; default the newest checkpoint's", INTEGER)),
-        {}, (400, 403), "read",
+        {}, (400, 403, 410), "read",
     ),
     Operation(
         "get", "/v1/log/{epoch}/tile/{tile}", "C2SP tlog-tiles", "proofs",

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from overlayd.model.errors import DamagedEntry, NotFound
+from overlayd.model.errors import DamagedEntry, LogCut, NotFound
 from overlayd.model.merkle import (
     TILE_HEIGHT,
     TILE_WIDTH,
@@ -130,6 +130,7 @@ class Tree:
     def __init__(self) -> None:
         self._edge = _Edge()
         self.read_kept: ReadNodes | None = None
+        self.minimum_index: Callable[[], int] = lambda: 0
 
     def __repr__(self) -> str:
         return f"Tree(size={self.size})"
@@ -221,12 +222,12 @@ class Tree:
         return await self._hash_spans(inclusion_nodes(index, size), read_tiles)
 
     async def consistency_path(self, old: int, new: int, read_tiles: ReadTiles) -> list[bytes]:
-        """The consistency proof between two sizes up to the current one. Raises DamagedEntry."""
+        """The consistency proof between two sizes up to the current one. Raises LogCut, DamagedEntry."""
         assert old <= new <= self.size
         return await self._hash_spans(consistency_nodes(old, new), read_tiles)
 
     async def root_at(self, size: int, read_tiles: ReadTiles) -> bytes:
-        """The root over the first `size` leaves. Raises DamagedEntry."""
+        """The root over the first `size` leaves. Raises LogCut, DamagedEntry."""
         assert 0 <= size <= self.size
         if size == self.size:
             return self.root()
@@ -274,11 +275,19 @@ class Tree:
         return hash_spans(spans, read_node)
 
     async def _read_kept(self, nodes: list[Node]) -> dict[Node, bytes]:
-        """Nodes of tiles that aren't there. Raises DamagedEntry for those that should be."""
+        """Nodes of tiles that aren't there. Raises LogCut, and DamagedEntry for those that should be."""
         kept = await self.read_kept(nodes) if nodes and self.read_kept is not None else {}
         for node in nodes:
-            if node not in kept:
-                raise DamagedEntry("a tile is missing", subject=f"tile 0/{tile_of(node)[1]}")
+            if node in kept:
+                continue
+            index, minimum = tile_of(node)[1], self.minimum_index()
+            if index * TILE_WIDTH < minimum:
+                raise LogCut(
+                    f"the hashes that this needs were cut: the log begins at index {minimum}", subject=f"tile 0/{index}",
+                    hint="below it only sizes that a checkpoint was signed for still have proofs",
+                    extra={"minimum_index": minimum},
+                )  # fmt: skip
+            raise DamagedEntry("a tile is missing", subject=f"tile 0/{index}")
         return kept
 
 

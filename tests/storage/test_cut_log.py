@@ -11,6 +11,8 @@ from storage_rig import Rig, append, draft
 from overlayd.cli.log_check import check_log
 from overlayd.cli.log_report import LogReport
 from overlayd.model.definition import DedupRule, Definition, RetentionRule
+from overlayd.model.errors import LogCut
+from overlayd.model.merkle import verify_consistency
 from overlayd.model.proof import TrustedKeys
 from overlayd.model.units import Duration
 from overlayd.storage.damage.schema import load_schema
@@ -67,6 +69,25 @@ async def test_damage_of_what_a_cut_left_is_found(cut_log: Path, statement: str,
     connection.close()
     report = check(cut_log)
     assert any(fault in found for found in report.faults), report.faults
+
+
+async def test_proofs_from_sizes_that_were_cut(cut_log: Path) -> None:
+    """Sizes that were signed keep theirs; others below the beginning are refused by name, not taken for damage."""
+    rig = Rig(cut_log)
+    async with rig.open() as log:
+        size, minimum = log.head, log.minimum_index
+        root = await log.root_at(size)
+        signed = await log.read(lambda c: {size for (size,) in c.execute("SELECT size FROM checkpoint")})
+        refused = []
+        for old in (*range(0, minimum, 61), *sorted(signed), minimum, minimum + 1, size - 1):
+            try:
+                verify_consistency(old, await log.root_at(old), size, root, await log.consistency_path(old, size))
+            except LogCut as error:
+                refused.append((old, error.status, error.extra))
+        assert all(old < minimum and old not in signed for old, _status, _extra in refused)
+        assert {status for _old, status, _extra in refused} == {410}
+        assert all(extra == {"minimum_index": minimum} for _old, _status, extra in refused)
+        assert len(refused) > 20
 
 
 async def test_kept_nodes_may_be_gone(cut_log: Path) -> None:
