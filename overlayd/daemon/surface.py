@@ -58,11 +58,11 @@ def build_app(parts: "Parts") -> QuartTrio:
     )  # fmt: skip
     add_subscription_routes(
         app, durable=parts.durable, bodies=json_bodies, lane=parts.lane,
-        audit=parts.access.trail.write,
+        audit=parts.access.trail.packet,
     )  # fmt: skip
     add_chain_routes(app, chain=parts.chain, lane=parts.lane, bodies=json_bodies, trail=parts.access.trail)
     add_wallet_routes(app, chain=parts.chain, lane=parts.lane, bodies=json_bodies, trail=parts.access.trail)
-    add_agent_routes(app, switch=parts.agents, lane=parts.lane, audit=parts.access.trail.write)
+    add_agent_routes(app, switch=parts.agents, lane=parts.lane, audit=parts.access.trail.packet)
     add_privacy_routes(
         app, log=log, people=parts.people, planner=Planner(log, parts.people.subjects, limits, parts.metrics),
         erasures=parts.erasures, streams=parts.access.streams, trail=parts.access.trail,

@@ -4,19 +4,20 @@ from msgspec import UNSET
 from quart import Response, request
 from quart_trio import QuartTrio
 
+from overlayd.access.audit import PackAudit
 from overlayd.access.principal import Principal, require
 from overlayd.delivery.agents.switch import AgentSwitch
-from overlayd.model.audit import AuditRecord, WriteAudit
 from overlayd.model.clock import format_time_us
 from overlayd.model.wire import encode_wire
 from overlayd.model.wire_agents import AgentsBody
-from overlayd.net.app import answer, principal_of, request_id_of
+from overlayd.net.app import answer, author_of, principal_of
 from overlayd.net.lane import Lane
 from overlayd.net.parameters import Parameters
 
 
-def add_agent_routes(app: QuartTrio, *, switch: AgentSwitch, lane: Lane, audit: WriteAudit) -> None:
-    """Adds `/v1/agents` and what pauses and resumes them."""
+def add_agent_routes(app: QuartTrio, *, switch: AgentSwitch, lane: Lane, audit: PackAudit) -> None:
+    """Adds `/v1/agents` and what pauses and resumes them. `audit` makes packets of records, for the transaction of what
+    they tell."""
     routes = _AgentRoutes(switch, lane, audit)
     app.add_url_rule("/v1/agents", "agents.show", routes.show, methods=["GET"])
     app.add_url_rule("/v1/agents/pause", "agents.pause", routes.pause, methods=["POST"])
@@ -26,7 +27,7 @@ def add_agent_routes(app: QuartTrio, *, switch: AgentSwitch, lane: Lane, audit: 
 class _AgentRoutes:
     """The routes with what they need."""
 
-    def __init__(self, switch: AgentSwitch, lane: Lane, audit: WriteAudit) -> None:
+    def __init__(self, switch: AgentSwitch, lane: Lane, audit: PackAudit) -> None:
         self._switch = switch
         self._lane = lane
         self._audit = audit
@@ -47,13 +48,8 @@ class _AgentRoutes:
     async def _put(self, *, is_paused: bool) -> Response:
         principal = self._principal()
         async with self._lane.step_out():
-            await self._switch.put(is_paused, principal.name)
-            await self._audit(
-                AuditRecord(
-                    action="agents.pause" if is_paused else "agents.resume", result="ok", actor=principal.name,
-                    address=principal.address, request_id=request_id_of(request),
-                )
-            )  # fmt: skip
+            record = author_of(request).record("agents.pause" if is_paused else "agents.resume", "")
+            await self._switch.put(is_paused, principal.name, [self._audit(record)])
         return self._answer()
 
     def _principal(self) -> Principal:

@@ -1,11 +1,12 @@
 """A subscription's attempts and dead letters over HTTP."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from msgspec import UNSET
 from quart import Response, request
 from quart_trio import QuartTrio
 
+from overlayd.delivery.subscriptions.letter_box import TellCount
 from overlayd.delivery.subscriptions.parts import DurableSubscriptions
 from overlayd.delivery.subscriptions.showing import attempt_body, letter_body, packets_of
 from overlayd.delivery.subscriptions.subscription import Subscription
@@ -19,8 +20,8 @@ from overlayd.net.lane import Lane
 from overlayd.net.parameters import Parameters
 from overlayd.net.path_parts import know_exceptions
 
-NoteDeletion = Callable[[Subscription, int], Awaitable[None]]
-"""Whose dead letters were thrown away, and how many. Durable when it returns."""
+TellDeletion = Callable[[Subscription], TellCount]
+"""Of whose dead letters; makes what the audit is told when some are thrown away."""
 
 ONE = "/v1/subscriptions/<subscription>"
 LIST_LIMIT = 100
@@ -35,11 +36,11 @@ def add_dead_letter_routes(
     find: Callable[[str], Subscription],
     bodies: JsonBodies,
     lane: Lane,
-    audit: NoteDeletion,
+    tell: TellDeletion,
 ) -> None:
-    """Adds `attempts` and `dead-letters` below `/v1/subscriptions/{subscription}`. `find`: for the caller. `audit`: hears
-    of what was thrown away."""
-    routes = _LetterRoutes(durable, find, bodies, lane, audit)
+    """Adds `attempts` and `dead-letters` below `/v1/subscriptions/{subscription}`. `find`: for the caller. `tell`: for
+    what is thrown away."""
+    routes = _LetterRoutes(durable, find, bodies, lane, tell)
     letters = f"{ONE}/dead-letters"
     know_exceptions(app)
     app.add_url_rule(f"{ONE}/attempts", "subscriptions.attempts", routes.attempts, methods=["GET"])
@@ -60,14 +61,14 @@ class _LetterRoutes:
 
     def __init__(
         self, durable: DurableSubscriptions, find: Callable[[str], Subscription], bodies: JsonBodies, lane: Lane,
-        audit: NoteDeletion,
+        tell: TellDeletion,
     ) -> None:  # fmt: skip
         self._durable = durable
         self._letters = durable.letters
         self._find = find
         self._bodies = bodies
         self._lane = lane
-        self._audit = audit
+        self._tell = tell
 
     async def attempts(self, subscription: str) -> Response:
         """The last attempts, newest first."""
@@ -119,10 +120,9 @@ class _LetterRoutes:
         found, wanted = self._find(subscription), _number_of(number)
         Parameters(request, ())
         async with self._lane.step_out():
-            count = await self._letters.delete(found, wanted, wanted)
+            count = await self._letters.delete(found, wanted, wanted, tell=self._tell(found))
         if not count:
             raise UnknownDeadLetter(f"{found.name} has no dead letter {wanted} that is parked", subject=str(wanted))
-        await self._audit(found, count)
         return answer(b"", 204)
 
     async def clear(self, subscription: str) -> Response:
@@ -131,9 +131,9 @@ class _LetterRoutes:
         parameters = Parameters(request, ("from", "to"))
         first, last = parameters.number("from"), parameters.number("to")
         async with self._lane.step_out():
-            count = await self._letters.delete(found, first or 0, LAST if last is None else last)
-        if count:
-            await self._audit(found, count)
+            count = await self._letters.delete(
+                found, first or 0, LAST if last is None else last, tell=self._tell(found)
+            )
         return answer(encode_wire(CountBody(count=count)))
 
     async def _redeliver(self, found: Subscription, first: int, last: int) -> Response:

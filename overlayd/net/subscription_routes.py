@@ -8,12 +8,14 @@ from msgspec import UNSET
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from overlayd.access.principal import Principal, check_standing, require_some
+from overlayd.access.audit import PackAudit
+from overlayd.access.principal import check_standing, require_some
+from overlayd.delivery.subscriptions.book import Tell
 from overlayd.delivery.subscriptions.definition import parse_new, parse_patch, parse_place
+from overlayd.delivery.subscriptions.letter_box import TellCount
 from overlayd.delivery.subscriptions.parts import DurableSubscriptions
 from overlayd.delivery.subscriptions.showing import subscription_body
 from overlayd.delivery.subscriptions.subscription import Subscription
-from overlayd.model.audit import AuditRecord, AuditValue, WriteAudit
 from overlayd.model.errors import SubscriptionConflict, UnknownStream
 from overlayd.model.subscription import AgentRule, SubscriptionDefinition
 from overlayd.model.wire import encode_wire
@@ -25,7 +27,7 @@ from overlayd.model.wire_subscriptions import (
     SubscriptionList,
     TestBody,
 )
-from overlayd.net.app import answer, principal_of, request_id_of
+from overlayd.net.app import answer, author_of, principal_of
 from overlayd.net.dead_letter_routes import add_dead_letter_routes
 from overlayd.net.json_body import JsonBodies
 from overlayd.net.lane import Lane
@@ -42,9 +44,10 @@ T = TypeVar("T")
 
 
 def add_subscription_routes(
-    app: QuartTrio, *, durable: DurableSubscriptions, bodies: JsonBodies, lane: Lane, audit: WriteAudit
+    app: QuartTrio, *, durable: DurableSubscriptions, bodies: JsonBodies, lane: Lane, audit: PackAudit
 ) -> None:
-    """Adds `/v1/subscriptions` and everything below it."""
+    """Adds `/v1/subscriptions` and everything below it. `audit` makes packets of records, for the transaction of what they
+    tell."""
     access = SubscriptionAccess(durable)
     routes = _SubscriptionRoutes(durable, access, bodies, lane, audit)
     app.add_url_rule("/v1/subscriptions", "subscriptions.list", routes.show_all, methods=["GET"])
@@ -57,7 +60,7 @@ def add_subscription_routes(
         ("rotate-secret", routes.rotate_secret),
     ):  # fmt: skip
         app.add_url_rule(f"{ONE}/{name}", f"subscriptions.{name}", view, methods=["POST"])
-    add_dead_letter_routes(app, durable=durable, find=access.find, bodies=bodies, lane=lane, audit=routes.note_deletion)
+    add_dead_letter_routes(app, durable=durable, find=access.find, bodies=bodies, lane=lane, tell=routes.tell_deletion)
     add_pull_routes(app, durable=durable, find=access.find, bodies=bodies, lane=lane)
 
 
@@ -85,7 +88,7 @@ class _SubscriptionRoutes:
 
     def __init__(
         self, durable: DurableSubscriptions, access: SubscriptionAccess, bodies: JsonBodies, lane: Lane,
-        audit: WriteAudit,
+        audit: PackAudit,
     ) -> None:  # fmt: skip
         self._durable = durable
         self._book = durable.book
@@ -129,8 +132,7 @@ class _SubscriptionRoutes:
         reading = self._owners.require_create(principal, asked.definition.streams)
         self._require_agent(asked.definition)
         async with self._lane.step_out():
-            created = await book.create(asked, reading)
-        await self._note("subscription.create", created.subscription, principal)
+            created = await book.create(asked, reading, tell=self._tell("subscription.create"))
         body = self._body(created.subscription, secret=created.secret, never=created.never)
         return answer(encode_wire(body), 201)
 
@@ -149,8 +151,7 @@ class _SubscriptionRoutes:
             self._owners.require_create(principal, asked.definition.streams)
         self._require_agent(asked.definition)
         async with self._lane.step_out():
-            await self._book.patch(found, asked)
-        await self._note("subscription.change", found, principal)
+            await self._book.patch(found, asked, tell=self._tell("subscription.change"))
         return self._answer(found)
 
     async def delete(self, subscription: str) -> Response:
@@ -158,9 +159,8 @@ class _SubscriptionRoutes:
         found = self._find(subscription)
         Parameters(request, ())
         async with self._lane.step_out():
-            await self._book.delete(found)
+            await self._book.delete(found, tell=self._tell("subscription.delete"))
             self._durable.live.withdraw(found)
-        await self._note("subscription.delete", found, principal_of(request))
         return answer(b"", 204)
 
     async def pause(self, subscription: str) -> Response:
@@ -182,8 +182,7 @@ class _SubscriptionRoutes:
                 f"a connection reads {found.name} now", subject=found.id, hint="let it unsubscribe first"
             )
         async with self._lane.step_out():
-            await self._book.seek(found, place)
-        await self._note("subscription.seek", found, principal_of(request))
+            await self._book.seek(found, place, tell=self._tell("subscription.seek"))
         return self._answer(found)
 
     async def rotate_secret(self, subscription: str) -> Response:
@@ -194,8 +193,8 @@ class _SubscriptionRoutes:
             self._book.check_ours(found)
         body = await self._bodies.read_or(request, SecretIn, "the secret can't be used", SecretIn())
         async with self._lane.step_out():
-            secret = await self._book.rotate_secret(found, body.secret or None)
-        await self._note("subscription.rotate_secret", found, principal_of(request))
+            tell = self._tell("subscription.rotate_secret")
+            secret = await self._book.rotate_secret(found, body.secret or None, tell=tell)
         return answer(encode_wire(SecretBody(secret=secret)), cache_control="no-store")
 
     async def test(self, subscription: str) -> Response:
@@ -229,10 +228,11 @@ class _SubscriptionRoutes:
         if state == "paused" and found.rest.state == "disabled":
             raise SubscriptionConflict(f"{found.name} is disabled already", subject=found.id)
         async with self._lane.step_out():
-            await self._book.set_state(found, "paused" if state == "paused" else "active")
             if state == "paused":
+                await self._book.set_state(found, "paused", tell=self._tell("subscription.pause"))
                 self._durable.live.withdraw(found)
-        await self._note(f"subscription.{'pause' if state == 'paused' else 'resume'}", found, principal_of(request))
+            else:
+                await self._book.set_state(found, "active", tell=self._tell("subscription.resume"))
         return self._answer(found)
 
     def _body(self, found: Subscription, *, secret: str = "", never: list[str] | None = None) -> SubscriptionBody:
@@ -249,16 +249,14 @@ class _SubscriptionRoutes:
     def _answer(self, found: Subscription) -> Response:
         return answer(encode_wire(self._body(found)))
 
-    async def note_deletion(self, found: Subscription, count: int) -> None:
-        """As `NoteDeletion` of the dead letters' routes."""
-        await self._note("dead_letters.delete", found, principal_of(request), count=count)
+    def tell_deletion(self, found: Subscription) -> TellCount:
+        """As `TellDeletion` of the dead letters' routes."""
+        author = author_of(request)
+        return lambda count: self._audit(
+            author.record("dead_letters.delete", found.id, name=found.name, count=count)
+        )  # fmt: skip
 
-    async def _note(self, action: str, found: Subscription, principal: Principal, **more: AuditValue) -> None:
-        """Durable when it returns, so before the answer. Raises what keeps the log from it; what it tells has happened."""
-        async with self._lane.step_out():
-            await self._audit(
-                AuditRecord(
-                    action=action, result="ok", actor=principal.name, address=principal.address, subject=found.id,
-                    request_id=request_id_of(request), detail={"name": found.name, **more},
-                )
-            )  # fmt: skip
+    def _tell(self, action: str) -> Tell:
+        """What the audit is told of an act of the present request."""
+        author = author_of(request)
+        return lambda found: self._audit(author.record(action, found.id, name=found.name))

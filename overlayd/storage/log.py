@@ -41,7 +41,7 @@ from overlayd.storage.intake import RETRY_AFTER_S, AnyTicket, Intake, Ticket
 from overlayd.storage.jobs import AppendJob, ChangeJob, PingJob, WriteJob, node_job, statuses_job
 from overlayd.storage.key_rotation import LogKeys
 from overlayd.storage.log_keys import KeyRing
-from overlayd.storage.own import OwnPacket, Statement, append_own
+from overlayd.storage.own import OwnPacket, Rows, Statement, append_own
 from overlayd.storage.positions import find_proven, join_positions, read_stored
 from overlayd.storage.readers import ReaderPool
 from overlayd.storage.record import check_are_of
@@ -87,6 +87,7 @@ class Log:
         )  # fmt: skip
         self._read_tiles: ReadTiles = lambda wanted: readers.read(lambda c: queries.read_tiles(c, wanted))
         state.tree.read_kept = lambda nodes: readers.read(lambda c: queries.read_kept_nodes(c, nodes))
+        state.tree.minimum_index = lambda: state.minimum_index
         self.log_id = keys.log_id
         self.origin = keys.origin
         self.keys = LogKeys(keys, signer)
@@ -159,9 +160,9 @@ class Log:
 
     async def append_own(
         self, packets: Sequence[OwnPacket], statements: Sequence[Statement] = (),
-        on_commit: Callable[[], None] | None = None,
+        on_commit: Callable[[], None] | None = None, along: Rows | None = None,
     ) -> list[int]:  # fmt: skip
-        """Packets of the node's own streams, and a feature's statements in the same transaction; gives the offsets.
+        """Packets of the node's own streams, and a feature's statements and rows in the same transaction; the offsets.
 
         `on_commit` is called once they are durable, also when the caller was cancelled meanwhile; it must not raise.
         Checkpoint. Raises as `append`, except that a nearly full disk doesn't keep the node from it.
@@ -170,7 +171,7 @@ class Log:
         def change(group: Group) -> list[int]:
             if on_commit is not None:
                 group.on_adopt(on_commit)
-            return append_own(group, packets, statements)
+            return append_own(group, packets, statements, along)
 
         offsets: list[int] = await self._change(ChangeJob(change))
         return offsets
@@ -406,13 +407,13 @@ class Log:
         return await self._state.tree.inclusion_path(index, size, self._read_tiles)
 
     async def consistency_path(self, old: int, new: int) -> list[bytes]:
-        """The proof that the first `new` entries extend the first `old`. Raises BadParameter, DamagedEntry."""
+        """The proof that the first `new` entries extend the first `old`. Raises BadParameter, LogCut, DamagedEntry."""
         if not 0 <= old <= new <= self._state.tree.size:
             raise BadParameter(f"no path from size {old} to {new}", subject="size")
         return await self._state.tree.consistency_path(old, new, self._read_tiles)
 
     async def root_at(self, size: int) -> bytes:
-        """The root over the first `size` entries. Raises BadParameter, DamagedEntry."""
+        """The root over the first `size` entries. Raises BadParameter, LogCut, DamagedEntry."""
         if not 0 <= size <= self._state.tree.size:
             raise BadParameter(f"the log has {self.head} entries, not {size}", subject="size")
         return await self._state.tree.root_at(size, self._read_tiles)

@@ -1,6 +1,7 @@
 """Packets of the node's own streams, which only the node appends to: in the transaction of what they tell about."""
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ from overlayd.storage.group import Group, PreparedDraft
 
 Statement = tuple[str, tuple[Any, ...]]
 """SQL and its values. It must not be able to fail: it would take the whole group along."""
+Rows = Callable[[sqlite3.Connection], None]
+"""Writes several rows of a feature. Not able to fail either; it runs in the writer's thread."""
 
 
 class OwnPacket(msgspec.Struct, frozen=True):
@@ -25,7 +28,9 @@ class OwnPacket(msgspec.Struct, frozen=True):
     key: str = ""
 
 
-def append_own(group: Group, packets: Sequence[OwnPacket], statements: Sequence[Statement] = ()) -> list[int]:
+def append_own(
+    group: Group, packets: Sequence[OwnPacket], statements: Sequence[Statement] = (), along: Rows | None = None
+) -> list[int]:
     """Adds the packets, and creates their streams where need be; gives the offsets. Part of a ChangeJob."""
     offsets = []
     for packet in packets:
@@ -36,4 +41,6 @@ def append_own(group: Group, packets: Sequence[OwnPacket], statements: Sequence[
         draft = Draft(0, packet.body, packet.body, type=packet.type, key=packet.key, principal="node")
         offsets += [entry.offset for entry in group.add_packets(pending, [PreparedDraft(draft, 0, Z32, 0)])]
     group.statements += statements
+    if along is not None:
+        group.actions.append(along)
     return offsets

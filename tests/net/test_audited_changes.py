@@ -1,12 +1,17 @@
-"""What is answered with 2xx and changes something stands in the audit by then: nothing here writes it later."""
+"""What is answered with 2xx and changes something stands in the audit by then: one transaction writes both."""
 
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import pytest
 import trio
 from metering_rig import MeteredNode, holder, open_metered
 
 from overlayd.access.principal import Principal
+from overlayd.delivery.subscriptions import rounds
+from overlayd.model.errors import OverlaydError, StorageFull
 
 MANAGER = Principal(
     name="unix:0", kind="unix", rights=frozenset(("subscribe", "read", "manage", "agent", "publish")), address="uid:0"
@@ -39,6 +44,72 @@ async def test_changes_of_subscriptions(tmp_path: Path) -> None:
             f"subscription.{what}" for what in ("create", "change", "pause", "resume", "seek", "delete")
         ]
         nursery.cancel_scope.cancel()
+
+
+async def test_a_change_that_cannot_be_told_does_not_happen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a subscription is, whether it is, its secret and the switch of agents stay as they are."""
+    async with open_metered(tmp_path) as node, trio.open_nursery() as nursery:
+        await nursery.start(node.parts.durable.run)
+        path = "/v1/subscriptions"
+        webhook = {"url": "https://hooks.example/x"}
+        made = {"name": "s", "kind": "webhook", "streams": ["a"], "webhook": webhook}
+        assert (await node.ask("POST", path, made, who=MANAGER)).status == 201
+        one = f"{path}/s"
+        before, told = (await node.ask("GET", one, who=MANAGER)).body, await audited(node)
+        sealed = await node.parts.log.read(_sealed)
+        full = refuse_own(node, monkeypatch)
+        for method, at, body in (
+            ("POST", path, {"name": "t", "kind": "pull", "streams": ["a"]}), ("PATCH", one, {"types": ["t"]}),
+            ("DELETE", one, b""), ("POST", f"{one}/rotate-secret", b""), ("POST", "/v1/agents/pause", b""),
+        ):  # fmt: skip
+            assert (await node.ask(method, at, body, who=MANAGER)).status == 507, at
+        full.clear()
+        assert (await node.ask("GET", one, who=MANAGER)).body == before
+        assert (await node.ask("GET", f"{path}/t", who=MANAGER)).status == 404
+        assert (await node.ask("GET", "/v1/agents", who=MANAGER)).json["paused"] is False
+        assert await node.parts.log.read(_sealed) == sealed
+        assert await audited(node) == told
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_done_later_is_told_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause that a full disk keeps from being durable isn't told before it is; then both are there, once."""
+    monkeypatch.setattr(rounds, "TROUBLE_PAUSE_S", 0.001)
+    async with open_metered(tmp_path) as node, trio.open_nursery() as nursery:
+        await nursery.start(node.parts.durable.run)
+        made = {"name": "s", "kind": "pull", "streams": ["a"]}
+        assert (await node.ask("POST", "/v1/subscriptions", made, who=MANAGER)).status == 201
+        full = refuse_own(node, monkeypatch)
+        assert (await node.ask("POST", "/v1/subscriptions/s/pause", who=MANAGER)).status == 507
+        assert await node.parts.log.read(_states) == ["active"]
+        full.clear()
+        with trio.fail_after(30):
+            while await node.parts.log.read(_states) != ["paused"]:
+                await trio.lowlevel.checkpoint()
+        assert await audited(node) == ["subscription.create", "subscription.pause"]
+        nursery.cancel_scope.cancel()
+
+
+def refuse_own(node: MeteredNode, monkeypatch: pytest.MonkeyPatch) -> list[OverlaydError]:
+    """The log takes no packet of the node's own while there is something in what this gives."""
+    append, full = node.parts.log.append_own, [StorageFull("no room")]
+
+    async def append_or_refuse(*given: Any, **named: Any) -> list[int]:
+        if full:
+            await trio.lowlevel.checkpoint()
+            raise StorageFull("no room")
+        return await append(*given, **named)
+
+    monkeypatch.setattr(node.parts.log, "append_own", append_or_refuse)
+    return full  # type: ignore[return-value]
+
+
+def _sealed(connection: sqlite3.Connection) -> list[bytes]:
+    return [row[0] for row in connection.execute("SELECT sealed FROM webhook_secret")]
+
+
+def _states(connection: sqlite3.Connection) -> list[str]:
+    return [row[0] for row in connection.execute("SELECT rest ->> 0 FROM subscription_state")]
 
 
 async def test_dead_letters_that_are_thrown_away(tmp_path: Path) -> None:

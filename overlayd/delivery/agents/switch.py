@@ -1,13 +1,16 @@
 """The switch that pauses all agents of the node at once, and stays as it was put over restarts."""
 
 import sqlite3
+from collections.abc import Sequence
 
 import msgspec
 
 from overlayd.delivery.subscriptions.parts import DurableSubscriptions
+from overlayd.delivery.subscriptions.rounds import write_told
 from overlayd.model.clock import Clock
 from overlayd.storage import Log
 from overlayd.storage.migrations import Feature
+from overlayd.storage.own import OwnPacket
 
 FEATURE = Feature(
     "agents",
@@ -46,12 +49,13 @@ class AgentSwitch:
         self.state = await self._log.read(_read)
         self._durable.engine.hold_agents(self.state.is_paused)
 
-    async def put(self, is_paused: bool, principal: str) -> SwitchState:
-        """Durable when it returns. As it is already: nothing changes. Checkpoint. Raises as `Log.write`."""
+    async def put(self, is_paused: bool, principal: str, own: Sequence[OwnPacket] = ()) -> SwitchState:
+        """Durable when it returns, and `own`, which tells about it, with it. As it is already: nothing changes, and
+        nothing is told. Checkpoint. Raises as `Log.write`."""
         state = SwitchState(is_paused, self._clock.now_us(), principal)
         if is_paused == self.state.is_paused:
             return self.state
-        await self._log.write(lambda connection: _write(connection, state))
+        await write_told(self._log, lambda connection: _write(connection, state), own)
         self.state = state
         self._durable.engine.hold_agents(is_paused)
         if is_paused:

@@ -1,7 +1,7 @@
 """Every durable subscription of the node: made, changed, moved, deleted; read back at the start."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -26,8 +26,9 @@ from overlayd.delivery.subscriptions.definition import (
 from overlayd.delivery.subscriptions.engine import Engine
 from overlayd.delivery.subscriptions.ledger import Ledger
 from overlayd.delivery.subscriptions.letters import unit_of
+from overlayd.delivery.subscriptions.rounds import write_told
 from overlayd.delivery.subscriptions.storing import (
-    delete_statements,
+    Deletion,
     has_plain_values,
     insert_statements,
     put_statements,
@@ -54,10 +55,13 @@ from overlayd.model.errors import (
 )
 from overlayd.model.outlet import HeaderKeeper, SecretKeeper, Statements
 from overlayd.model.subscription import SubscriptionDefinition, decode_subscription
+from overlayd.storage.own import OwnPacket
 
 ID_BYTES = 10
 WRITE_S = 30.0
 API = "api"
+Tell = Callable[[Subscription], OwnPacket]
+"""Makes what the audit is told of a change, for its transaction."""
 _log = structlog.get_logger("delivery.subscriptions")
 
 
@@ -71,7 +75,8 @@ class Created(msgspec.Struct):
 
 
 class SubscriptionBook:
-    """All of them, by id and name. Changes are made one after the other; what they give is durable."""
+    """All of them, by id and name. Changes are made one after the other; what they give is durable, together with what
+    `tell` makes of it."""
 
     def __init__(
         self, engine: Engine, *, entropy: Entropy, lease_filter: LeaseFilter, check_webhook: CheckWebhook,
@@ -141,7 +146,9 @@ class SubscriptionBook:
         for subscription in self._by_id.values():
             self.engine.wake(subscription)
 
-    async def create(self, asked: Asked, reading: Reading, owner: str = API) -> Created:
+    async def create(
+        self, asked: Asked, reading: Reading, owner: str = API, *, tell: Tell | None = None
+    ) -> Created:  # fmt: skip
         """A new subscription, active at once. Checkpoint.
 
         Raises SubscriptionConflict for a name that is taken, LimitReached, InvalidFilter, InvalidSubscription,
@@ -167,7 +174,8 @@ class SubscriptionBook:
                     number, id, owner, reading, self._clock.now_us(), definition, asked.selection, rest,
                     Ledger(floor, **self._ledger_rules(rules_of(definition))),
                 )  # fmt: skip
-                await self._write_whole(insert_statements(subscription, floor, self._headers, statements))
+                own = _told(tell, subscription)
+                await self._write_whole(insert_statements(subscription, floor, self._headers, statements), own)
             except BaseException:
                 if lease is not None:
                     lease.release()
@@ -178,12 +186,12 @@ class SubscriptionBook:
             self.engine.wake(subscription)
             return Created(subscription, secret, never)
 
-    async def patch(self, subscription: Subscription, asked: Asked) -> None:
+    async def patch(self, subscription: Subscription, asked: Asked, *, tell: Tell | None = None) -> None:
         """Gives it another definition; where it stands, and what is outstanding, stays. Checkpoint. Raises OwnedByConfig
         and as `create`."""
         async with self._changing:
             self.check_ours(subscription)
-            await self._redefine(subscription, asked)
+            await self._redefine(subscription, asked, _told(tell, subscription))
 
     async def declare(self, asked: Asked, reading: Reading, place: str) -> None:
         """A subscription of the configuration: made, or brought in line. Checkpoint. Raises as `create`."""
@@ -218,35 +226,39 @@ class SubscriptionBook:
             subscription.owner = API
             await self._write_definition(subscription, None)
 
-    async def delete(self, subscription: Subscription) -> None:
-        """Takes it away with everything it left behind. Checkpoint. Raises OwnedByConfig, and as `Log.write`."""
+    async def delete(self, subscription: Subscription, *, tell: Tell | None = None) -> None:
+        """Takes it away with everything it left behind; `tell` goes in with the first that is taken. Checkpoint. Raises
+        OwnedByConfig, and as `Log.write`."""
         async with self._changing:
             self.check_ours(subscription)
             subscription.is_gone = True
             try:
                 await self.engine.halt(subscription)
                 subscription.ring()
-                while ids := await self._log.write(lambda c: tables.delete_dead(c, subscription.number)):
-                    subscription.dead_letters -= len(ids)
                 keeper = self._secrets.get(subscription.definition.reached_by)
                 forget = None if keeper is None else keeper.forget(subscription.id)
-                await self._write_whole(delete_statements(subscription, self._headers, forget))
+                slices = Deletion(subscription, self._headers, forget)
+                own = _told(tell, subscription)
+                while not slices.is_over:
+                    await self._write_whole(slices.write, own)
+                    subscription.dead_letters -= slices.letters
+                    own = []
             except BaseException:
                 subscription.is_gone = False
                 self.engine.wake(subscription)
                 raise
             self._leave(subscription)
 
-    async def set_state(self, subscription: Subscription, state: State) -> None:
+    async def set_state(self, subscription: Subscription, state: State, *, tell: Tell | None = None) -> None:
         """Pauses it, or goes on. What is in flight ends as it ends. Checkpoint. Raises StorageFull."""
         subscription.set_state(state)
         if state != "active":
             self.engine.shop.usage.close(subscription, state)
         if state == "active":
             self.engine.wake(subscription)
-        await self.engine.rounds.mark(subscription).wait_or_raise()
+        await self.engine.rounds.mark(subscription, _told(tell, subscription)).wait_or_raise()
 
-    async def seek(self, subscription: Subscription, start: Start) -> Cursor:
+    async def seek(self, subscription: Subscription, start: Start, *, tell: Tell | None = None) -> Cursor:
         """Goes on from somewhere else, forwards or back; what was outstanding is forgotten, leases end. Gives the new
         floor. Checkpoint. Raises BadCursor, FutureCursor, UnknownEpoch, StorageFull."""
         async with self._changing:
@@ -266,10 +278,12 @@ class SubscriptionBook:
                 given_to=max(rest.given_to, position) if before.floor.epoch == floor.epoch else 0,
             )  # fmt: skip
             self._stand_on(subscription, ledger)
-            await self.engine.rounds.mark(subscription).wait_or_raise()
+            await self.engine.rounds.mark(subscription, _told(tell, subscription)).wait_or_raise()
             return floor
 
-    async def rotate_secret(self, subscription: Subscription, given: str | None) -> str:
+    async def rotate_secret(
+        self, subscription: Subscription, given: str | None, *, tell: Tell | None = None
+    ) -> str:  # fmt: skip
         """Another secret, shown this once; the one before stays valid for a while. Checkpoint. Raises
         SubscriptionConflict where there is none, InvalidSubscription."""
         keeper = self._secrets.get(subscription.definition.reached_by)
@@ -278,7 +292,7 @@ class SubscriptionBook:
                 f"a {subscription.definition.reached_by} subscription has no secret", subject="secret"
             )
         secret, statements = keeper.rotate(subscription.id, given)
-        await self._log.write(statements)
+        await write_told(self._log, statements, _told(tell, subscription))
         return secret
 
     def check_ours(self, subscription: Subscription) -> None:
@@ -293,12 +307,12 @@ class SubscriptionBook:
         """As `definition.judge`."""
         return judge(definition, self.parse_query, self.check_webhook, start)
 
-    async def _redefine(self, subscription: Subscription, asked: Asked) -> None:
+    async def _redefine(self, subscription: Subscription, asked: Asked, own: Sequence[OwnPacket] = ()) -> None:
         number, before = subscription.number, self._leases.get(subscription.number)
         is_other_filter = asked.selection.filter != subscription.selection.filter
         lease = self._lease(asked.selection, subscription.reading) if is_other_filter else before
         try:
-            await self._write_definition(subscription, asked.definition)
+            await self._write_definition(subscription, asked.definition, own)
             await self.engine.halt(subscription)
             await self.engine.rounds.flush(subscription)
         except BaseException:
@@ -329,15 +343,18 @@ class SubscriptionBook:
             ledger.add_dead(unit_of(letter), now)
         self.engine.wake(subscription)
 
-    async def _write_whole(self, job: Statements) -> None:
+    async def _write_whole(self, job: Statements, own: Sequence[OwnPacket]) -> None:
         """Writes what memory must follow: a caller who leaves meanwhile would leave the two apart."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + WRITE_S):
-            await self._log.write(job)
+            await write_told(self._log, job, own)
             return
         raise IntakeBusy("the log took too long", subject="intake", retry_after_s=WRITE_S)
 
-    async def _write_definition(self, subscription: Subscription, definition: SubscriptionDefinition | None) -> None:
-        await self._log.write(put_statements(subscription, definition or subscription.definition, self._headers))
+    async def _write_definition(
+        self, subscription: Subscription, definition: SubscriptionDefinition | None, own: Sequence[OwnPacket] = ()
+    ) -> None:
+        statements = put_statements(subscription, definition or subscription.definition, self._headers)
+        await write_told(self._log, statements, own)
 
     async def _place(self, start: Start, selection: Selection) -> Cursor:
         """The floor that a start means."""
@@ -472,3 +489,7 @@ class SubscriptionBook:
             "batch_wait_s": rules.batch_wait_s, "batch_bytes": int(self._limits.webhook_body_bytes),
             "is_coalescing": rules.is_coalescing,
         }  # fmt: skip
+
+
+def _told(tell: Tell | None, subscription: Subscription) -> list[OwnPacket]:
+    return [] if tell is None else [tell(subscription)]

@@ -1,5 +1,7 @@
 """Dead letters, for people: look at them, have them tried again, throw them away."""
 
+from collections.abc import Callable
+
 import trio
 
 from overlayd.delivery.subscriptions import tables
@@ -8,8 +10,11 @@ from overlayd.delivery.subscriptions.letters import queue_letter, unit_of
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.delivery.subscriptions.tables import AttemptBody, DeadRow
 from overlayd.model.errors import SubscriptionConflict, UnknownDeadLetter
+from overlayd.storage.own import OwnPacket
 
 SLICE = 500
+TellCount = Callable[[int], OwnPacket]
+"""Makes what the audit is told of so many that were thrown away."""
 
 
 class LetterBox:
@@ -63,8 +68,11 @@ class LetterBox:
             await self._engine.rounds.mark(subscription).wait_or_raise()
         return count
 
-    async def delete(self, subscription: Subscription, first: int, last: int) -> int:
-        """Throws parked dead letters away, by id (inclusive); gives how many. Checkpoint. Raises StorageFull."""
+    async def delete(
+        self, subscription: Subscription, first: int, last: int, *, tell: TellCount | None = None
+    ) -> int:  # fmt: skip
+        """Throws parked dead letters away, by id (inclusive); gives how many. A slice at a time, each told in its own
+        transaction. Checkpoint. Raises StorageFull."""
         count = 0
         after: int | None = max(0, first - 1)
         while after is not None:
@@ -73,7 +81,8 @@ class LetterBox:
             subscription.dead_gone += gone
             subscription.dead_letters -= len(gone)
             count += len(gone)
-            await self._engine.rounds.mark(subscription).wait_or_raise()
+            own = [tell(len(gone))] if gone and tell is not None else []
+            await self._engine.rounds.mark(subscription, own).wait_or_raise()
         return count
 
     async def _slice(

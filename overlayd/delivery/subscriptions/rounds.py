@@ -4,7 +4,7 @@ While one round commits, the next one gathers, so a busy node settles hundreds o
 idle one settles each at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 import trio
@@ -15,6 +15,7 @@ from overlayd.model.cursor import Cursor
 from overlayd.model.errors import IntakeBusy, OverlaydError, ShuttingDown, StorageFull
 from overlayd.model.metrics import COUNTS, Metrics
 from overlayd.storage import Log
+from overlayd.storage.own import OwnPacket, Rows
 
 TROUBLE_PAUSE_S = 0.5
 _log = structlog.get_logger("delivery.rounds")
@@ -55,6 +56,14 @@ class RoundTicket:
         self._changed = trio.Event()
 
 
+async def write_told(log: Log, job: Rows, own: Sequence[OwnPacket]) -> None:
+    """Writes rows, and what tells about them in the same transaction. Checkpoint. Raises as `Log.write`."""
+    if own:
+        await log.append_own(own, along=job)
+    else:
+        await log.write(job)
+
+
 class Rounds:
     """Gathers subscriptions that changed and writes them down."""
 
@@ -63,6 +72,8 @@ class Rounds:
         self._log = log
         self._position = position
         self._dirty: dict[int, Subscription] = {}
+        self._own: list[OwnPacket] = []
+        """What tells about the changes that wait, for their transaction."""
         self._wants_position = False
         self._ticket = RoundTicket()
         self._work = trio.Event()
@@ -77,9 +88,11 @@ class Rounds:
             "overlayd_subscription_round_subscriptions", "Subscriptions written down in one transaction", buckets=COUNTS
         )
 
-    def mark(self, subscription: Subscription) -> RoundTicket:
-        """What changed about it is written in the next round, whose ticket this is. Doesn't yield."""
+    def mark(self, subscription: Subscription, own: Sequence[OwnPacket] = ()) -> RoundTicket:
+        """What changed about it is written in the next round, whose ticket this is. `own`: packets of the node's own
+        streams that tell about it, for the same transaction. Doesn't yield."""
         self._dirty[subscription.number] = subscription
+        self._own += own
         self._work.set()
         return self._ticket
 
@@ -109,13 +122,14 @@ class Rounds:
             await self._write_round()
 
     async def _write_round(self) -> None:
-        round, ticket = self._gather(), self._ticket
+        round, ticket, own = self._gather(), self._ticket, self._own
+        self._own = []
         self._ticket = RoundTicket()
         self.is_writing = True
         try:
             while True:
                 try:
-                    await self._log.write(round.write)
+                    await write_told(self._log, round.write, own)
                     break
                 except ShuttingDown:
                     return

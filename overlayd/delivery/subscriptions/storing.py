@@ -3,7 +3,6 @@ beside it, sealed."""
 
 import sqlite3
 from collections.abc import Mapping
-from functools import partial
 
 import msgspec
 from msgspec import UNSET
@@ -52,9 +51,29 @@ def insert_statements(
     return write
 
 
-def delete_statements(subscription: Subscription, headers: HeaderKeeper, forget: Statements | None) -> Statements:
-    """What takes it away, but for its dead letters."""
-    return partial(_delete, subscription.number, headers.seal(subscription.id, _NO_HEADERS), forget)
+class Deletion:
+    """Takes a subscription away: its dead letters, a slice in each transaction, and with the last ones all the rest.
+
+    `letters`: how many the last transaction took.
+    """
+
+    def __init__(self, subscription: Subscription, headers: HeaderKeeper, forget: Statements | None) -> None:
+        self._number = subscription.number
+        self._unseal = headers.seal(subscription.id, _NO_HEADERS)
+        self._forget = forget
+        self.letters = 0
+        self.is_over = False
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """One transaction's part."""
+        self.letters = len(tables.delete_dead(connection, self._number))
+        self.is_over = self.letters < tables.ROWS_PER_DELETE
+        if not self.is_over:
+            return
+        tables.delete_subscription(connection, self._number)
+        self._unseal(connection)
+        if self._forget is not None:
+            self._forget(connection)
 
 
 def with_values(definition: SubscriptionDefinition, found: Mapping[str, str]) -> SubscriptionDefinition:
@@ -92,10 +111,3 @@ def _without_values(definition: SubscriptionDefinition) -> SubscriptionDefinitio
         return definition
     bare = msgspec.structs.replace(webhook, headers=dict.fromkeys(webhook.headers, ""))
     return msgspec.structs.replace(definition, webhook=bare)
-
-
-def _delete(number: int, unseal: Statements, forget: Statements | None, connection: sqlite3.Connection) -> None:
-    tables.delete_subscription(connection, number)
-    unseal(connection)
-    if forget is not None:
-        forget(connection)
