@@ -16,6 +16,8 @@ from overlayd.model.quota import QuotaPolicy
 
 LIMIT = "max_bandwidth_mbps"
 AHEAD_S = 1.0
+LOOK_S = 1.0
+"""Who waits looks so often whether the policy is another one, or nobody may go on."""
 _BYTES_PER_MBIT = 125_000
 
 

@@ -7,7 +7,7 @@ import structlog
 import trio
 
 from overlayd.access.bandwidth import LIMIT as LIMIT_BANDWIDTH
-from overlayd.access.bandwidth import Bandwidth
+from overlayd.access.bandwidth import LOOK_S, Bandwidth
 from overlayd.access.principal import Principal
 from overlayd.access.quota_tables import (
     QUOTAS_FEATURE,
@@ -230,12 +230,16 @@ class Metering:
         return Bandwidth(account, self.quotas) if account is not None and account.policy else None
 
     async def wait_for_bandwidth(self, principal: Principal) -> None:
-        """Before more of an upload is taken: until the principal isn't ahead of its policy's bandwidth. A checkpoint if it
-        waits."""
+        """Before more of an upload is taken: until the principal isn't ahead of its policy's bandwidth, as it is by then,
+        or has lost its right to come in. A checkpoint if it waits."""
         bandwidth = self.bandwidth_of(principal.name)
-        while bandwidth is not None and (wait_s := bandwidth.wait_s()):
-            self.count_hit(LIMIT_BANDWIDTH)
-            await trio.sleep(wait_s)
+        if bandwidth is None or not bandwidth.wait_s():
+            return
+        self.count_hit(LIMIT_BANDWIDTH)
+        while wait_s := bandwidth.wait_s():
+            if principal.standing.ended:
+                return
+            await trio.sleep(min(wait_s, LOOK_S))
 
     def check_open(self, principal: str, open_count: int) -> None:
         """Raises QuotaExceeded when the principal, who has `open_count` live connections, may open no further one."""

@@ -146,15 +146,16 @@ class Publisher:
     async def submit(self, ask: Ask, objects: list[bytes], *, atomic: bool, first_index: int = 0) -> PublishAnswer:
         """Packet objects to the intake. Checkpoint; steps out of the lane.
 
-        Bodies may take minutes to come, so whether their sender still may publish is asked once they are there. Raises
+        Bodies may take minutes to come, and uploads wait for their turn: whether their sender still may publish is asked
+        once they are there and it has come. Raises
         Forbidden, Unauthorized, and what the intake raises.
         """
+        if first_index and self.metering is not None and self.metering.concerns(ask.principal):
+            async with self.lane.step_out():
+                await self.metering.wait_for_bandwidth(ask.principal)
         self.streams.require(ask.principal, "publish", ask.stream)
         passage = NO_PASSAGE
         if self.metering is not None and self.metering.concerns(ask.principal):
-            if first_index:
-                async with self.lane.step_out():
-                    await self.metering.wait_for_bandwidth(ask.principal)
             passage = await self.metering.publish(
                 ask.principal, ask.stream, packets=len(objects), size=sum(map(len, objects)), is_upload=ask.is_lines,
                 is_new=not first_index,

@@ -2,15 +2,20 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from metering_rig import ADMIN, LOOPBACK, Wall, holder, open_metered
 
-from overlayd.access import bandwidth
+from overlayd.access import bandwidth, metering
+from overlayd.access.principal import Standing
 from overlayd.access.quotas import QuotaSettings
 from overlayd.access.rates import RateSettings
+from overlayd.model.errors import Unauthorized
+from overlayd.model.names import parse_stream_name
 from overlayd.model.quota import HOUR_US
 from overlayd.model.usage import Method
+from overlayd.net.publish import Ask
 
 lanes = pytest.mark.parametrize("is_fast", [True, False])
 
@@ -239,3 +244,41 @@ async def test_an_upload_goes_on_at_the_bandwidth(
         assert (reply.status, reply.json["accepted"]) == (201, 250)
         assert trio.current_time() - begun_s >= 0.3
         assert node.hits("max_bandwidth_mbps") > 0
+
+
+@pytest.mark.parametrize("is_ended", [True, False])
+async def test_an_upload_that_waits_sees_what_changes(
+    tmp_path: Path, is_ended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had to wait an hour; a wider policy lets it go on soon, and with its right gone it is refused."""
+    monkeypatch.setattr(metering, "LOOK_S", 0.01)
+    async with open_metered(tmp_path) as node, trio.open_nursery() as nursery:
+        await node.put_policy(name="thin", max_bandwidth_mbps=40)
+        assert (await node.publish("a", 1, who=holder(policy="thin"))).status == 201
+        account = node.metering.quotas.find("key:anna")
+        assert account is not None
+        sender = msgspec.structs.replace(holder(policy="thin"), standing=Standing())
+        seen: list[str] = []
+
+        async def go_on() -> None:
+            publisher = node.parts.publisher
+            ask = Ask(parse_stream_name("a"), sender, "application/x-ndjson", (), "")
+            try:
+                given = await publisher.submit(ask, [b'{"data":1}'], atomic=False, first_index=1)
+                seen.append(f"took {given.accepted}")
+            except Unauthorized:
+                seen.append("refused")
+
+        account.paid_until_s = trio.current_time() + 3600
+        nursery.start_soon(go_on)
+        with trio.fail_after(30):
+            while not node.hits("max_bandwidth_mbps"):
+                await trio.lowlevel.checkpoint()
+            assert not seen
+            if is_ended:
+                sender.standing.ended = "revoked"
+            else:
+                await node.put_policy(name="thin", max_bandwidth_mbps=0)
+            while not seen:
+                await trio.lowlevel.checkpoint()
+        assert seen == ["refused" if is_ended else "took 1"]
