@@ -14,12 +14,11 @@ from overlayd.access.audit import AuditTrail
 from overlayd.access.key_changes import KeyAsk, KeyChanges, KeyPatch
 from overlayd.access.keys import Key, KeyBook
 from overlayd.access.secret_text import NewSecret
-from overlayd.model.clock import Clock, format_time_us, parse_time_us
-from overlayd.model.errors import BadParameter
-from overlayd.model.units import Duration
+from overlayd.model.clock import Clock, format_time_us
 from overlayd.model.wire import encode_wire
 from overlayd.model.wire_access import KeyBody, KeyChangeIn, KeyIn, KeyList, KeyMade, KeyRotation, KeySecretBody
 from overlayd.net.app import answer, author_of, principal_of
+from overlayd.net.body_times import end_us_of, seconds_of
 from overlayd.net.json_body import JsonBodies
 from overlayd.net.lane import Lane
 from overlayd.net.parameters import Parameters
@@ -93,7 +92,7 @@ class _KeyRoutes:
         wanted = await self._bodies.read(request, KeyIn, "the key can't be made")
         ask = KeyAsk(
             kind=wanted.kind, title=wanted.title, owner=wanted.owner, scopes=tuple(wanted.scopes),
-            roles=tuple(wanted.roles), expires_us=_time_of(wanted.expires_at), policy=wanted.policy,
+            roles=tuple(wanted.roles), expires_us=end_us_of(wanted.expires_at, "expires_at"), policy=wanted.policy,
         )  # fmt: skip
         async with self._lane.step_out():
             made, secret = await self._changes.create(ask, author_of(request))
@@ -108,7 +107,7 @@ class _KeyRoutes:
             title=_given(wanted.title), owner=_given(wanted.owner), policy=_given(wanted.policy),
             scopes=tuple(wanted.scopes) if isinstance(wanted.scopes, list) else None,
             roles=tuple(wanted.roles) if isinstance(wanted.roles, list) else None,
-            expires_us=0 if wanted.expires_at is None else _time_of(wanted.expires_at) or None,
+            expires_us=0 if wanted.expires_at is None else end_us_of(wanted.expires_at, "expires_at") or None,
         )  # fmt: skip
         async with self._lane.step_out():
             changed = await self._changes.change(key, patch, author_of(request))
@@ -136,30 +135,8 @@ class _KeyRoutes:
             await self._trail.write_once(author_of(request).record("keys.read", subject))
 
 
-def seconds_of(text: str | msgspec.UnsetType, name: str) -> float | None:
-    """A duration of a body, None when it is left out. Raises BadParameter."""
-    if not isinstance(text, str):
-        return None
-    try:
-        return float(Duration.parse(text))
-    except ValueError as err:
-        raise BadParameter(f"{name}: {err}", subject=name) from err
-
-
 def _given(text: str | msgspec.UnsetType) -> str | None:
     return text if isinstance(text, str) else None
-
-
-def _time_of(text: str | msgspec.UnsetType) -> int:
-    """0 when it is left out. Raises BadParameter."""
-    if not isinstance(text, str):
-        return 0
-    try:
-        return parse_time_us(text) or 1  # 0 would be "never"
-    except (ValueError, OverflowError) as err:
-        raise BadParameter(
-            f"expires_at must be an RFC 3339 time with a zone, not {text!r}", subject="expires_at"
-        ) from err
 
 
 def _made(key: Key, secret: NewSecret, status: int) -> Response:

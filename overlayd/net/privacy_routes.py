@@ -15,7 +15,7 @@ from overlayd.access.principal import Principal, require_some
 from overlayd.access.stream_guard import StreamGuard
 from overlayd.delivery.packets import show_present
 from overlayd.model.audit import AuditRecord
-from overlayd.model.clock import Clock, format_time_us, parse_time_us
+from overlayd.model.clock import Clock, format_time_us
 from overlayd.model.confirmation import ConfirmationReads
 from overlayd.model.errors import BadParameter, UnderHold
 from overlayd.model.limits import Limits
@@ -33,6 +33,7 @@ from overlayd.model.wire_privacy import (
     SubjectStream,
 )
 from overlayd.net.app import answer, author_of, principal_of
+from overlayd.net.body_times import end_us_of
 from overlayd.net.json_body import JsonBodies
 from overlayd.net.lane import Lane
 from overlayd.net.parameters import Parameters
@@ -99,12 +100,14 @@ class _EraseRoutes:
                 await self._trail.write(msgspec.structs.replace(held, result="refused"))
                 raise
             if ask.dry_run or not plan.packets:
-                return _answer(await self._erasures.describe(plan))
-            id = await self._erasures.begin(plan, partial(self._record, author, ask))
+                report = await self._erasures.describe(plan)
+                await self._trail.write_once(self._record("erase.plan", author, ask, "", report))
+                return _answer(report)
+            id = await self._erasures.begin(plan, partial(self._record, "erase.begin", author, ask))
             with trio.move_on_after(float(self._limits.wait_max)):
                 await self._erasures.wait(id)
             report = await self._erasures.show(id)
-        return _answer(report, 202 if report.state == "working" else 200)
+        return _answer(report, 202 if report.state in ("working", "held") else 200)
 
     async def list_erasures(self) -> Response:
         """The newest erasures."""
@@ -137,13 +140,13 @@ class _EraseRoutes:
             raise BadParameter("say which packets: sequence, or from and to", subject="sequence")
         return await self._planner.of_range(stream, ask.from_, ask.to, check)
 
-    def _record(self, author: Author, ask: EraseIn, id: str, report: ErasureBody) -> AuditRecord:
+    def _record(self, action: str, author: Author, ask: EraseIn, id: str, report: ErasureBody) -> AuditRecord:
         counts = {"packets": report.packets, "derived": report.derived}
         if ask.subject is not UNSET:
-            return author.record("erase.begin", id, about=self._people.hashes.reference(ask.subject), **counts)
+            return author.record(action, id, about=self._people.hashes.reference(ask.subject), **counts)
         low = ask.from_ if ask.sequence is UNSET else ask.sequence
         high = ask.to if ask.sequence is UNSET else ask.sequence
-        return author.record("erase.begin", id, stream=str(ask.stream), first=_int(low), last=_int(high), **counts)
+        return author.record(action, id, stream=str(ask.stream), first=_int(low), last=_int(high), **counts)
 
 
 class _SubjectRoutes:
@@ -167,22 +170,20 @@ class _SubjectRoutes:
         Parameters(request, ())
         _check_subject(subject)
         async with self._lane.step_out():
-            found = await self._people.subjects.find(subject, LIST_LIMIT_MAX * LIST_LIMIT)
-            kept = await self._log.erasing.find_kept(sorted(offset for _, some in found for _, offset in some))
+            counts, is_complete = await self._people.count_packets(subject)
             consents = await self._people.consents.list_of(subject)
             await self._note("subject.read", subject)
-        shown = []
-        for stream, places in found:
-            sequences = [sequence for sequence, offset in places if offset in kept]
-            if sequences:
-                shown.append(
-                    SubjectStream(
-                        stream=stream.name, packets=len(sequences), first_sequence=sequences[0],
-                        last_sequence=sequences[-1],
-                    )
-                )  # fmt: skip
+        shown = [
+            SubjectStream(
+                stream=one.stream.name, packets=one.packets, first_sequence=one.first_sequence,
+                last_sequence=one.last_sequence,
+            )
+            for one in counts
+        ]  # fmt: skip
         searched = sorted(stream.name for stream, _ in self._people.subjects.declared().values())
-        body = SubjectBody(streams=shown, searched=searched, consents=list(map(_consent_body, consents)))
+        body = SubjectBody(
+            streams=shown, complete=is_complete, searched=searched, consents=list(map(_consent_body, consents))
+        )
         return answer(encode_wire(body), cache_control="no-store")
 
     async def export(self, subject: str) -> Response:
@@ -207,6 +208,7 @@ class _SubjectRoutes:
         Parameters(request, ())
         _check_subject(subject)
         rows = await self._people.consents.list_of(subject)
+        await self._note("consent.read", subject)
         return answer(encode_wire(ConsentList(consents=list(map(_consent_body, rows)))), cache_control="no-store")
 
     async def put_consent(self, subject: str) -> Response:
@@ -217,7 +219,7 @@ class _SubjectRoutes:
         _check_subject(subject)
         ask = await self._bodies.read(request, ConsentIn, "the consent can't be recorded")
         row = ConsentRow(
-            ask.purpose, ask.granted, self._clock.now_us(), _time_of(ask.until), ask.reference, principal.name
+            ask.purpose, ask.granted, self._clock.now_us(), end_us_of(ask.until, "until"), ask.reference, principal.name
         )
         action = "consent.grant" if ask.granted else "consent.withdraw"
 
@@ -263,15 +265,6 @@ def _refuse_others(name: str, ask: EraseIn, others: tuple[str, ...]) -> None:
     for other in others:
         if getattr(ask, other) is not UNSET:
             raise BadParameter(f"{name} goes without {other.strip('_')}", subject=other.strip("_"))
-
-
-def _time_of(text: str | UnsetType) -> int:
-    if not isinstance(text, str):
-        return 0
-    try:
-        return parse_time_us(text) or 1  # 0 would be "without an end"
-    except (ValueError, OverflowError) as err:
-        raise BadParameter(f"until must be an RFC 3339 time with a zone, not {text[:60]!r}", subject="until") from err
 
 
 def _int(number: int | UnsetType) -> int:

@@ -10,8 +10,8 @@ from overlayd.model.clock import Clock, format_time_us
 from overlayd.model.wire import encode_wire
 from overlayd.model.wire_access import TicketBody, TicketIn
 from overlayd.net.app import answer, principal_of
+from overlayd.net.body_times import seconds_of
 from overlayd.net.json_body import JsonBodies
-from overlayd.net.key_routes import seconds_of
 from overlayd.net.parameters import Parameters
 
 
