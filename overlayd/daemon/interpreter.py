@@ -27,4 +27,5 @@ def tune_interpreter() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.collect()
     gc.freeze()
+    gc.collect()  # of nothing: the next whole collection is due after a quarter of what the last one left
     gc.set_threshold(GARBAGE_THRESHOLD, 10, 10)

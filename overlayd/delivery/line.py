@@ -45,6 +45,26 @@ class Voice(Protocol):
         ...
 
 
+class _Silence:
+    """The voice of a line that was closed: nobody is told anything. It takes the place of the transport, which else is held by
+    its line, and the line by it, until the collector comes by: a connection's buffers are too large for that."""
+
+    def tick(self, seat: "Seat", cursor: Cursor) -> Piece:
+        return Piece(b"", cursor, 0)
+
+    def ping(self) -> bytes:
+        return b""
+
+    async def refuse(self, seat: "Seat", error: OverlaydError) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def end_seat(self, seat: "Seat", ending: Ending) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+_SILENCE = _Silence()
+
+
 class Seat:
     """One subscription of a line. Either it sits in a group of the fan-out, at the head, or it is behind and reads the
     log for itself with a feed."""
@@ -175,6 +195,7 @@ class Line:
     def close(self) -> None:
         """Nothing is written by others any more. Again does nothing."""
         self.is_closing = True
+        self.voice = _SILENCE
         self._fan_out.lines.discard(self)
         self._fan_out.wheel.forget(self)
         if self.is_catching_up:

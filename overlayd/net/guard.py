@@ -211,10 +211,13 @@ class Exchange:
 
     async def run(self, head: Head) -> bool:
         """Whether the connection can take another request. Returns once the application has ended."""
-        async with trio.open_nursery() as self._nursery:
-            with self._reading:
-                await self._feed(head)
-        return self._protocol.is_reusable
+        try:
+            async with trio.open_nursery() as self._nursery:
+                with self._reading:
+                    await self._feed(head)
+            return self._protocol.is_reusable
+        finally:
+            vars(self._protocol).clear()  # else it and this hold each other, and buffers, until a collector comes by
 
     async def spawn_app(
         self,

@@ -104,6 +104,10 @@ class AnswerReader:
             self._body_bytes = self.wire_bytes = 0
         return body
 
+    def close(self) -> None:
+        """Nothing more is fed. The parser holds this, and this the parser, until the collector comes by: not for each call."""
+        del self._parser
+
     # Called by httptools. What is raised here would come out as a parser's error, so failures are kept for `feed`.
 
     def on_message_begin(self) -> None:

@@ -151,6 +151,7 @@ class Outbound:
             self._pool.keep(connection)
         else:
             connection.wire.close()
+        reader.close()
         spent_s = trio.current_time() - call.deadline.started
         return OutboundAnswer(
             status=reader.status, headers=tuple(reader.headers), body=reader.take_body(), is_cut=reader.is_cut,

@@ -2,6 +2,7 @@
 
 import ctypes
 import time
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -39,11 +40,17 @@ def _read_clock_synced() -> bool | None:
         return True
     timex = _Timex()
     try:
-        if ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex)) < 0:
+        if _open_library().adjtimex(ctypes.byref(timex)) < 0:
             return None
     except (OSError, AttributeError):
         return None
     return not timex.status & _STA_UNSYNC
+
+
+@cache
+def _open_library() -> ctypes.CDLL:
+    """The C library. Opened once: each opening makes classes, which are garbage until the collector comes by. Raises OSError."""
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _read_boot_id() -> str:

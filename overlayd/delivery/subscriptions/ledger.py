@@ -12,6 +12,8 @@ from overlayd.delivery.matching import PacketView
 from overlayd.delivery.subscriptions.units import Changes, Item, Key, Unit, UnitRow, row_of
 from overlayd.model.cursor import Cursor
 
+SPARE_TIMERS = 256
+"""Timers of what needs none any more that are kept beside as many as count, before they are looked through."""
 HELD_MESSAGES = 8
 """Decoded packets kept of a stream that is held; those behind them are read again when their turn comes."""
 
@@ -52,6 +54,7 @@ class Ledger:
         self._expired: deque[Unit] = deque()
         self._timers: list[tuple[float, int, Unit | str]] = []
         self._timer_number = 0
+        self._timers_max = SPARE_TIMERS
         self._changed: dict[Key, Unit] = {}
         self._gone: list[Key] = []
         self._restored: deque[tuple[Unit, UnitRow]] = deque()
@@ -429,7 +432,8 @@ class Ledger:
         """Moves the floor up to the first item that isn't settled."""
         items = self._items
         while items and items[0].is_settled:
-            unit = items.popleft().unit
+            item = items.popleft()
+            unit, item.unit = item.unit, None  # else each holds the other until a collector comes by
             assert unit is not None
             unit.left -= 1
             if not unit.left:
@@ -452,6 +456,10 @@ class Ledger:
             what.due = due
         self._timer_number += 1
         heapq.heappush(self._timers, (due, self._timer_number, what))
+        if len(self._timers) > self._timers_max:  # most are of what was settled long before it was due
+            self._timers = [timer for timer in self._timers if self._is_timer_valid(timer)]
+            heapq.heapify(self._timers)
+            self._timers_max = 2 * len(self._timers) + SPARE_TIMERS
 
     def _is_timer_valid(self, timer: tuple[float, int, Unit | str]) -> bool:
         due, _, what = timer
