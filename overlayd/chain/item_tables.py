@@ -249,6 +249,41 @@ def close_stream(c: sqlite3.Connection, stream_hash: bytes, limit: int) -> int:
     ).rowcount
 
 
+# What ended, of packets that are gone.
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """A packet whose confirmation waits for nothing. `is_over`: nor can it change any more."""
+
+    offset: int
+    tx_id: int | None
+    is_over: bool
+
+
+def read_ended(
+    c: sqlite3.Connection, stream_hash: bytes, after: int, below: int, deep: int, limit: int
+) -> list[Ended]:  # fmt: skip
+    """A stream's packets between two offsets whose confirmations have ended, in order. `deep`: blocks up to this height
+    stay."""
+    rows = c.execute(
+        "SELECT i.offset, i.tx_id, CASE WHEN t.id IS NULL THEN 1 WHEN t.height IS NULL THEN NOT t.is_open"
+        " ELSE t.height <= ? END FROM chain_item i LEFT JOIN chain_tx t ON t.id = i.tx_id WHERE i.stream_hash = ?"
+        " AND i.next_depth <= 0 AND i.is_range = 0 AND i.offset > ? AND i.offset < ? ORDER BY i.offset LIMIT ?",
+        (deep, stream_hash, after, below, limit),
+    )
+    return [Ended(offset, tx_id, bool(is_over)) for offset, tx_id, is_over in rows]
+
+
+def read_unpaid(c: sqlite3.Connection, stream_hash: bytes, below: int, limit: int) -> list[Ended]:
+    """A stream's packets below an offset that wait for a transaction of the wallet's."""
+    rows = c.execute(
+        "SELECT offset FROM chain_item WHERE stream_hash = ? AND next_depth > 0 AND offset < ? AND tx_id IS NULL"
+        " AND is_range = 0 LIMIT ?",
+        (stream_hash, below, limit),
+    )
+    return [Ended(offset, None, True) for (offset,) in rows]
+
+
 # Listed depths.
 
 

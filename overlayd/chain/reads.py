@@ -112,8 +112,9 @@ def _read_proofs(c: sqlite3.Connection, offset: int) -> list[_Found]:
     found = []
     for item in (own, anchored):
         if item is not None and item.tx_id is not None and item.height is not None:
-            tx = txs.read_txs(c, (item.tx_id,))[item.tx_id]
-            found.append((item, tx.raw, txs.read_bump(c, item.tx_id), txs.read_anchor(c, item.tx_id)))
+            tx = txs.read_txs(c, (item.tx_id,)).get(item.tx_id)
+            raw = None if tx is None else tx.raw
+            found.append((item, raw, txs.read_bump(c, item.tx_id), txs.read_anchor(c, item.tx_id)))
     return found
 
 

@@ -106,8 +106,15 @@ CREATE TABLE chain_depths (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE chain_mark (key TEXT PRIMARY KEY, number INTEGER NOT NULL, octets BLOB) STRICT, WITHOUT ROWID;
 """,
+        """
+CREATE INDEX chain_item_ended ON chain_item (stream_hash, offset) WHERE next_depth <= 0;
+CREATE INDEX chain_tx_blank ON chain_tx (id) WHERE timeout_blocks < 0;
+""",
     ),
 )
+BLANK = -1
+"""`timeout_blocks` of a row whose transaction was erased: nothing is written to it any more, and it goes with the next look
+of the watcher's, which may be at work on it."""
 
 
 LATE_BLOCKS = 1008
@@ -229,7 +236,7 @@ def note_answers(c: sqlite3.Connection, changes: Iterable[Answered], now_us: int
     """What sources said, as far as it counts. A packet becomes `seen` by it, and nothing more."""
     c.executemany(
         "UPDATE chain_tx SET is_seen = ?2, reason = ?3, unknown_since = ?4, refused_since = ?5, to_send = ?6,"
-        " seen_us = CASE WHEN ?2 THEN coalesce(seen_us, ?7) ELSE seen_us END WHERE id = ?1",
+        " seen_us = CASE WHEN ?2 THEN coalesce(seen_us, ?7) ELSE seen_us END WHERE id = ?1 AND timeout_blocks >= 0",
         [
             (one.tx_id, one.is_seen, one.reason, one.unknown_since, one.refused_since, one.to_send, now_us)
             for one in changes
@@ -239,7 +246,7 @@ def note_answers(c: sqlite3.Connection, changes: Iterable[Answered], now_us: int
 
 def note_raw(c: sqlite3.Connection, tx_id: int, raw: bytes) -> None:
     """Its bytes were found."""
-    c.execute("UPDATE chain_tx SET raw = ? WHERE id = ?", (raw, tx_id))
+    c.execute("UPDATE chain_tx SET raw = ? WHERE id = ? AND timeout_blocks >= 0", (raw, tx_id))
 
 
 def note_sent(c: sqlite3.Connection, ids: Iterable[int]) -> None:
@@ -252,7 +259,7 @@ def note_mined(c: sqlite3.Connection, mined: Iterable[Mined], now_us: int) -> No
     for proof in mined:
         c.execute(
             "UPDATE chain_tx SET height = ?, block = ?, bump = ?, is_open = 0, to_send = 0, verdict = '', reason = '',"
-            " mined_us = coalesce(mined_us, ?) WHERE id = ?",
+            " mined_us = coalesce(mined_us, ?) WHERE id = ? AND timeout_blocks >= 0",
             (proof.height, proof.block, proof.bump, now_us, proof.tx_id),
         )
         c.execute(
@@ -267,7 +274,7 @@ def note_mined(c: sqlite3.Connection, mined: Iterable[Mined], now_us: int) -> No
 def note_verdict(c: sqlite3.Connection, tx_id: int, verdict: str, reason: str, tip_height: int) -> None:
     """Our own judgement; its packets tell it in their turn. It is asked about further, for a proof still counts."""
     c.execute(
-        "UPDATE chain_tx SET verdict = ?, reason = ?, to_send = 0, unknown_since = ? WHERE id = ?",
+        "UPDATE chain_tx SET verdict = ?, reason = ?, to_send = 0, unknown_since = ? WHERE id = ? AND timeout_blocks >= 0",
         (verdict, reason, tip_height, tx_id),
     )
     c.execute("UPDATE chain_item SET verdict = ? WHERE tx_id = ? AND state IN ('pending', 'seen')", (verdict, tx_id))
@@ -297,7 +304,8 @@ def note_orphaned(c: sqlite3.Connection, tx_ids: Iterable[int], now_us: int) -> 
     """Their block left the best chain: the proof becomes history, they are broadcast and asked about again."""
     for tx_id in tx_ids:
         c.execute(
-            "INSERT OR REPLACE INTO chain_orphan SELECT id, ?, height, block, bump FROM chain_tx WHERE id = ?",
+            "INSERT OR REPLACE INTO chain_orphan SELECT id, ?, height, block, bump FROM chain_tx"
+            " WHERE id = ? AND bump IS NOT NULL",
             (now_us, tx_id),
         )
         c.execute(
@@ -308,7 +316,7 @@ def note_orphaned(c: sqlite3.Connection, tx_ids: Iterable[int], now_us: int) -> 
         c.execute(
             "UPDATE chain_tx SET height = NULL, block = NULL, bump = NULL, is_open = 1, is_seen = 0,"
             " to_send = raw IS NOT NULL, reason = 'its block left the best chain', unknown_since = NULL,"
-            " refused_since = NULL WHERE id = ?",
+            " refused_since = NULL WHERE id = ? AND timeout_blocks >= 0",
             (tx_id,),
         )
 

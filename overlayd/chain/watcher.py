@@ -14,6 +14,7 @@ import trio
 
 from overlayd.chain import item_tables as items
 from overlayd.chain import watch_tables as txs
+from overlayd.chain.clearing import ClearedLog, Clearing
 from overlayd.chain.engine_settings import WatchSettings
 from overlayd.chain.headers import HeaderBook
 from overlayd.chain.proving import Prover, Verdict, find_output
@@ -27,6 +28,7 @@ from overlayd.model.clock import Clock
 from overlayd.model.errors import OverlaydError, ShuttingDown, SourceUnavailable
 from overlayd.model.metrics import Metrics
 from overlayd.model.txid import BlockHash, TxId
+from overlayd.storage import Stream
 
 T = TypeVar("T")
 BACK_AT_ONCE = 200
@@ -39,12 +41,10 @@ _LIMIT_HINTS = "hints_max"
 _log = structlog.get_logger("chain.watcher")
 
 
-class WatchLog(Streams, Protocol):
+class WatchLog(ClearedLog, Streams, Protocol):
     """What the watcher needs of the log."""
 
-    async def read(self, function: Callable[[sqlite3.Connection], T]) -> T: ...
-
-    async def write(self, job: Callable[[sqlite3.Connection], T]) -> T: ...
+    def find_stream_by_hash(self, stream_hash: bytes) -> Stream | None: ...
 
     async def append_statuses(
         self, statuses: Sequence[StatusEntry], along: Callable[[sqlite3.Connection], None]
@@ -81,6 +81,7 @@ class Watcher:
         self._rules = Rules(log)
         self._measured = WatchMetrics(metrics, clock)
         self._turns = Turns(log, self._rules, self._measured.note_told)
+        self.clearing = Clearing(log, book, metrics)
         self._hints: dict[TxId, None] = {}
         self._is_poll_due = True
         self._is_woken = trio.Event()
@@ -144,6 +145,8 @@ class Watcher:
         try:
             await self._keep_up()
             await self._announce()
+            if await self.clearing.step():
+                self.wake()
             await self._ask_sources()
             await self._turns.advance(await self._log.read(items.read_untold_streams))
         except ShuttingDown:

@@ -51,6 +51,11 @@ _NEWEST_KEPT = "SELECT max(offset) FROM entry WHERE offset IN (SELECT value FROM
 
 _OLDEST_KEPT = _NEWEST_KEPT.replace("max(", "min(")
 
+_TIMES = "SELECT offset, substr(e, 19, 8) FROM entry WHERE offset IN (SELECT value FROM json_each(?))"
+_REDUCED = """
+SELECT offset FROM entry
+WHERE offset IN (SELECT value FROM json_each(?)) AND sealed IS NULL AND substr(e, 1, 1) <> x'00'"""
+
 _HEADER_FROM = """
 SELECT offset, e, leaf FROM entry WHERE offset >= ? AND substr(e, 1, 1) <> x'00' ORDER BY offset LIMIT 1"""
 """Past rows that only hold the place of an entry that is lost."""
@@ -120,6 +125,11 @@ def find_oldest_kept(connection: sqlite3.Connection, offsets: Sequence[int]) -> 
     return found
 
 
+def find_reduced(connection: sqlite3.Connection, offsets: Sequence[int]) -> list[int]:
+    """Those of some offsets whose entry was taken away; what is damaged isn't."""
+    return [offset for (offset,) in connection.execute(_REDUCED, (json.dumps(offsets),))]
+
+
 def _read_stub(connection: sqlite3.Connection, offset: int) -> bytes:
     """The start of a row's sealed part. Not by `blobopen`, which would spare reading long bodies: Python 3.11 keeps a
     reference to every blob that was ever opened for as long as the connection lives."""
@@ -146,6 +156,12 @@ def read_kept_nodes(connection: sqlite3.Connection, nodes: Sequence[Node]) -> di
     query = "SELECT hash FROM kept_node WHERE level = ? AND node_index = ?"
     found = {node: connection.execute(query, node).fetchone() for node in nodes}
     return {node: row[0] for node, row in found.items() if row is not None}
+
+
+def read_appended_times(connection: sqlite3.Connection, offsets: Sequence[int]) -> dict[int, int]:
+    """When entries were appended (Unix µs), by offset, as their rows say."""
+    rows = connection.execute(_TIMES, (json.dumps(list(offsets)),))
+    return {offset: int.from_bytes(appended, "big") for offset, appended in rows}
 
 
 def read_appended_us(connection: sqlite3.Connection, offset: int) -> int | None:

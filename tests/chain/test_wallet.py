@@ -1,7 +1,6 @@
 """The wallet: packets that came without a transaction get one, coins are neither lost nor spent twice, and bounds hold."""
 
 import shutil
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 from chain_rig import FixedClock
-from watch_rig import Node, watching
+from watch_rig import Node, keep_books, watching
 
 from overlayd.bsv.anchor import AnchorKind, list_anchors
 from overlayd.bsv.tx import OutPoint, parse_transaction
@@ -223,26 +222,6 @@ async def test_a_conflicted_payment_is_made_anew_of_another_coin(tmp_path: Path)
         assert now.state == "confirmed"
         assert now.txid != first
         assert await node.told(receipt.offset) == ["confirmed1"]
-
-
-def keep_books(directory: Path) -> None:
-    """Every coin is spent at most once by what is written down, and what is written down balances."""
-    connection = sqlite3.connect(directory / "log.sqlite3")
-    spent: dict[OutPoint, bytes] = {}
-    for txid, raw in connection.execute("SELECT txid, raw FROM chain_tx WHERE role <> 'brought'"):
-        for item in parse_transaction(raw).inputs:
-            assert spent.setdefault(item.outpoint, txid) == txid, "a coin was spent twice"
-    coins = {}
-    for txid, vout, spent_by in connection.execute(
-        "SELECT t.txid, c.vout, s.txid FROM chain_coin c JOIN chain_tx t ON t.id = c.tx_id"
-        " LEFT JOIN chain_tx s ON s.id = c.spent_by"
-    ):
-        coins[OutPoint(txid, vout)] = spent_by
-    for outpoint, txid in spent.items():
-        assert coins.get(outpoint, txid) == txid, "a coin is spent, but the wallet doesn't know"
-    for outpoint, spent_by in coins.items():
-        assert spent.get(outpoint) == spent_by, "a coin is lost: nothing spends it, and the wallet thinks so"
-    connection.close()
 
 
 class Cut(Exception):

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from chain_rig import KEY, SCRIPT, FixedClock, outgoing
 from overlayd.bsv.anchor import Anchor, AnchorKind, anchor_output
 from overlayd.bsv.network import REGTEST
 from overlayd.bsv.spending import Spendable, build_spend
-from overlayd.bsv.tx import ExtendedTransaction, OutPoint, Transaction, TxInput
+from overlayd.bsv.tx import ExtendedTransaction, OutPoint, Transaction, TxInput, parse_transaction
 from overlayd.chain.engine import CHAIN_FEATURES, ChainEngine, Source, read_wallet_key
 from overlayd.chain.headers import HeadersSettings, open_headers
 from overlayd.chain.regtest import RegtestChain, RegtestSettings, open_regtest
@@ -131,11 +132,15 @@ class Node:
         await self.chain.submit([outgoing(tx)])
 
     async def entries(self) -> list[tuple[StoredEntry, StatusBody]]:
-        """Every status entry, oldest first."""
+        """Every status entry that isn't reduced, oldest first."""
         found: list[tuple[StoredEntry, StatusBody]] = []
         after = 0
         while page := (await self.log.read_page(after)).entries:
-            found += [(entry, decode_status_body(entry.body)) for entry in page if entry.kind == Kind.STATUS]
+            found += [
+                (entry, decode_status_body(entry.body))
+                for entry in page
+                if entry.kind == Kind.STATUS and not entry.is_reduced
+            ]
             after = page[-1].offset
         return found
 
@@ -195,3 +200,23 @@ async def watching(
 def txids_of(made: Sequence[tuple[Receipt, Transaction]]) -> list[bytes]:
     """Of packets that were published."""
     return [tx.txid for _, tx in made]
+
+
+def keep_books(directory: Path) -> None:
+    """Every coin is spent at most once by what is written down, and what is written down balances."""
+    connection = sqlite3.connect(directory / "log.sqlite3")
+    spent: dict[OutPoint, bytes] = {}
+    for txid, raw in connection.execute("SELECT txid, raw FROM chain_tx WHERE role <> 'brought'"):
+        for item in parse_transaction(raw).inputs:
+            assert spent.setdefault(item.outpoint, txid) == txid, "a coin was spent twice"
+    coins = {}
+    for txid, vout, spent_by in connection.execute(
+        "SELECT t.txid, c.vout, s.txid FROM chain_coin c JOIN chain_tx t ON t.id = c.tx_id"
+        " LEFT JOIN chain_tx s ON s.id = c.spent_by"
+    ):
+        coins[OutPoint(txid, vout)] = spent_by
+    for outpoint, txid in spent.items():
+        assert coins.get(outpoint, txid) == txid, "a coin is spent, but the wallet doesn't know"
+    for outpoint, spent_by in coins.items():
+        assert spent.get(outpoint) == spent_by, "a coin is lost: nothing spends it, and the wallet thinks so"
+    connection.close()
