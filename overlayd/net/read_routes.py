@@ -213,8 +213,9 @@ class _ReadRoutes:
     async def _wait_for_packets(self, stream: Stream, after: int, limit: int, wait_s: float) -> StreamPage:
         deadline = trio.current_time() + wait_s
         while True:
+            head = stream.head_sequence  # before the read: what came during it isn't in the page
             page = await read_stream(self._log, self._reads, stream, after, limit)
-            if not page.is_empty or stream.head_sequence > after or trio.current_time() >= deadline:
+            if not page.is_empty or head > after or trio.current_time() >= deadline:
                 return page
             async with self._lane.step_out():
                 with self._registry.waiting(deadline) as scope:

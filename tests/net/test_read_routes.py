@@ -13,8 +13,10 @@ from trio.testing import wait_all_tasks_blocked
 
 from overlayd.delivery.session import Ending
 from overlayd.model.definition import Definition
+from overlayd.model.entry import StoredEntry
 from overlayd.model.limits import Limits
 from overlayd.model.units import Duration, Size
+from overlayd.storage import Stream
 
 
 def numbers(body: dict[str, Any]) -> list[int]:
@@ -146,6 +148,26 @@ async def test_long_poll_ends(tmp_path: Path) -> None:
             assert answers == []
             await live.registry.stop(Ending(1001, "shutdown"))
         assert len(answers) == 2
+
+
+async def test_what_comes_while_the_first_page_is_read_is_not_passed_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A packet that is appended after the page was read, and before the wait, ends the wait and is in the answer."""
+    async with open_live(tmp_path) as live:
+        await live.append("s", b"1")
+        read = live.log.read_packets
+
+        async def read_slowly(stream: Stream, after: int, limit: int) -> list[StoredEntry]:
+            page = await read(stream, after, limit)
+            monkeypatch.undo()
+            await live.append("s", b"2")
+            return page
+
+        monkeypatch.setattr(live.log, "read_packets", read_slowly)
+        with trio.fail_after(20):
+            body = (await live.ask("GET", "/v1/streams/s/packets?after=1&wait=50s")).json
+        assert numbers(body) == [2]
 
 
 async def test_waiting_gives_the_lane_back(tmp_path: Path) -> None:
