@@ -77,12 +77,13 @@ class _PullRoutes:
         if body.delay is not UNSET:
             raise BadParameter("ack takes no delay", subject="delay")
         if body.reply is not UNSET:
-            return await self._reply(desk, body, body.reply)
+            return await self._reply(self._find(subscription), desk, body, body.reply)
         async with self._lane.step_out():
             results = await desk.ack(body.leases)
         return answer(encode_wire(LeasesBody(results=results)))
 
-    async def _reply(self, desk: Desk, body: LeasesIn, reply: Reply) -> Response:
+    async def _reply(self, found: Subscription, desk: Desk, body: LeasesIn, reply: Reply) -> Response:
+        self._durable.owners.require_reply(principal_of(request), found)
         if len(body.leases) != 1:
             raise BadParameter("a reply goes with one lease", subject="leases")
         async with self._lane.step_out():

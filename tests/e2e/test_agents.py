@@ -160,6 +160,7 @@ def test_ways_to_reply_and_the_switch(tmp_path: Path, agent: Agent) -> None:
             plain = make_key(node, "subscribe", "publish")
             able = make_key(node, "subscribe", "publish", "read", "agent")
             other = make_key(node, "subscribe", "publish:other", "agent")
+            reader = make_key(node, "subscribe", "read")
             boss = make_key(node, "manage")
         body = {"name": "w", "kind": "agent", "streams": ["in"], "agent": {"attach": "pull", "output": "out"}}
         with httpx.Client(base_url=node.url) as raw:
@@ -178,9 +179,11 @@ def test_ways_to_reply_and_the_switch(tmp_path: Path, agent: Agent) -> None:
             bad = {"leases": [message["lease"]], "reply": {"packets": [{"data": 1, "id": "x"}]}}
             assert raw.post("/v1/subscriptions/w/ack", json=bad, headers=able).status_code == 422
             good = {"leases": [message["lease"]], "reply": reply}
+            assert raw.post("/v1/subscriptions/w/ack", json=good, headers=reader).status_code == 403
             assert raw.post("/v1/subscriptions/w/ack", json=good, headers=able).json() == {"results": ["ok"]}
             live = body | {"name": "l", "agent": {"attach": "live", "output": "out"}}
             assert raw.post("/v1/subscriptions", json=live, headers=able).status_code == 201
+            trio.run(reply_with_less, node.url, able)
             trio.run(reply_live, node.url, able)
             assert raw.get("/v1/agents", headers=able).status_code == 403
             paused = raw.post("/v1/agents/pause", headers=boss).json()
@@ -244,20 +247,51 @@ def test_agents_by_commands(tmp_path: Path) -> None:
         assert node.stop() == 0
 
 
+def open_live(url: str, headers: dict[str, str], ticket: str = "") -> Any:
+    """A WebSocket, as a block."""
+    named = [] if ticket else [(name.encode(), value.encode()) for name, value in headers.items()]
+    query = f"?ticket={ticket}" if ticket else ""
+    return open_websocket_url(
+        f"{url.replace('http', 'ws')}/v1/live{query}", subprotocols=["overlayd.v1"], extra_headers=named
+    )
+
+
+async def ask_live(socket: Any, kind: str, **message: Any) -> dict[str, Any]:
+    """The next message of a kind, after something was sent."""
+    if message:
+        await socket.send_message(json.dumps(message))
+    answer: dict[str, Any] = {}
+    while answer.get("type") != kind:
+        answer = json.loads(await socket.get_message())
+    return answer
+
+
+async def reply_with_less(url: str, headers: dict[str, str]) -> None:
+    """What a narrower ticket of the agent's own key is let do: read, but neither reply nor push out who may."""
+    with trio.fail_after(WAIT_S):
+        async with httpx.AsyncClient(base_url=url, headers=headers) as raw:
+            tickets = []
+            for scope in ("subscribe", "publish:in"):
+                given = await raw.post("/v1/tickets", json={"scopes": [scope]})
+                tickets.append(given.raise_for_status().json()["ticket"])
+            async with open_live(url, {}, tickets[0]) as reader:
+                await ask_live(reader, "subscribed", type="subscribe", id="a", name="l")
+                (await raw.post("/v1/streams/in/packets", json={"data": {"n": 2}})).raise_for_status()
+                cursor = (await ask_live(reader, "packet"))["cursor"]
+                reply = {"packets": [{"data": "forged"}]}
+                refused = await ask_live(reader, "error", type="ack", id="a", cursor=cursor, reply=reply)
+                assert refused["code"] == "access.forbidden"
+                async with open_live(url, {}, tickets[1]) as writer:
+                    refused = await ask_live(writer, "error", type="subscribe", id="a", name="l")
+                    assert refused["code"] == "access.forbidden"
+                assert (await ask_live(reader, "heartbeat", type="ping"))["type"] == "heartbeat"
+
+
 async def reply_live(url: str, headers: dict[str, str]) -> None:
     """Reads a packet by the subscription's name and replies to it; a reply to nothing is refused."""
     with trio.fail_after(WAIT_S):
-        async with open_websocket_url(
-            f"{url.replace('http', 'ws')}/v1/live", subprotocols=["overlayd.v1"],
-            extra_headers=[(name.encode(), value.encode()) for name, value in headers.items()],
-        ) as socket:  # fmt: skip
-            await socket.send_message(json.dumps({"type": "subscribe", "id": "a", "name": "l"}))
-            async with httpx.AsyncClient(base_url=url) as raw:
-                done = await raw.post("/v1/streams/in/packets", json={"data": {"n": 2}}, headers=headers)
-                done.raise_for_status()
-            message: dict[str, Any] = {}
-            while message.get("type") != "packet":
-                message = json.loads(await socket.get_message())
+        async with open_live(url, headers) as socket:
+            message = await ask_live(socket, "packet", type="subscribe", id="a", name="l")
             assert message["packet"]["producer"]["principal"].startswith("key:")
             wrong = {"type": "ack", "id": "a", "cursor": message["cursor"], "reply": {"packets": 5}, "ref": 1}
             await socket.send_message(json.dumps(wrong))

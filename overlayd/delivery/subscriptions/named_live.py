@@ -23,10 +23,13 @@ WITHDRAWN = Ending(CLOSE_POLICY, "the named subscription was paused or deleted")
 class Attachment:
     """One connection's hold on a named subscription; `delivery.socket.NamedSubscription`."""
 
-    def __init__(self, live: "NamedLive", subscription: Subscription, session: Session, heartbeat_s: float) -> None:
+    def __init__(
+        self, live: "NamedLive", subscription: Subscription, session: Session, principal: Principal, heartbeat_s: float
+    ) -> None:  # fmt: skip
         self._live = live
         self.subscription = subscription
         self.session = session
+        self.principal = principal
         self._query = LiveQuery(
             selection=subscription.selection, start=subscription.ledger.floor, heartbeat_s=heartbeat_s,
             format="packet" if subscription.definition.kind == "live" else "agent",
@@ -74,7 +77,8 @@ class NamedLive:
 
         `delivery.socket.AttachNamed`. Checkpoint. Raises UnknownSubscription, Unauthorized, and SubscriptionConflict
         for another kind, one that isn't active, one that this very connection reads already, or an agent where events
-        are demanded, which don't say who a packet is from.
+        are demanded, which don't say who a packet is from; Forbidden for a connection that may not see what is selected,
+        as one that a narrower ticket opened: it doesn't end another one's.
         """
         await trio.lowlevel.checkpoint()
         subscription = self._book.find(name)
@@ -95,7 +99,9 @@ class NamedLive:
         if before is not None and before.session is session:
             raise SubscriptionConflict(f"this connection reads {subscription.name} already", subject=subscription.id)
         heartbeat_s = float(self._engine.delivery.settings.heartbeat)
-        found = self._attached[subscription.number] = Attachment(self, subscription, session, heartbeat_s)
+        found = Attachment(self, subscription, session, principal, heartbeat_s)
+        self._engine.delivery.see(found.query, principal)
+        self._attached[subscription.number] = found
         if before is not None:
             before.session.end(REPLACED)
         return found
@@ -121,6 +127,7 @@ class NamedLive:
                 raise SubscriptionConflict("the cursor is settled already", subject=subscription.id)
             return
         if reply:
+            self._owners.require_reply(attachment.principal, subscription)
             await self._reply(subscription, cursor, reply)
             if _place(cursor) <= _place(subscription.ledger.floor):
                 return  # a later one was acknowledged meanwhile

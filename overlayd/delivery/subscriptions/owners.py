@@ -8,6 +8,7 @@ from overlayd.access.scopes import EVERYWHERE, RIGHTS, Grants, Right, Scope, gra
 from overlayd.access.stream_guard import StreamGuard
 from overlayd.delivery.subscriptions.subscription import Reading, Subscription
 from overlayd.model.errors import Forbidden, UnknownSubscription
+from overlayd.model.subscription import AgentRule
 from overlayd.storage import Stream
 
 CONFIG = Reading("config", RIGHTS)
@@ -58,6 +59,13 @@ class Owners:
         require_some(principal, "agent")
         if output:
             self._streams.require(principal, "publish", output)
+
+    def require_reply(self, principal: Principal, subscription: Subscription) -> None:
+        """For whoever hands in a reply by pull or live: it is published in the agent's owner's name, and takes from them
+        what making the agent takes. Raises Forbidden, Unauthorized."""
+        agent = subscription.definition.agent
+        if isinstance(agent, AgentRule) and isinstance(agent.output, str):
+            self.require_agent(principal, agent.output)
 
     def may_reply(self, reading: Reading, output: str) -> bool:
         """Whether the owner may run agents and publish to the stream, now."""
