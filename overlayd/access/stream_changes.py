@@ -13,6 +13,7 @@ from overlayd.model.definition import Definition
 from overlayd.model.draft import StreamStateName
 from overlayd.model.errors import OwnedByConfig, UnderHold
 from overlayd.storage import Log, Stream
+from overlayd.storage.definitions import Unchanged
 from overlayd.storage.group import Group
 from overlayd.storage.own import append_own
 
@@ -62,12 +63,12 @@ class StreamChanges:
         packet = self._trail.packet(author.record("stream.state", name, state=state))
         return await self._log.set_stream_state(name, state, own=[packet])
 
-    async def delete(self, name: str, author: Author) -> int:
+    async def delete(self, name: str, author: Author, only: Unchanged | None = None) -> int:
         """As `Log.delete_stream`: the record goes in before anything is taken away. Checkpoint."""
         packet = self._trail.packet(author.record("stream.delete", name))
         try:
             with self._naming_place(name):
-                removed = await self._log.delete_stream(name, own=[packet])
+                removed = await self._log.delete_stream(name, own=[packet], only=only)
         except UnderHold:
             await self._trail.write(
                 msgspec.structs.replace(author.record("stream.delete", name, reason="held"), result="refused")

@@ -29,7 +29,8 @@ def command(file: Path, dry_run: bool, prune: bool, target: Target, as_json: boo
 
     FILE is written as a node's configuration is, conf.d/*.toml beside it are read after it, and only [defaults],
     [[streams]] and [[subscriptions]] count. Applying twice changes nothing. What the node's own configuration declares
-    is changed there, not here. Packets are never deleted.
+    is changed there, not here. Packets are never deleted; and what somebody else changes while this runs is left as it is
+    and told as a conflict.
     """
     wanted = load_settings(file, environ={}).settings
     with SyncClient(target.url, target.key, tls=target.tls, retry=ONCE) as client:
@@ -41,7 +42,7 @@ def command(file: Path, dry_run: bool, prune: bool, target: Target, as_json: boo
             for step in steps:
                 _tell(step, as_json=as_json)
         else:
-            carry_out(steps, client.send, lambda step: _tell(step, as_json=as_json))
+            steps = carry_out(steps, client.send, lambda step: _tell(step, as_json=as_json))
     if not steps and not as_json:
         click.echo("nothing differs")
     if dry_run and any(step.verb != "keep" for step in steps):

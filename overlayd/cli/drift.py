@@ -1,17 +1,26 @@
 """How a node's streams and subscriptions differ from those in files, and what brings them in line. No I/O here."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
 
 from overlayd.client import subscription_calls as subscriptions
-from overlayd.client.calls import Call, define, delete
+from overlayd.client.calls import Call, define, delete, stream, tagged
 from overlayd.config import StreamSettings
 from overlayd.delivery.query import LiveQuery, parse_message
 from overlayd.delivery.subscriptions.declaring import DeclaredSubscription
 from overlayd.delivery.subscriptions.definition import parse_new
 from overlayd.model.definition import Definition, encode_definition
+from overlayd.model.errors import (
+    DefinitionConflict,
+    OwnedByConfig,
+    SequenceMismatch,
+    SubscriptionConflict,
+    UnknownStream,
+    UnknownSubscription,
+)
 from overlayd.model.limits import Limits
 from overlayd.model.names import is_node_name
 from overlayd.model.subscription import SubscriptionDefinition, decode_subscription, encode_subscription
@@ -24,13 +33,17 @@ _NOT_COMPARED = ("secret", "from")
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One difference. `keep` and `conflict` stay as they are, for the reason in `detail`; the others have a call."""
+    """One difference. `keep` and `conflict` stay as they are, for the reason in `detail`; the others have a call.
+
+    `found`: what the node showed when that was decided; nothing else may be changed or deleted. `call`: made of its ETag.
+    """
 
     verb: Verb
     kind: Literal["stream", "subscription"]
     name: str
     detail: str = ""
-    call: Call[Any] | None = None
+    call: Callable[[str], Call[Any]] | None = None
+    found: StreamBody | SubscriptionBody | None = None
 
 
 def plan_streams(wanted: Sequence[StreamSettings], found: Iterable[StreamBody], *, prune: bool) -> Iterator[Step]:
@@ -42,7 +55,7 @@ def plan_streams(wanted: Sequence[StreamSettings], found: Iterable[StreamBody], 
         members: dict[str, Any] = msgspec.json.decode(text)
         old = there.pop(name, None)
         if old is None:
-            yield Step("create", "stream", name, call=define(name, members))
+            yield Step("create", "stream", name, call=partial(_define, name, members, is_new=True))
             continue
         before: dict[str, Any] = msgspec.json.decode(encode_definition(_definition_of(old)))
         differing = _differing(before, members)
@@ -51,7 +64,7 @@ def plan_streams(wanted: Sequence[StreamSettings], found: Iterable[StreamBody], 
         if old.owner == "config":
             yield Step("conflict", "stream", name, f"the node's own configuration says otherwise: {differing}")
         else:
-            yield Step("change", "stream", name, differing, define(name, members))
+            yield Step("change", "stream", name, differing, partial(_define, name, members), old)
     for name, old in sorted(there.items()) if prune else ():
         if old.owner == "config":
             continue
@@ -63,7 +76,7 @@ def plan_streams(wanted: Sequence[StreamSettings], found: Iterable[StreamBody], 
                 f"it has had {old.head_sequence} packets; `overlayd streams delete` takes it away",
             )
         else:
-            yield Step("delete", "stream", name, call=delete(name))
+            yield Step("delete", "stream", name, call=partial(_delete, name, old.head_sequence), found=old)
 
 
 def plan_subscriptions(
@@ -75,7 +88,7 @@ def plan_subscriptions(
         old = there.pop(one.name, None)
         body: dict[str, Any] = msgspec.json.decode(one.body)
         if old is None:
-            yield Step("create", "subscription", one.name, call=subscriptions.create(body))
+            yield Step("create", "subscription", one.name, call=partial(_create, body))
             continue
         new = _members_of(_asked(one.body))
         before = _members_of(_shown(old))
@@ -89,11 +102,11 @@ def plan_subscriptions(
         elif old.kind != new["kind"]:
             yield Step("conflict", "subscription", one.name, f"it is a {old.kind}; a kind never changes")
         else:
-            call = subscriptions.patch(one.name, _merge_patch(before, new))
-            yield Step("change", "subscription", one.name, differing, call)
+            call = partial(_patch, old.id, _merge_patch(before, new))
+            yield Step("change", "subscription", one.name, differing, call, old)
     for name, old in sorted(there.items()) if prune else ():
         if old.owner != "config":
-            yield Step("delete", "subscription", name, call=subscriptions.delete(name))
+            yield Step("delete", "subscription", name, call=partial(_drop, old.id), found=old)
 
 
 def _definition_of(stream: StreamBody) -> Definition:
@@ -149,12 +162,62 @@ def _merge_patch(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any
     return patch
 
 
-Send = Callable[[Call[Any]], object]
+def _define(name: str, members: dict[str, Any], etag: str, *, is_new: bool = False) -> Call[Any]:
+    return define(name, members, if_match=etag, is_new=is_new)
 
 
-def carry_out(steps: Iterable[Step], send: Send, tell: Callable[[Step], None]) -> None:
-    """Sends what there is to send, one after the other. Raises what the node refuses one with; those before it are done."""
+def _delete(name: str, sequence: int, etag: str) -> Call[Any]:
+    return delete(name, if_match=etag, expected_sequence=sequence)
+
+
+def _create(body: dict[str, Any], _etag: str) -> Call[Any]:
+    return subscriptions.create(body)
+
+
+def _patch(id: str, changes: dict[str, Any], etag: str) -> Call[Any]:
+    return subscriptions.patch(id, changes, if_match=etag)
+
+
+def _drop(id: str, etag: str) -> Call[Any]:
+    return subscriptions.delete(id, if_match=etag)
+
+
+def carry_out(steps: Iterable[Step], send: Callable[[Call[Any]], Any], tell: Callable[[Step], None]) -> list[Step]:
+    """Sends what there is to send, one after the other; gives what came of each.
+
+    What isn't any more what was decided on, or came into being meanwhile, is left as it is: a conflict. Raises what the
+    node refuses one with for another reason; those before it are done.
+    """
+    done = []
     for step in steps:
-        if step.call is not None:
-            send(step.call)
+        try:
+            if step.call is not None:
+                send(step.call(_look_again(step, send)))
+        except _MOVED as error:
+            step = Step("conflict", step.kind, step.name, f"it changed meanwhile, apply again: {error.detail}")
         tell(step)
+        done.append(step)
+    return done
+
+
+_MOVED = (DefinitionConflict, SequenceMismatch, SubscriptionConflict, OwnedByConfig, UnknownStream, UnknownSubscription)
+"""What the node says to whom somebody else was quicker than."""
+
+
+def _look_again(step: Step, send: Callable[[Call[Any]], Any]) -> str:
+    """The ETag of what the step was decided on; "" when it makes something. Raises one of _MOVED when it is another."""
+    if isinstance(step.found, StreamBody):
+        now = send(tagged(stream(step.name)))
+        is_same = _stream_facts(now.value) == _stream_facts(step.found)
+    elif isinstance(step.found, SubscriptionBody):
+        now = send(tagged(subscriptions.subscription(step.found.id)))
+        is_same = _members_of(_shown(now.value)) == _members_of(_shown(step.found))
+    else:
+        return ""
+    if not is_same:
+        raise DefinitionConflict(f"{step.name} isn't what it was a moment ago", subject=step.name)
+    return str(now.etag)
+
+
+def _stream_facts(shown: StreamBody) -> tuple[object, ...]:
+    return _definition_of(shown), shown.definition_version, shown.created_at, shown.owner

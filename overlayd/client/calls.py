@@ -70,6 +70,22 @@ class Call(msgspec.Struct, Generic[T], frozen=True):
         return self.parse(answer)
 
 
+class Tagged(msgspec.Struct, Generic[T], frozen=True):
+    """What an answer says, and its ETag; "" when it has none."""
+
+    value: T
+    etag: str
+
+
+def tagged(call: Call[T]) -> Call[Tagged[T]]:
+    """The same request; its answer with what a change that means only this can name as `if_match`."""
+
+    def parse(answer: Answer) -> Tagged[T]:
+        return Tagged(call.parse(answer), answer.headers.get("etag", ""))
+
+    return Call(call.method, call.path, parse, call.params, call.headers, call.content, call.is_repeatable, call.hold_s)
+
+
 def decoder_of(kind: type[T]) -> Callable[[Answer], T]:
     """A parse function for a JSON answer of this type."""
     decoder = msgspec.json.Decoder(kind, dec_hook=decode_unit)
@@ -127,10 +143,13 @@ def stream(name: str) -> Call[StreamBody]:
     return Call("GET", stream_path(name), _STREAM)
 
 
-def define(name: str, definition: Definition | Mapping[str, Any], *, if_match: str = "") -> Call[StreamBody]:
-    """Creates or changes a stream. A mapping holds only what differs from the node's defaults."""
+def define(
+    name: str, definition: Definition | Mapping[str, Any], *, if_match: str = "", is_new: bool = False
+) -> Call[StreamBody]:  # fmt: skip
+    """Creates or changes a stream. A mapping holds only what differs from the node's defaults. `if_match`: only the one
+    with this ETag is changed; `is_new`: none is."""
     content = encode_definition(definition) if isinstance(definition, Definition) else _encode_mapping(definition)
-    headers = (("Content-Type", JSON), *([("If-Match", if_match)] if if_match else []))
+    headers = (("Content-Type", JSON), *_given((("If-Match", if_match), ("If-None-Match", "*" if is_new else ""))))
     return Call("PUT", stream_path(name), _STREAM, headers=headers, content=content)
 
 
@@ -140,9 +159,14 @@ def set_state(name: str, state: str) -> Call[StreamBody]:
     return Call("PUT", stream_path(name, "state"), _STREAM, headers=(("Content-Type", JSON),), content=content)
 
 
-def delete(name: str) -> Call[StreamRemoved]:
-    """Takes a stream's packets away and frees its name. There is no way back."""
-    return Call("DELETE", stream_path(name), _REMOVED, params=(("confirm", name),), is_repeatable=False)
+def delete(name: str, *, if_match: str = "", expected_sequence: int | None = None) -> Call[StreamRemoved]:
+    """Takes a stream's packets away and frees its name. There is no way back. `if_match`, `expected_sequence`: unless its
+    definition, or its newest packet, is another by now."""
+    sequence = "" if expected_sequence is None else str(expected_sequence)
+    return Call(
+        "DELETE", stream_path(name), _REMOVED, params=_given((("confirm", name), ("expected_sequence", sequence))),
+        headers=_given((("If-Match", if_match),)), is_repeatable=False,
+    )  # fmt: skip
 
 
 def publish_packet(

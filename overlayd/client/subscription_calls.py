@@ -59,14 +59,14 @@ def subscription(name: str) -> Call[SubscriptionBody]:
     return Call("GET", path_of(name), _ONE)
 
 
-def patch(name: str, changes: Mapping[str, Any]) -> Call[SubscriptionBody]:
-    """A JSON merge patch."""
-    return Call("PATCH", path_of(name), _ONE, headers=_HEADERS, content=_text(changes))
+def patch(name: str, changes: Mapping[str, Any], *, if_match: str = "") -> Call[SubscriptionBody]:
+    """A JSON merge patch. `if_match`: only of the definition with this ETag."""
+    return Call("PATCH", path_of(name), _ONE, headers=(*_HEADERS, *_only(if_match)), content=_text(changes))
 
 
-def delete(name: str) -> Call[None]:
-    """With its dead letters."""
-    return Call("DELETE", path_of(name), _nothing, is_repeatable=False)
+def delete(name: str, *, if_match: str = "") -> Call[None]:
+    """With its dead letters. `if_match`: only if its definition still has this ETag."""
+    return Call("DELETE", path_of(name), _nothing, headers=_only(if_match), is_repeatable=False)
 
 
 def set_state(name: str, *, is_paused: bool) -> Call[SubscriptionBody]:
@@ -155,6 +155,10 @@ def _range_of(first: int | None, last: int | None) -> dict[str, int]:
 
 def _nothing(answer: Answer) -> None:
     return None
+
+
+def _only(if_match: str) -> tuple[tuple[str, str], ...]:
+    return (("If-Match", if_match),) if if_match else ()
 
 
 def _text(value: Any) -> bytes:

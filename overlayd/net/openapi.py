@@ -150,7 +150,12 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "delete", "/v1/streams/{stream}", "Delete a stream and its packets", "streams",
         (Answer(200, "What was removed", {JSON: wire.StreamRemoved}),),
-        (STREAM, Parameter("confirm", "query", "The stream's name again", TEXT, True)), {}, (400, 401, 403, 404, 409), "manage",
+        (
+            STREAM, Parameter("confirm", "query", "The stream's name again", TEXT, True),
+            query_of("expected_sequence", "Refused when its newest packet is another one; 0: when it has any", INTEGER),
+            Parameter("If-Match", "header", "ETag of the definition that is meant", TEXT),
+        ),
+        {}, (400, 401, 403, 404, 409), "manage",
     ),
     Operation(
         "put", "/v1/streams/{stream}/state", "Pause, stop or resume a stream", "streams",

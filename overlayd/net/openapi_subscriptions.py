@@ -6,6 +6,7 @@ from overlayd.net.operations import INTEGER, JSON, LIMIT, TEXT, Answer, Operatio
 
 ONE = "/v1/subscriptions/{subscription}"
 SUBSCRIPTION = Parameter("subscription", "path", "Id or name of the subscription", {**TEXT, "maxLength": 64}, True)
+IF_MATCH = Parameter("If-Match", "header", "ETag of the definition that is meant", TEXT)
 NUMBER = Parameter("number", "path", "Number of the dead letter", {"type": "integer", "minimum": 1}, True)
 TAG = "subscriptions"
 BODY_ERRORS = (400, 403, 404, 409, 413, 415, 422)
@@ -48,7 +49,7 @@ SUBSCRIPTION_OPERATIONS: tuple[Operation, ...] = (
         ONE,
         "A subscription and where it stands",
         TAG,
-        _shown("The subscription"),
+        _shown("The subscription; its ETag is for If-Match"),
         (SUBSCRIPTION,),
         {},
         (400, 403, 404),
@@ -60,7 +61,7 @@ SUBSCRIPTION_OPERATIONS: tuple[Operation, ...] = (
         "Change a subscription by a JSON merge patch",
         TAG,
         _shown("As it is now"),
-        (SUBSCRIPTION,),
+        (SUBSCRIPTION, IF_MATCH),
         {JSON: wire.SubscriptionPatch},
         (*BODY_ERRORS, 429, 503, 507),
         "subscribe",
@@ -71,7 +72,7 @@ SUBSCRIPTION_OPERATIONS: tuple[Operation, ...] = (
         "Delete a subscription with its dead letters",
         TAG,
         (Answer(204, "Gone"),),
-        (SUBSCRIPTION,),
+        (SUBSCRIPTION, IF_MATCH),
         {},
         (403, 404, 409, 503, 507),
         "subscribe",

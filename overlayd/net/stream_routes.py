@@ -30,6 +30,7 @@ from overlayd.model.limits import Limits
 from overlayd.model.names import parse_stream_name
 from overlayd.model.wire import StreamBody, StreamList, StreamRemoved, StreamStateBody, encode_wire
 from overlayd.net.app import answer, author_of, principal_of, read_body
+from overlayd.net.conditions import wanted_tags
 from overlayd.net.content import Bodies
 from overlayd.net.lane import Lane
 from overlayd.net.parameters import Parameters
@@ -37,6 +38,7 @@ from overlayd.pipeline.definitions import check_definition
 from overlayd.pipeline.json_text import parse_json
 from overlayd.pipeline.schema import SchemaCache
 from overlayd.storage import Log, Stream
+from overlayd.storage.definitions import Unchanged
 
 LIST_LIMIT = 100
 LIST_LIMIT_MAX = 1000
@@ -136,12 +138,15 @@ class _StreamRoutes:
     async def delete(self, stream: str) -> Response:
         """Deletes a stream with its packets, if the query says its name again."""
         self._streams.require(principal_of(request), "manage", stream)
-        parameters = Parameters(request, ("confirm",))
-        name = known_stream(self._log, stream).name
+        parameters = Parameters(request, ("confirm", "expected_sequence"))
+        found = known_stream(self._log, stream)
+        name = found.name
         if parameters.text("confirm") != name:
             raise BadParameter("deleting a stream needs its name again", subject="confirm", hint=f"add ?confirm={name}")
+        version = None if wanted_tags(request) is None else _wanted_version(request, found, name)
+        only = Unchanged(found.stream_hash, version, parameters.number("expected_sequence"))
         async with self._lane.step_out():
-            removed = await self._changes.delete(name, author_of(request))
+            removed = await self._changes.delete(name, author_of(request), only)
         return answer(encode_wire(StreamRemoved(stream=name, packets_removed=removed)))
 
     async def set_state(self, stream: str) -> Response:
@@ -256,9 +261,9 @@ def _wanted_version(asked: Request, stream: Stream | None, name: str) -> int | N
         if asked.headers["If-None-Match"].strip() != "*":
             raise BadParameter("If-None-Match can only be * here", subject="If-None-Match")
         return 0
-    if "If-Match" not in asked.headers:
+    tags = wanted_tags(asked)
+    if tags is None:
         return None
-    tags = [tag.strip() for tag in asked.headers["If-Match"].split(",")]
     if stream is not None and ("*" in tags or stream_etag(stream) in tags):
         return stream.definition_version
     now = "there is no such stream" if stream is None else f"its ETag is {stream_etag(stream)}"

@@ -28,6 +28,7 @@ from overlayd.model.wire_subscriptions import (
     TestBody,
 )
 from overlayd.net.app import answer, author_of, principal_of
+from overlayd.net.conditions import wanted_tags
 from overlayd.net.dead_letter_routes import add_dead_letter_routes
 from overlayd.net.json_body import JsonBodies
 from overlayd.net.lane import Lane
@@ -151,7 +152,7 @@ class _SubscriptionRoutes:
             self._owners.require_create(principal, asked.definition.streams)
         self._require_agent(asked.definition)
         async with self._lane.step_out():
-            await self._book.patch(found, asked, tell=self._tell("subscription.change"))
+            await self._book.patch(found, asked, tell=self._tell("subscription.change"), if_match=wanted_tags(request))
         return self._answer(found)
 
     async def delete(self, subscription: str) -> Response:
@@ -159,7 +160,7 @@ class _SubscriptionRoutes:
         found = self._find(subscription)
         Parameters(request, ())
         async with self._lane.step_out():
-            await self._book.delete(found, tell=self._tell("subscription.delete"))
+            await self._book.delete(found, tell=self._tell("subscription.delete"), if_match=wanted_tags(request))
             self._durable.live.withdraw(found)
         return answer(b"", 204)
 
@@ -247,7 +248,7 @@ class _SubscriptionRoutes:
         )
 
     def _answer(self, found: Subscription) -> Response:
-        return answer(encode_wire(self._body(found)))
+        return answer(encode_wire(self._body(found)), etag=self._book.tags.of(found))
 
     def tell_deletion(self, found: Subscription) -> TellCount:
         """As `TellDeletion` of the dead letters' routes."""

@@ -1,5 +1,7 @@
 """Creating streams and changing what they are: judged in the writer, each change an entry of the node."""
 
+import msgspec
+
 from overlayd.model.definition import Definition, encode_definition
 from overlayd.model.draft import StreamStateName
 from overlayd.model.errors import (
@@ -8,11 +10,12 @@ from overlayd.model.errors import (
     InvalidDefinition,
     LimitReached,
     OwnedByConfig,
+    SequenceMismatch,
     UnknownStream,
     Violation,
 )
 from overlayd.model.names import is_node_name, parse_stream_name
-from overlayd.storage.group import Group
+from overlayd.storage.group import Group, PendingStream
 from overlayd.storage.streams import Owner, Stream
 
 
@@ -74,6 +77,39 @@ def set_state(group: Group, name: str, state: StreamStateName) -> Stream:
     if pending.state != state:
         group.set_state(pending, state)
     return pending.stream
+
+
+class Unchanged(msgspec.Struct, frozen=True):
+    """What a stream must still be to be deleted: the one with this hash, this definition version, this newest sequence.
+
+    None: any.
+    """
+
+    stream_hash: bytes
+    version: int | None = None
+    sequence: int | None = None
+
+    def check(self, pending: PendingStream) -> None:
+        """Raises DefinitionConflict, SequenceMismatch."""
+        name = pending.stream.name
+        if pending.stream.stream_hash != self.stream_hash or self.version not in (None, pending.version):
+            raise DefinitionConflict(
+                f"{name} isn't what it was when its deletion was asked for", subject=name,
+                hint="read the definition again and decide anew", extra={"definition_version": pending.version},
+            )  # fmt: skip
+        if self.sequence not in (None, pending.head.sequence):
+            raise SequenceMismatch(
+                f"{name} is at sequence {pending.head.sequence}, not {self.sequence}", subject=name,
+                hint="packets came meanwhile; look at them and decide anew", extra={"head_sequence": pending.head.sequence},
+            )  # fmt: skip
+
+
+def stop_for_good(group: Group, name: str, only: Unchanged | None) -> Stream:
+    """The first step of a deletion: nothing is appended any more, so what was judged holds until the end. The stream."""
+    pending = group.find(name)
+    if pending is not None and only is not None:
+        only.check(pending)
+    return set_state(group, name, "stopped")
 
 
 def release(group: Group, name: str) -> Stream:

@@ -31,6 +31,7 @@ from overlayd.storage import definitions, files, queries, searching
 from overlayd.storage.checkpoint import Checkpoint
 from overlayd.storage.checkpoints import CheckpointSigner
 from overlayd.storage.damage.book import DamageBook
+from overlayd.storage.definitions import Unchanged
 from overlayd.storage.erasing import Erasing
 from overlayd.storage.errors import FULL_RETRY_AFTER_S
 from overlayd.storage.group import Group, LogState
@@ -267,15 +268,15 @@ class Log:
         stream: Stream = await self._change(ChangeJob(lambda group: definitions.release(group, name)))
         return stream
 
-    async def delete_stream(self, name: str, *, own: Sequence[OwnPacket] = ()) -> int:
+    async def delete_stream(self, name: str, *, own: Sequence[OwnPacket] = (), only: Unchanged | None = None) -> int:
         """Takes every packet of the stream away and frees its name; gives how many packets they were.
 
         Works in slices, so that others get their turn; cancelled half way, it can be called again. `own` goes in with
-        the first step, before anything is taken away.
-        Raises Forbidden for the node's own streams, UnknownStream, OwnedByConfig, and as `append`.
+        the first step, before anything is taken away; `only` is judged in that step.
+        Raises Forbidden for the node's own streams, UnknownStream, OwnedByConfig, as `Unchanged.check`, and as `append`.
         """
         definitions.check_is_changeable(name)
-        return await self._remover.delete_stream(name, own)
+        return await self._remover.delete_stream(name, own, only)
 
     async def reduce(self, stream: Stream, from_offset: int, to_offset: int, cause: RemovalCause) -> int:
         """Takes the stream's packets in a range of offsets (inclusive) away; gives how many they were.

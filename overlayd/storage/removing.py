@@ -14,7 +14,7 @@ from overlayd.model.bodies import RemovalCause
 from overlayd.model.errors import OwnedByConfig, UnknownStream, VerificationFailed
 from overlayd.model.meta import Meta, decode_meta
 from overlayd.storage import links, queries
-from overlayd.storage.definitions import set_state
+from overlayd.storage.definitions import Unchanged, stop_for_good
 from overlayd.storage.group import Group, LogState, id_key, producers_commitment
 from overlayd.storage.holds import Holds
 from overlayd.storage.intake import Intake
@@ -74,8 +74,8 @@ class Remover:
                 removed += await self._reduce_slice(stream, list(positions[at : at + SLICE_ROWS]), cause, [])
         return removed
 
-    async def delete_stream(self, name: str, own: Sequence[OwnPacket] = ()) -> int:
-        """Packets taken away. Raises UnknownStream, OwnedByConfig."""
+    async def delete_stream(self, name: str, own: Sequence[OwnPacket] = (), only: Unchanged | None = None) -> int:
+        """Packets taken away. Raises UnknownStream, OwnedByConfig, and as `Unchanged.check`."""
         async with self._lock:
             stream = self._state.book.find(name)
             if stream is None:
@@ -85,7 +85,7 @@ class Remover:
                     f"{name} is declared in the config file", subject=name, hint="remove it there first"
                 )
             await self._holds.refuse_if_held(stream, 1, stream.head_sequence)
-            await self._send(lambda group: (set_state(group, name, "stopped"), append_own(group, own)))
+            await self._send(lambda group: (stop_for_good(group, name, only), append_own(group, own)))
             definitions = await self._readers.read(lambda c: _read_definition_offsets(c, stream.id))
             count = await self._reduce(stream, 1, self._state.head.offset, "deleted", definitions)
             await self._send(lambda group: self._free(group, stream, definitions))

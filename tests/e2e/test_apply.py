@@ -9,8 +9,10 @@ import pytest
 from node_process import Node
 from test_commands import on
 
+from overlayd.cli.drift import Step, carry_out, plan_streams, plan_subscriptions
 from overlayd.cli.exits import CONFIG, FAILED, OK
-from overlayd.client import SyncClient
+from overlayd.client import SyncClient, calls, subscription_calls
+from overlayd.config import load_settings
 from overlayd.model.errors import OverlaydError, OwnedByConfig
 
 WANTED = """
@@ -113,6 +115,59 @@ def test_pruning_never_takes_packets(files: Files) -> None:
             client.stream("apply.b")
         assert client.subscriptions.list() == []
         assert files.apply("--prune", "--dry-run") == (OK, {("keep", "apply.a")})
+
+
+def test_what_changes_meanwhile_is_left(files: Files) -> None:
+    """Between looking and acting somebody publishes, changes, makes anew: nothing of that is deleted or overwritten."""
+    files.apply()
+    with SyncClient(f"unix:{files.node.directory}/overlayd.sock") as client:
+        files.write('[[streams]]\nname = "apply.a"\ntitle = "mine"\n[[streams]]\nname = "apply.c"\n')
+        client.define("apply.d", {})
+        wanted = load_settings(files.file, environ={}).settings
+        steps = [
+            *plan_streams(wanted.streams, client.streams(q="apply"), prune=True),
+            *plan_subscriptions(wanted.subscriptions, client.subscriptions.list(), prune=True),
+        ]
+        client.define("apply.a", {"title": "theirs"})
+        client.publish("apply.b", 1)
+        client.define("apply.c", {"title": "theirs"})
+        client.delete("apply.d")
+        client.define("apply.d", {})
+        client.subscriptions.delete("apply-pull")
+        client.subscriptions.create({"name": "apply-pull", "kind": "pull", "streams": ["apply.*"]})
+        told: list[Step] = []
+        done = carry_out(steps, client.send, told.append)
+        conflicts = {"apply.a", "apply.b", "apply.c", "apply.d", "apply-pull"}
+        assert {(step.verb, step.name) for step in done if step.name in conflicts} == {
+            ("conflict", name) for name in conflicts
+        }
+        assert told == done
+        assert client.stream("apply.a").title == client.stream("apply.c").title == "theirs"
+        assert (client.stream("apply.b").packets, client.stream("apply.d").packets) == (1, 0)
+        assert [one.name for one in client.subscriptions.list()] == ["apply-pull"]
+
+
+def test_conditions_of_changes(files: Files) -> None:
+    """A deletion or change that means another definition, or another newest packet, is refused and changes nothing."""
+    files.apply()
+    with SyncClient(f"unix:{files.node.directory}/overlayd.sock") as client:
+        stream = client.send(calls.tagged(calls.stream("apply.a")))
+        hook = client.send(calls.tagged(subscription_calls.subscription("apply-hook")))
+        client.subscriptions.patch("apply-hook", {"webhook": {"headers": {"X-Token": "another"}}})
+        client.publish("apply.a", 1)
+        for call, code in (
+            (calls.delete("apply.a", if_match='"1-00"'), "definition.conflict"),
+            (calls.delete("apply.a", if_match=stream.etag, expected_sequence=0), "sequence.mismatch"),
+            (subscription_calls.delete("apply-hook", if_match=hook.etag), "subscription.conflict"),
+            (subscription_calls.patch("apply-hook", {"types": ["x"]}, if_match=hook.etag), "subscription.conflict"),
+        ):
+            with pytest.raises(OverlaydError) as refused:
+                client.send(call)
+            assert (refused.value.code, refused.value.status) == (code, 409)
+        assert client.subscriptions.get("apply-hook").types == []
+        hook = client.send(calls.tagged(subscription_calls.subscription("apply-hook")))
+        client.send(subscription_calls.delete("apply-hook", if_match=hook.etag))
+        assert client.send(calls.delete("apply.a", if_match=stream.etag, expected_sequence=1)).packets_removed == 1
 
 
 def test_what_the_configuration_declares_is_a_conflict(tmp_path: Path) -> None:

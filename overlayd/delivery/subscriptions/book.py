@@ -35,8 +35,9 @@ from overlayd.delivery.subscriptions.storing import (
     stored_selection,
     with_values,
 )
-from overlayd.delivery.subscriptions.subscription import Reading, Rules, Subscription, rules_of
+from overlayd.delivery.subscriptions.subscription import Created, Reading, Rules, Subscription, rules_of
 from overlayd.delivery.subscriptions.tables import Rest, State, StoredSubscription
+from overlayd.delivery.subscriptions.tags import IfMatch, SubscriptionTags
 from overlayd.delivery.subscriptions.units import UnitRow
 from overlayd.model.clock import Entropy
 from overlayd.model.cursor import OFFSET_MAX, Cursor
@@ -65,15 +66,6 @@ Tell = Callable[[Subscription], OwnPacket]
 _log = structlog.get_logger("delivery.subscriptions")
 
 
-class Created(msgspec.Struct):
-    """A subscription that was made. `secret`: to be shown this once, "" where there is none. `never`: streams under
-    its patterns that will never confirm a packet as asked."""
-
-    subscription: Subscription
-    secret: str
-    never: list[str]
-
-
 class SubscriptionBook:
     """All of them, by id and name. Changes are made one after the other; what they give is durable, together with what
     `tell` makes of it."""
@@ -87,6 +79,7 @@ class SubscriptionBook:
         self.parse_query: ParseQuery = engine.delivery.parse_message
         self.check_webhook = check_webhook
         self._entropy = entropy
+        self.tags = SubscriptionTags(entropy)
         self._lease_filter = lease_filter
         self._secrets = secrets
         self._headers = headers
@@ -186,11 +179,13 @@ class SubscriptionBook:
             self.engine.wake(subscription)
             return Created(subscription, secret, never)
 
-    async def patch(self, subscription: Subscription, asked: Asked, *, tell: Tell | None = None) -> None:
-        """Gives it another definition; where it stands, and what is outstanding, stays. Checkpoint. Raises OwnedByConfig
-        and as `create`."""
+    async def patch(
+        self, subscription: Subscription, asked: Asked, *, tell: Tell | None = None, if_match: IfMatch = None
+    ) -> None:  # fmt: skip
+        """Gives it another definition; where it stands, and what is outstanding, stays. Checkpoint. Raises OwnedByConfig,
+        SubscriptionConflict for one that has none of the tags `if_match`, and as `create`."""
         async with self._changing:
-            self.check_ours(subscription)
+            self.check_ours(subscription, if_match)
             await self._redefine(subscription, asked, _told(tell, subscription))
 
     async def declare(self, asked: Asked, reading: Reading, place: str) -> None:
@@ -226,11 +221,13 @@ class SubscriptionBook:
             subscription.owner = API
             await self._write_definition(subscription, None)
 
-    async def delete(self, subscription: Subscription, *, tell: Tell | None = None) -> None:
+    async def delete(
+        self, subscription: Subscription, *, tell: Tell | None = None, if_match: IfMatch = None
+    ) -> None:  # fmt: skip
         """Takes it away with everything it left behind; `tell` goes in with the first that is taken. Checkpoint. Raises
-        OwnedByConfig, and as `Log.write`."""
+        OwnedByConfig, SubscriptionConflict as `patch`, and as `Log.write`."""
         async with self._changing:
-            self.check_ours(subscription)
+            self.check_ours(subscription, if_match)
             subscription.is_gone = True
             try:
                 await self.engine.halt(subscription)
@@ -295,8 +292,10 @@ class SubscriptionBook:
         await write_told(self._log, statements, _told(tell, subscription))
         return secret
 
-    def check_ours(self, subscription: Subscription) -> None:
-        """Raises OwnedByConfig for one that the configuration declares."""
+    def check_ours(self, subscription: Subscription, if_match: IfMatch = None) -> None:
+        """Raises OwnedByConfig for one that the configuration declares, SubscriptionConflict for one that has none of
+        the tags."""
+        self.tags.check(subscription, if_match)
         if subscription.owner != API:
             raise OwnedByConfig(
                 f"{subscription.name} is declared in {subscription.owner}", subject=subscription.name,

@@ -233,3 +233,12 @@ class Subscription:
         # A queued letter is written down in a row of its own, so it keeps nobody from sharing the position.
         self.shared_row = self.is_tracked and self.ledger.is_empty
         round.add_state(StateRow(self.number, self.floor(position), self.shared_row, self.rest))
+
+
+class Created(msgspec.Struct):
+    """A subscription that was made. `secret`: to be shown this once, "" where there is none. `never`: streams under
+    its patterns that will never confirm a packet as asked."""
+
+    subscription: Subscription
+    secret: str
+    never: list[str]
