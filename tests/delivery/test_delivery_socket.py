@@ -3,11 +3,14 @@
 import pytest
 import trio
 from delivery_fakes import FakeLog
+from left_behind import nothing_left_of
 from socket_harness import Node
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from overlayd.access import Principal
-from overlayd.delivery.session import Ending
+from overlayd.delivery.line import Line
+from overlayd.delivery.session import Ending, Session
+from overlayd.delivery.socket import SocketSession
 from overlayd.model.limits import Limits
 
 
@@ -330,3 +333,15 @@ async def test_stopped_stream_ends_its_sessions(autojump_clock: MockClock) -> No
         assert (error["code"], error["sub"]) == ("stream.paused", "x")
         await other.send(type="ping")
         await other.expect("heartbeat")
+
+
+async def test_nothing_is_left_of_a_session(autojump_clock: MockClock) -> None:
+    """Its buffers are free once it is over: no cycle keeps them until the collector comes by."""
+    node = Node()
+    with nothing_left_of(SocketSession, Session, Line):
+        for _ in range(3):
+            async with node.connect("stream=a") as client:
+                await client.receive_until("subscribed")
+                await client.send(type="ping")
+                await client.expect("heartbeat")
+        await trio.sleep(5)  # what a client asks for is dealt with by a task that lingers

@@ -4,8 +4,9 @@ from collections import defaultdict
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from left_behind import nothing_left_of
 
-from overlayd.delivery.subscriptions.ledger import Ledger
+from overlayd.delivery.subscriptions.ledger import SPARE_TIMERS, Ledger
 from overlayd.delivery.subscriptions.units import Item, Key, Unit, UnitRow
 from overlayd.model.cursor import Cursor, make_epoch
 
@@ -289,3 +290,28 @@ def test_cut_batches_keep_their_bounds(steps: list[tuple[object, ...]], is_order
     assert model.settled == {offset for offset, stream in enumerate(model.log, 1)}
     assert model.rows == {}
     assert model.ledger.is_empty
+
+
+def test_what_was_settled_is_forgotten() -> None:
+    """However long leases would have lasted, no more than a few settled units stay in memory, and those only as timers."""
+    ledger = Ledger(cursor(0))
+    with nothing_left_of(Item):
+        for offset in range(1, 5 * SPARE_TIMERS):
+            ledger.add(item(offset, "s"), 0.0)
+            ledger.scanned(cursor(offset))
+            unit = ledger.take(0.0)
+            assert unit is not None
+            ledger.lease(unit, 30.0, 0)
+            ledger.settle(unit)
+            ledger.release(unit)
+            assert len(ledger._timers) <= SPARE_TIMERS + 2
+        del unit
+        ledger.add(item(offset + 1, "s"), 0.0)
+        waiting = ledger.take(0.0)
+        assert waiting is not None
+        ledger.lease(waiting, 30.0, 0)
+        assert ledger.next_due() == 30.0
+        ledger.settle(waiting)
+        del waiting
+        ledger.drain()
+        ledger.expire(31.0)

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from left_behind import nothing_left_of
 from net_rig import GET_HEALTH, limits_with, open_edge
 from tls_wire import in_clear_text
 
 from overlayd.access import Principal
 from overlayd.model.units import Duration
-from overlayd.net.guard import INBOX_EVENTS, Inbox
+from overlayd.net.guard import INBOX_EVENTS, Exchange, Inbox, OneRequest
 from overlayd.net.head import Head
 
 
@@ -252,3 +253,12 @@ async def test_timeout_of_the_drain_is_a_setting(tmp_path: Path, patient_clock: 
         await edge.wait_until(lambda: "/slow" in edge.calls)
         edge.stop.set()
         assert (await client.read_answer()).status == 200
+
+
+async def test_nothing_is_left_of_a_request(tmp_path: Path) -> None:
+    """Its buffers are free once it is answered: no cycle keeps them until the collector comes by."""
+    async with open_edge(tmp_path) as edge, await edge.connect() as client:
+        with nothing_left_of(Exchange, OneRequest, Inbox):
+            for _ in range(3):
+                assert (await client.request("GET", "/healthz")).status == 200
+            await trio.testing.wait_all_tasks_blocked()

@@ -5,11 +5,13 @@ import gzip
 import chaos_sink as chaos
 import pytest
 import trio
+from left_behind import nothing_left_of
 from outbound_rig import RigMaker
 from trio.testing import MockClock
 
 from overlayd.model.errors import OutboundFailure
 from overlayd.outbound import OutboundRequest, Reason
+from overlayd.outbound.answer import AnswerReader
 
 
 @pytest.fixture
@@ -268,3 +270,12 @@ async def test_cancelling_closes_the_connection(make_rig: RigMaker, mock_clock: 
         assert rig.count("overlayd_outbound_connections_idle") == 0
         sink.play(chaos.answer(200))
         assert (await rig.post(sink.url)).status == 200
+
+
+async def test_nothing_is_left_of_a_call(make_rig: RigMaker) -> None:
+    """What read the answer is free with it: no cycle keeps it until the collector comes by."""
+    rig = make_rig()
+    async with chaos.open_sink() as sink:
+        with nothing_left_of(AnswerReader):
+            for _ in range(3):
+                assert (await rig.post(sink.url)).status == 200
