@@ -1,6 +1,7 @@
 """AgentPipe's bounds on a real node: rates with their headers, sizes, and the variables that set them."""
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,13 @@ def hits(node: Node, limit: str) -> float:
 
 def test_the_documented_dialect_is_held_to_its_rate(api: Api, node: Node) -> None:
     """Told with every answer, and with the refusal as the documents have it."""
-    left = [api.ask("POST", "/api/ingest", DOCUMENTED).headers["x-ratelimit-remaining"] for _ in range(3)]
+    first = api.ask("POST", "/api/ingest", DOCUMENTED)
+    assert first.headers["ratelimit-policy"] == '"agentpipe_ingest";q=3;w=60'
+    assert re.fullmatch(r'"agentpipe_ingest";r=2;t=\d+', first.headers["ratelimit"])
+    wrong = api.ask("POST", "/api/ingest", {"type": "error.occurred", "data": {}})
+    assert wrong.status == 400
+    last = api.ask("POST", "/api/ingest", [DOCUMENTED])
+    left = [answer.headers["x-ratelimit-remaining"] for answer in (first, wrong, last)]
     assert left == ["2", "1", "0"]
     refused = api.ask("POST", "/api/ingest", DOCUMENTED)
     assert (refused.status, refused.json["error"]) == (429, "Rate limit exceeded")
@@ -81,17 +88,23 @@ def test_a_conversation_can_have_a_rate_of_its_own(api: Api, node: Node) -> None
 
 def test_uploads_and_reads_have_rates(api: Api, node: Node) -> None:
     """Ten a minute, a thousand an hour, unless the settings say else."""
-    statuses = [api.ask("POST", "/api/sessions/upload", {}).status for _ in range(2)]
-    assert statuses == [400, 429]
-    statuses = [api.ask("GET", "/api/sessions").status for _ in range(5)]
-    assert statuses == [200, 200, 200, 200, 429]
+    uploads = [api.ask("POST", "/api/sessions/upload", {}) for _ in range(2)]
+    assert [answer.status for answer in uploads] == [400, 429]
+    reads = [
+        api.ask("GET", path) for path in ("/api/sessions", "/api/conversations/none", *["/api/metrics/summary"] * 3)
+    ]
+    assert [answer.status for answer in reads] == [200, 404, 200, 200, 429]
+    for answers, name, left in ((uploads, "upload", ["0", "0"]), (reads, "retrieval", ["3", "2", "1", "0", "0"])):
+        assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == left
+        assert all(answer.headers["ratelimit-policy"].startswith(f'"agentpipe_{name}";') for answer in answers)
     assert (hits(node, "agentpipe_upload"), hits(node, "agentpipe_retrieval")) == (1, 1)
 
 
 def test_who_needs_no_key_isnt_counted(node: Node) -> None:
-    """The service's own user, and everybody on a node without keys."""
-    statuses = {Admin(node).ask("GET", "/api/sessions").status for _ in range(10)}
-    assert statuses == {200}
+    """The service's own user, and everybody on a node without keys; nor is anything told to them."""
+    answers = [Admin(node).ask("GET", "/api/sessions") for _ in range(10)]
+    assert {answer.status for answer in answers} == {200}
+    assert not any("ratelimit" in answer.headers for answer in answers)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from overlayd.model.errors import (
     Unauthorized,
     UnusableJson,
 )
+from overlayd.net import problem
 
 JSON = "application/json"
 _WORDS = {
@@ -105,11 +106,11 @@ def status_of(error: OverlaydError) -> int:
 
 
 def rate_headers(rate: Rate, clock: Clock) -> dict[str, str]:
-    """What AgentPipe's documents say about a rate's headers."""
+    """What AgentPipe's documents say about a rate's headers, and what the node says of it everywhere else."""
     reset_us = clock.now_us() + math.ceil(rate.reset_s * 1_000_000)
     return {
         "X-RateLimit-Limit": str(rate.quota), "X-RateLimit-Remaining": str(rate.remaining),
-        "X-RateLimit-Reset": iso_ms(reset_us),
+        "X-RateLimit-Reset": iso_ms(reset_us), **dict(problem.rate_headers(rate)),
     }  # fmt: skip
 
 

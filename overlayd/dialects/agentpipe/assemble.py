@@ -26,7 +26,7 @@ from overlayd.dialects.agentpipe.session_routes import add_session_routes
 from overlayd.dialects.agentpipe.settings import AgentPipeSettings
 from overlayd.dialects.agentpipe.surface import Surface
 from overlayd.dialects.agentpipe.tables import AGENTPIPE_FEATURE
-from overlayd.dialects.agentpipe.throttle import Throttle, rules_of
+from overlayd.dialects.agentpipe.throttle import RETRIEVAL, UPLOAD, Throttle, rules_of
 from overlayd.dialects.agentpipe.upload_route import add_upload_routes
 from overlayd.model.clock import Clock, Entropy
 from overlayd.model.definition import Definition
@@ -35,7 +35,7 @@ from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.supervise import supervise
 from overlayd.net.access_log import RequestLog
-from overlayd.net.app import request_id_of
+from overlayd.net.app import principal_of, request_id_of
 from overlayd.net.content import Bodies
 from overlayd.net.door import ServeLive
 from overlayd.net.head import Head
@@ -51,6 +51,9 @@ LIVE_PATHS = PATHS
 """What a ticket opens, because a browser's EventSource can't send a key."""
 OPEN_PATHS = frozenset(("/api/health",))
 BRIDGE_KEY = "agentpipe-bridge"
+_UPLOAD = "agentpipe.upload"
+_OWN_RATES = frozenset(("agentpipe.ingest", "agentpipe.health", "agentpipe.rebuild"))
+"""Endpoints that tell their rate themselves, or have none."""
 _encode = msgspec.json.Encoder().encode
 _log = structlog.get_logger("agentpipe")
 
@@ -90,6 +93,7 @@ class AgentPipe:
         blueprint.register_error_handler(OverlaydError, self._answer_error)
         blueprint.register_error_handler(Answered, _answer_early)
         blueprint.register_error_handler(Exception, self._answer_unforeseen)
+        blueprint.after_request(self._tell_rate)
         add_ingest_routes(blueprint, self.surface)
         add_upload_routes(blueprint, self.surface)
         add_read_routes(blueprint, self.surface)
@@ -130,6 +134,14 @@ class AgentPipe:
         await supervise(
             "agentpipe", self.follower.run, chance=self._chance, on_crash=lambda name: self._crashes.inc()
         )  # fmt: skip
+
+    async def _tell_rate(self, response: Response) -> Response:
+        """What is left of a read's or an upload's rate, whatever became of it. Events tell theirs themselves."""
+        endpoint = request.endpoint or ""
+        if endpoint not in _OWN_RATES and "X-RateLimit-Limit" not in response.headers:
+            name = UPLOAD if endpoint == _UPLOAD else RETRIEVAL
+            response.headers.update(self.surface.throttle.headers(name, principal_of(request)))
+        return response
 
     async def _answer_error(self, error: OverlaydError) -> Response:
         return error_answer(error, self._clock)

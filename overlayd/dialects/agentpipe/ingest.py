@@ -16,7 +16,7 @@ from overlayd.dialects.agentpipe.answers import (
     status_of,
     unknown_conversation,
 )
-from overlayd.dialects.agentpipe.events import PATTERN, Event, Refused, read_event
+from overlayd.dialects.agentpipe.events import PATTERN, Dialect, Event, Refused, read_event
 from overlayd.dialects.agentpipe.facts import Message
 from overlayd.dialects.agentpipe.surface import Surface
 from overlayd.dialects.agentpipe.throttle import CONVERSATION, INGEST
@@ -132,7 +132,8 @@ class IngestRoute:
                 surface.throttle.take(INGEST[read.dialect], principal)
             except OverlaydError as error:
                 return self._refused(read.type, error)
-            return Result(read.type, 400, issues_body(read.dialect, read.issues))
+            headers = self._rate_headers(read.dialect, principal)
+            return Result(read.type, 400, issues_body(read.dialect, read.issues), headers)
         return read
 
     def _admit(self, event: Event, principal: Principal) -> Event | Result:
@@ -147,7 +148,8 @@ class IngestRoute:
             return self._refused(event.type, error)
         is_open = event.is_new or not event.conversation or event.dialect == "wire"
         if not is_open and surface.log.find_stream(event.stream) is None:
-            return Result(event.type, 404, unknown_conversation(event.conversation))
+            headers = self._rate_headers(event.dialect, principal)
+            return Result(event.type, 404, unknown_conversation(event.conversation), headers)
         return event
 
     async def _append(self, events: list[Event], principal: Principal) -> list[Result]:
@@ -163,15 +165,15 @@ class IngestRoute:
         return [
             self._refused(event.type, refused[at])
             if at in refused
-            else Result(event.type, *self._answer(event), self._rate_headers(event, principal))
+            else Result(event.type, *self._answer(event), self._rate_headers(event.dialect, principal))
             for at, event in enumerate(events)
         ]
 
     def _refused(self, kind: str, error: OverlaydError) -> Result:
         return Result(kind, status_of(error), error_body(error), error_headers(error, self._surface.clock))
 
-    def _rate_headers(self, event: Event, principal: Principal) -> dict[str, str]:
-        return self._surface.throttle.headers(INGEST[event.dialect], principal)
+    def _rate_headers(self, dialect: Dialect, principal: Principal) -> dict[str, str]:
+        return self._surface.throttle.headers(INGEST[dialect], principal)
 
     def _answer(self, event: Event) -> tuple[int, dict[str, Any]]:
         """As the dialect's own server answers."""
@@ -202,11 +204,14 @@ def _word_of(status: int) -> str:
 
 
 def _answer_batch(results: list[Result]) -> Response:
-    """200 when everything was taken, 207 when some of it was; else the status of the first."""
+    """200 when everything was taken, 207 when some of it was; else the status of the first. With the headers of the
+    rate that has the least left."""
     taken = sum(result.status < 300 for result in results)
     status = 200 if taken == len(results) else MULTI_STATUS if taken else results[0].status
     body = {
         "success": taken == len(results), "accepted": taken, "rejected": len(results) - taken,
         "results": [{"status": result.status, "type": result.type, **result.body} for result in results],
     }  # fmt: skip
-    return json_answer(body, status)
+    told = [result.headers for result in results if "X-RateLimit-Remaining" in result.headers]
+    least = min(told, key=lambda headers: int(headers["X-RateLimit-Remaining"]), default=None)
+    return json_answer(body, status, least)

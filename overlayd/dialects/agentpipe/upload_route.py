@@ -46,8 +46,6 @@ class UploadRoute:
             self._uploads.labels("error").inc()
             raise
         self._uploads.labels("success" if response.status_code < 300 else "error").inc()
-        for name, value in surface.throttle.headers(UPLOAD, principal).items():
-            response.headers[name] = value
         return response
 
     async def _upload(self, principal: Principal) -> Response:
