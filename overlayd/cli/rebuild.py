@@ -50,10 +50,10 @@ def subjects(target: Target) -> None:
 @command.command("links")
 @target_options
 def links(target: Target) -> None:
-    """Look through the whole log for packets that were made from others, which erasure follows.
+    """Look through the whole log for packets that were made from others, on the running node, which goes on in the background.
 
-    Needs the right to administer.
+    Erasures wait until it is done. Needs the right to administer.
     """
     with SyncClient(target.url, target.key, tls=target.tls) as client:
         client.send(privacy_calls.rebuild("links"))
-    click.echo("done")
+    click.echo("the links between packets are made again")

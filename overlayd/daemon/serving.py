@@ -115,7 +115,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], lo
             if parts.agentpipe:
                 await nursery.start(parts.agentpipe.run)
             chance = random.Random(entropy.draw(8))  # noqa: S311 - spreads restarts, keeps no secret
-            await nursery.start(keep_privacy, parts.people, parts.erasures, metrics, chance)
+            await nursery.start(keep_privacy, parts.people, parts.erasures, parts.log, metrics, chance)
             await declare_subscriptions(parts.durable.book, settings.subscriptions)
             pulse = Pulse(
                 notifier, log, count_sent=lambda: parts.delivery.meters.sent, count_sessions=lambda: len(parts.registry)

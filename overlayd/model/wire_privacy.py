@@ -123,4 +123,4 @@ class RebuildBody(msgspec.Struct, kw_only=True):
     """Answer of `POST /v1/admin/rebuild/{part}`."""
 
     part: str
-    behind: Annotated[int, Meta(description="Packets whose subject is still to be entered")]
+    behind: Annotated[int, Meta(description="Packets whose subject is still to be entered, or entries whose links are")]

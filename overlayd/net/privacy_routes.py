@@ -237,13 +237,15 @@ class _SubjectRoutes:
         if part not in REBUILT:
             raise BadParameter(f"nothing called {part[:40]!r} can be rebuilt", subject="part", hint=", ".join(REBUILT))
         async with self._lane.step_out():
+            await self._trail.write(author_of(request).record("rebuild", part))
             if part == "links":
-                await self._log.erasing.older.begin_anew(self._log.head)
-                await self._log.erasing.older.run()
+                older = self._log.erasing.older
+                await older.begin_anew(self._log.head)
+                behind = await older.count_behind()
             else:
                 await self._people.subjects.rebuild()
-            await self._trail.write(author_of(request).record("rebuild", part))
-        return answer(encode_wire(RebuildBody(part=part, behind=self._people.subjects.behind)), 202)
+                behind = self._people.subjects.behind
+        return answer(encode_wire(RebuildBody(part=part, behind=behind)), 202)
 
     async def _note(self, action: str, subject: str) -> None:
         await self._trail.write_once(author_of(request).record(action, self._people.hashes.reference(subject)))

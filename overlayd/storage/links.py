@@ -88,6 +88,14 @@ class Relinker:
         self._write = write
         self._read_page = read_page
         self._lock = trio.Lock()
+        self._asked = trio.Event()
+
+    async def keep(self) -> None:
+        """Links what is to be linked, now and whenever it was begun anew, until cancelled."""
+        while True:
+            asked = self._asked
+            await self.run()
+            await asked.wait()
 
     async def run(self) -> None:
         """Returns once every entry is linked; where it was stopped it goes on. Checkpoint."""
@@ -102,9 +110,17 @@ class Relinker:
                 await self._write(partial(_note_progress, links=links, position=position))
 
     async def begin_anew(self, upto: int) -> None:
-        """Has every entry up to an offset looked through again by the next `run`. Checkpoint."""
+        """Has every entry up to an offset looked through again, by `keep` or the next `run`, over restarts. Returns once
+        that is durable. Checkpoint."""
         async with self._lock:
             await self._write(partial(_restart, upto=upto))
+        self._asked.set()
+        self._asked = trio.Event()
+
+    async def count_behind(self) -> int:
+        """Entries that are still to be looked through. Checkpoint."""
+        position, upto = await self._read(read_progress)
+        return max(0, upto - position)
 
 
 def read_progress(connection: sqlite3.Connection) -> tuple[int, int]:
