@@ -18,13 +18,16 @@ from click.testing import CliRunner
 from export_rig import BODIES, append, changed_copy, export, make_log, opened, verify
 from independent_export import check_export
 
-from overlayd.cli import cli
+from overlayd.chain.anchored_checkpoints import AnchoredCheckpoint
+from overlayd.cli import cli, exporting
 from overlayd.cli.exits import BROKEN, FAILED, OK, SIGNED_ONLY
 from overlayd.model.definition import Definition
 from overlayd.model.errors import VerificationFailed
+from overlayd.model.export_file import ANCHORS_MAX, EVIDENCE_NAME, decode_evidence, encode_evidence
 from overlayd.model.merkle import root_of
 from overlayd.model.note import VerifierKey
 from overlayd.model.proof import TrustedKeys, verify_proof
+from overlayd.model.proof_file import ProofAnchor
 from overlayd.net.proofs import prove_entry
 from overlayd.storage.own import OwnPacket
 
@@ -306,6 +309,35 @@ def test_entries_that_nobody_signed_arent_exported(tmp_path: Path) -> None:
     result = export(data, tmp_path / "out")
     assert result.exit_code == FAILED
     assert "no checkpoint yet" in result.output
+
+
+async def make_anchored(data: Path) -> list[AnchoredCheckpoint]:
+    """A log with six checkpoints, each said to be in a block."""
+    anchor = ProofAnchor(network="regtest", output_index=0, tx="", bump="", height=1, header="")
+    notes = []
+    async with opened(data) as log:
+        (data / "vkey").write_text(log.vkey)
+        for _ in range(6):
+            await append(log, "a", list(BODIES))
+            checkpoint = await log.checkpoint(log.head)
+            notes.append(AnchoredCheckpoint(checkpoint.size, checkpoint.note, anchor))
+    return notes
+
+
+def test_no_more_anchors_than_a_verifier_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more the newest go in, the one that covers all of the range among them; a file with more is refused."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    anchored = trio.run(make_anchored, data)
+    monkeypatch.setattr(exporting, "read_anchored", lambda connection, low, high: anchored)
+    monkeypatch.setattr(exporting, "ANCHORS_MAX", 3)
+    assert export(data, out, f"..{anchored[4].size}").exit_code == OK
+    evidence = decode_evidence((out / EVIDENCE_NAME).read_bytes())
+    assert [one.checkpoint for one in evidence.anchors] == [one.note for one in anchored[2:5]]
+    more = msgspec.structs.replace(evidence, anchors=evidence.anchors[:1] * (ANCHORS_MAX + 1))
+    (out / EVIDENCE_NAME).write_bytes(encode_evidence(more))
+    refused = verify(out, data)
+    assert refused.exit_code == BROKEN
+    assert f"more than {ANCHORS_MAX} anchors" in refused.output
 
 
 def test_expectations_are_of_exports_alone(tmp_path: Path) -> None:
