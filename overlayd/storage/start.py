@@ -30,7 +30,7 @@ from overlayd.storage.machine import read_machine
 from overlayd.storage.migrations import FEATURES, Feature, is_migration_due, migrate, prepare_database
 from overlayd.storage.positions import Positions, find_newest_stored
 from overlayd.storage.record import decode_row, reduce_entry
-from overlayd.storage.removals import Removal
+from overlayd.storage.removals import SELECT_REMOVALS
 from overlayd.storage.replay import replay_entry
 from overlayd.storage.streams import Stream, StreamHead
 from overlayd.storage.tree import Tree
@@ -103,8 +103,7 @@ def load_state(
         check_tail(connection, size, read_runs(facts.get(LOST_FACT)))
     load_streams(connection, state)
     state.holds.load(connection)
-    for row in connection.execute("SELECT stream_hash, from_offset, to_offset, cause FROM removal"):
-        state.removals.add(Removal(*row))
+    state.removals.load(connection.execute(SELECT_REMOVALS))
     _replay(connection, state, size)
     _check_heads(connection, state)
     return state, loss
