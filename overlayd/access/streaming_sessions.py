@@ -7,9 +7,10 @@ pushes nothing for such a session: it keeps its state and counts.
 import sqlite3
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import msgspec
+import trio
 
 from overlayd.access.metering import Metering
 from overlayd.access.principal import Principal
@@ -25,14 +26,17 @@ from overlayd.access.quota_tables import (
 from overlayd.access.quotas import Account
 from overlayd.access.usage_tables import UsageKey, add_counts, add_deliveries
 from overlayd.model.clock import Clock, Entropy
-from overlayd.model.errors import BadParameter, Forbidden, LimitReached, UnknownReceipt, UnknownSession
+from overlayd.model.errors import BadParameter, Forbidden, IntakeBusy, LimitReached, UnknownReceipt, UnknownSession
 from overlayd.model.quota import QuotaPolicy
 from overlayd.model.usage import Counts, EndedDelivery
 from overlayd.storage import Log
 
 SATOSHIS_PER_MB = 100
 MB = 1_000_000
+WRITE_S = 30.0
 _ALL_PPM = 1_000_000
+
+T = TypeVar("T")
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -61,6 +65,7 @@ class StreamingSessions:
         self._metering = metering
         self._clock = clock
         self._entropy = entropy
+        self._opening = trio.Lock()
 
     async def receipt(self, receipt_id: str, principal: Principal, *, may_see_all: bool) -> Receipt:
         """Raises UnknownReceipt, also for somebody else's. Checkpoint."""
@@ -91,8 +96,6 @@ class StreamingSessions:
         receipt = await self._log.read(lambda connection: read_receipt(connection, opening.receipt_id)) or wanted
         if receipt.owner != principal.name:
             raise Forbidden("somebody else opened this receipt", subject="receiptId", hint="use a receipt of your own")
-        account, policy = await self.account(receipt)
-        self._metering.quotas.check(account, policy, opening.estimated_bytes)
         session = StreamingSession(
             id=str(uuid.UUID(bytes=self._entropy.draw(16), version=4)), agent_id=opening.agent_id,
             receipt_id=opening.receipt_id, owner=principal.name, kind=opening.kind, status="active",
@@ -100,6 +103,8 @@ class StreamingSessions:
             estimated_cost_satoshis=opening.estimated_bytes // MB * SATOSHIS_PER_MB, bytes=0, packets=0,
             last_sequence=0, updates=0, created_us=now_us, updated_us=now_us,
         )  # fmt: skip
+
+        account, policy = await self.account(receipt)
 
         def write(connection: sqlite3.Connection) -> Receipt:
             self._check_room(connection, account, policy)
@@ -110,8 +115,10 @@ class StreamingSessions:
             add_counts(connection, now_us, {UsageKey(account.name, "", "agent"): Counts(requests=1)})
             return stored
 
-        stored: Receipt = await self._log.write(write)
-        self._metering.quotas.used(account.name, 0, 1)
+        async with self._opening:  # one that is counted only once it is durable, or two would find the same room
+            self._metering.quotas.check(account, policy, opening.estimated_bytes)
+            stored = await self._write_whole(write)
+            self._metering.quotas.used(account.name, 0, 1)
         return session, stored
 
     async def find(self, session_id: str, principal: Principal, *, may_see_all: bool) -> StreamingSession:
@@ -148,16 +155,21 @@ class StreamingSessions:
         foreseen = _advance(session, progress, self._clock.now_us(), is_complete=is_complete)
         hashed = self._metering.usage.hash_address(principal.address)
         with self._metering.quotas.passing(account, policy, foreseen.bytes - session.bytes, is_new=False):
-            changed, added = await self._log.write(
+            changed, added = await self._write_whole(
                 self._writing(session_id, progress, account.name, hashed, is_complete=is_complete)
             )
             self._metering.quotas.used(account.name, added, 0)
-        result: StreamingSession = changed
-        return result
+        return changed
+
+    async def _write_whole(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Writes what is counted in memory, too: a client that leaves meanwhile would leave the two apart."""
+        with trio.move_on_after(WRITE_S, shield=True):
+            return await self._log.write(job)
+        raise IntakeBusy("the log took too long", subject="intake", retry_after_s=WRITE_S)
 
     def _writing(
         self, session_id: str, progress: Progress, account: str, address_hash: str, *, is_complete: bool
-    ) -> Callable[[sqlite3.Connection], Any]:
+    ) -> Callable[[sqlite3.Connection], tuple[StreamingSession, int]]:
         def write(connection: sqlite3.Connection) -> tuple[StreamingSession, int]:
             session = read_session(connection, session_id)
             if session is None:

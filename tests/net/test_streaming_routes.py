@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from metering_rig import ADMIN, MeteredNode, Wall, holder, open_metered
 
 from overlayd.access.quotas import QuotaSettings
@@ -166,3 +167,21 @@ async def test_an_agent_changes_only_its_own_sessions(tmp_path: Path) -> None:
         assert (await node.ask("POST", AGENT, step_of | {"receiptId": "r-2"}, who=ANNA)).status == 404
         assert (await node.ask("POST", AGENT, step_of, who=holder("key:bert"))).status == 404
         assert (await node.ask("POST", AGENT, step_of, who=ANNA)).status == 200
+
+
+async def test_two_at_once_dont_find_the_same_room(tmp_path: Path) -> None:
+    """Where one more request is left, one of two sessions begins; the other is refused."""
+    async with open_metered(tmp_path, quotas=QuotaSettings(receipt_policy="one")) as node:
+        await node.put_policy(name="one", requests_per_hour=1, max_concurrent_streams=0)
+        statuses: list[int] = []
+
+        async def open_one() -> None:
+            reply = await node.ask("POST", SESSIONS, {"receiptId": "r-1"}, who=ANNA)
+            statuses.append(reply.status)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(open_one)
+        assert sorted(statuses) == [200, 429, 429, 429]
+        shown = (await node.ask("GET", "/v1/streaming/quotas/r-1", who=ANNA)).json
+        assert shown["windows"]["hour"]["requestsUsed"] == 1
