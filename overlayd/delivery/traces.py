@@ -1,6 +1,5 @@
 """Where the node keeps anything of a packet beside the log, put together for erasure."""
 
-import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
@@ -22,19 +21,17 @@ def find_traces(
 ) -> Traces:  # fmt: skip
     """`forget_filters`: drops what filters keep of packets. `followers`, `backups_before`: as in `Traces`."""
 
-    def forget() -> None:
+    def forget(offsets: Sequence[int]) -> None:
         delivery.forget()
         forget_filters()
         durable.forget()
         for subscription in durable.engine.subscriptions.values():
             for at, (slot, body) in enumerate(subscription.attempts_new):
-                subscription.attempts_new[at] = (slot, msgspec.structs.replace(body, excerpt=""))
-            subscription.dead_new[:] = [_without_excerpt(row) for row in subscription.dead_new]
+                if body.excerpt and tables.is_about(body.first_offset, body.last_offset or 1 << 62, offsets):
+                    subscription.attempts_new[at] = (slot, msgspec.structs.replace(body, excerpt=""))
+            subscription.dead_new[:] = [_without_excerpt(row, offsets) for row in subscription.dead_new]
             queued = subscription.dead_queued
-            queued.update({id: _without_excerpt(row) for id, row in queued.items()})
-
-    def clear_excerpts(connection: sqlite3.Connection, offsets: Sequence[int]) -> None:
-        tables.clear_excerpts(connection)
+            queued.update({id: _without_excerpt(row, offsets) for id, row in queued.items()})
 
     async def given_to(stream: Stream, offsets: Sequence[int], is_final: bool) -> list[Recipient]:
         ask, meant = durable.before_erasure if is_final else durable.given, set(offsets)
@@ -47,11 +44,13 @@ def find_traces(
                     found[subscription.id] = Recipient(subscription.id, subscription.name, kind)
         return list(found.values())
 
-    clear = [clear_excerpts, forget_packets] if has_chain else [clear_excerpts]
+    clear = [tables.clear_excerpts, forget_packets] if has_chain else [tables.clear_excerpts]
     return Traces(forget, clear, followers, given_to, backups_before)
 
 
-def _without_excerpt(row: tables.DeadRow) -> tables.DeadRow:
+def _without_excerpt(row: tables.DeadRow, offsets: Sequence[int]) -> tables.DeadRow:
+    if not row.body.excerpt or not tables.is_about(*row.body.offsets(), offsets):
+        return row
     return msgspec.structs.replace(row, body=msgspec.structs.replace(row.body, excerpt=""))
 
 

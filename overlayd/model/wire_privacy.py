@@ -10,6 +10,8 @@ from overlayd.model.wire import Packet, Time
 Purpose = Annotated[str, Meta(min_length=1, max_length=64, description="What packets are kept for, such as billing")]
 Subject = Annotated[str, Meta(min_length=1, max_length=256, description="Whom packets are about, as they name them")]
 
+ErasureState = Literal["planned", "working", "done", "held"]
+
 
 class EraseIn(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What is to be erased: `stream` with `sequence`, or with `from` and `to`; or `subject`."""
@@ -42,18 +44,23 @@ class ErasedRecipient(msgspec.Struct, kw_only=True):
 
 
 class ErasureBody(msgspec.Struct, kw_only=True):
-    """An erasure: what became of it, and who else has what it was about."""
+    """An erasure: what became of it, and who else has what it was about.
+
+    `packets`, `derived` and `streams` tell what is to be erased while it is planned or working, and afterwards what was.
+    """
 
     id: Annotated[str, Meta(description="Names it in the audit stream; empty when nothing was done")]
     state: Annotated[
-        Literal["planned", "working", "done", "held"],
+        ErasureState,
         Meta(
-            description="working: it is carried out whatever happens; held: a hold that came in between kept some of it"
+            description="working: it is carried out whatever happens; held: a hold or a least age that came in between keeps"
+            " some of it, which goes as soon as that ends"
         ),
     ]
     asked_at: Time
     done_at: Time | UnsetType = UNSET
     packets: Annotated[int, Meta(description="Packets erased, those made from others included")]
+    held: Annotated[int, Meta(description="Packets that stay for now, because of a hold or a least age")] = 0
     derived: Annotated[int, Meta(description="Of these, packets that the node had made from the others")]
     streams: list[ErasedStream]
     recipients: list[ErasedRecipient]
@@ -108,6 +115,7 @@ class SubjectBody(msgspec.Struct, kw_only=True):
     """Answer of `GET /v1/subjects/{subject}`: where packets about it are, and what it consented to."""
 
     streams: list[SubjectStream]
+    complete: Annotated[bool, Meta(description="False: only the first `subject_packets_max` packets were counted")]
     searched: Annotated[list[str], Meta(description="Streams that say where the subject stands; no other was searched")]
     consents: list[ConsentBody]
 

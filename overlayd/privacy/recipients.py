@@ -26,12 +26,12 @@ BackupsBefore = Callable[[int], Sequence[str]]
 class Traces(msgspec.Struct, frozen=True):
     """Where else something of a packet may be, and how it is taken away there.
 
-    `forget`: caches in memory; called before and after. `clear`: in tables, given the offsets, in the writer's
-    transaction. `followers`: consumers that take their own copies away once they have looked at the log's entries up to
+    `forget`: caches in memory, and what is kept of packets there, by their ascending offsets. `clear`: in tables, given the ascending offsets, in the
+    writer's transaction; may be called again. `followers`: consumers that take their own copies away once they have looked at the log's entries up to
     an offset. `given_to`: who has it. `backups_before`: which backups do.
     """
 
-    forget: Callable[[], None]
+    forget: Callable[[Sequence[int]], None]
     clear: Sequence[Callable[[sqlite3.Connection, Sequence[int]], None]]
     followers: Sequence[Callable[[int], Awaitable[None]]]
     given_to: GivenTo

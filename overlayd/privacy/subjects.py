@@ -19,8 +19,10 @@ from overlayd.model.metrics import Metrics
 from overlayd.model.privacy import PacketPointer, subject_pointer
 from overlayd.privacy import tables
 from overlayd.privacy.hashes import PeopleHashes
-from overlayd.privacy.tables import Place
+from overlayd.privacy.places import SubjectPlaces
+from overlayd.privacy.tables import Asked
 from overlayd.storage import Log, Stream
+from overlayd.storage.erasing import parts_of
 
 SLICE_PACKETS = 500
 DROPPED_PER_STEP = 5000
@@ -101,25 +103,19 @@ class SubjectIndex:
             await self._moved.wait()
         await trio.lowlevel.checkpoint()
 
-    async def find(self, subject: str, limit: int) -> list[tuple[Stream, list[Place]]]:
-        """A subject's packets that are still there, by stream; under its pseudonyms too. At most about `limit`.
-
-        Checkpoint; waits until the index has caught up.
-        """
+    async def look_up(self, subject: str) -> SubjectPlaces:
+        """A subject's packets, under its pseudonyms too. Checkpoint; waits until the index has caught up."""
         await self.wait()
-        declared = self.declared()
-        found = dict[int, dict[int, int]]()
-        asked: list[tuple[bytes, int | None]] = [(self._hashes.of_subject(subject), None)]
-        for stream, _ in declared.values():
-            pseudonym = self._hashes.pseudonym(stream.name, subject)
-            asked.append((self._hashes.of_subject(pseudonym), stream.id))
-        for id, (sequence, offset) in await self._log.read(partial(tables.find_packets, asked=asked, limit=limit)):
-            found.setdefault(id, {})[sequence] = offset
-        return [
-            (declared[id][0], sorted(places.items()))
-            for id, places in sorted(found.items())
-            if id in declared
-        ]  # fmt: skip
+        streams = {id: stream for id, (stream, _) in self.declared().items()}
+        asked: list[Asked] = []
+        for part in parts_of([None, *streams.values()]):  # None: as it is called, in every stream
+            hashes: dict[bytes, int | None] = {}
+            for stream in part:
+                name = subject if stream is None else self._hashes.pseudonym(stream.name, subject)
+                hashes[self._hashes.of_subject(name)] = None if stream is None else stream.id
+            known = await self._log.read(partial(tables.read_known, subjects=list(hashes)))
+            asked += [(hashed, id) for hashed, id in hashes.items() if hashed in known]
+        return SubjectPlaces(self._log, streams, asked)
 
     async def rebuild(self) -> None:
         """Makes the index anew, from the streams' beginning; `run` does it. Checkpoint."""
@@ -167,13 +163,12 @@ class SubjectIndex:
                 rows.append((entry.sequence, entry.offset, self._hashes.of_subject(subject)))
         oldest = stream.oldest_sequence or stream.head_sequence + 1
 
-        def write(connection: sqlite3.Connection) -> None:
+        def write(connection: sqlite3.Connection) -> int:
             tables.drop_index(connection, stream.id, oldest, DROPPED_PER_STEP)
-            tables.index_packets(connection, stream.id, pointer.text, upto, rows)
+            return tables.index_packets(connection, stream.id, pointer.text, upto, rows)
 
-        await self._log.write(write)
+        self._packets.inc(await self._log.write(write))
         self._indexed[stream.id] = (pointer.text, upto)
-        self._packets.inc(len(rows))
 
     async def _read(self, stream: Stream, after: int) -> tuple[Sequence[StoredEntry], int]:
         """Packets behind a sequence, and the one up to which these are all that can be read."""

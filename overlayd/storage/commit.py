@@ -55,7 +55,7 @@ def commit_group(
         for action in actions:
             action(connection)
         for call in calls:
-            _run_call(connection, call)
+            run_call(connection, call)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -79,7 +79,7 @@ def _insert_sql(prefix: str, width: int, count: int) -> str:
     return prefix + ",".join([row] * count)
 
 
-def _run_call(connection: sqlite3.Connection, call: Call) -> None:
+def run_call(connection: sqlite3.Connection, call: Call) -> None:
     """The call's own failure undoes the call alone; the database's failure undoes the group."""
     connection.execute("SAVEPOINT call")
     try:

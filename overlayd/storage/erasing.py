@@ -4,9 +4,9 @@ that holds nothing of them any more.
 
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -16,14 +16,15 @@ from overlayd.storage.group import LogState
 from overlayd.storage.intake import Intake
 from overlayd.storage.jobs import ChangeJob, CutWalJob
 from overlayd.storage.links import Relinker
-from overlayd.storage.removing import Remover, add_status_reduction
+from overlayd.storage.removing import Along, Remover, add_status_reduction
 from overlayd.storage.streams import Stream
 from overlayd.storage.tail import Page
 
 CUT_TRIES = 200
 CUT_PAUSE_S = 0.1
 """A reader in the middle of a page keeps the write-ahead log from being cut; it is asked again after so long."""
-FOLLOWED_PER_STEP = 5000
+PLACES_PER_STEP = 500
+"""Packets that are looked at, or taken away, in one step: in between others get their turn."""
 
 _KEPT = (
     "SELECT offset, substr(e, 27, 32), substr(e, 59, 8) FROM entry"
@@ -31,6 +32,7 @@ _KEPT = (
 )
 """Of packets: where E holds stream and sequence."""
 
+T = TypeVar("T")
 Read = Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
 
 
@@ -47,47 +49,61 @@ class Erasing:
         self._read = read
         self.older = Relinker(read, write, read_page)
 
-    async def take(self, stream: Stream, positions: Sequence[tuple[int, int]]) -> int:
+    async def take(self, stream: Stream, positions: Sequence[tuple[int, int]], clear: Along | None = None) -> int:
         """Takes packets of a stream away, given as ascending (sequence, offset); gives how many were still there.
 
-        In slices, each one transaction with a removal entry for every run of sequences. Checkpoint. Raises Forbidden for
-        the node's own streams, UnderHold, and as `Log.append`.
+        In slices, each one transaction with a removal entry for every run of sequences. `clear` takes away what other
+        tables hold of them in the same transaction, so that a hold that comes in between keeps all of a packet or nothing.
+        Checkpoint. Raises Forbidden for the node's own streams, UnderHold, and as `Log.append`.
         """
         definitions.check_is_changeable(stream.name)
-        return await self._remover.take(stream, positions, "erased")
+        return await self._remover.take(stream, positions, "erased", clear)
 
     async def read_positions(self, stream: Stream, sequence: int, limit: int) -> list[tuple[int, int]]:
         """(sequence, offset) of a stream's packets from a sequence on, taken away ones among them. Checkpoint."""
         return await self._remover.read_positions(stream, sequence, limit)
 
     async def find_kept(self, offsets: Sequence[int]) -> dict[int, tuple[bytes, int]]:
-        """Stream hash and sequence of those packets that are still there, damaged or not, by offset. Checkpoint."""
-        kept: dict[int, tuple[bytes, int]] = {}
-        for at in range(0, len(offsets), FOLLOWED_PER_STEP):
-            kept |= await self._read(partial(_read_kept, offsets=list(offsets[at : at + FOLLOWED_PER_STEP])))
+        """Stream hash and sequence of those packets that are still there, damaged or not, by offset. At most
+        `PLACES_PER_STEP` of them. Checkpoint."""
+        assert len(offsets) <= PLACES_PER_STEP
+        kept: dict[int, tuple[bytes, int]] = await self._read(partial(_read_kept, offsets=list(offsets)))
         return kept
 
-    async def find_made(self, offsets: Sequence[int]) -> list[int]:
+    async def find_made(self, offsets: Sequence[int], limit: int) -> list[int]:
         """The offsets of all packets that the node made from these, directly or by way of others, ascending; without
-        those asked for. Checkpoint."""
-        found, known = list(offsets), set(offsets)
+        those asked for. Ends early once there are more than `limit`. Checkpoint."""
+        known = set[int]()
+        for part in parts_of(offsets):
+            known.update(part)
+            await trio.lowlevel.checkpoint()
+        made: list[int] = []
+        for part in parts_of(offsets):
+            await self._follow(part, known, made, limit)
         at = 0
-        while at < len(found):
-            part = found[at : at + FOLLOWED_PER_STEP]
+        while at < len(made) and len(made) <= limit:
+            part = made[at : at + PLACES_PER_STEP]
             at += len(part)
-            for offset in await self._read(partial(links.follow, targets=part, kind=links.MADE)):
-                if offset not in known:
-                    known.add(offset)
-                    found.append(offset)
-        return sorted(found[len(offsets) :])
+            await self._follow(part, known, made, limit)
+        return sorted(made)
+
+    async def _follow(self, targets: Sequence[int], known: set[int], made: list[int], limit: int) -> None:
+        """Adds what was made from packets and isn't known yet."""
+        after = 0
+        while len(made) <= limit:
+            follow = partial(links.follow, targets=targets, kind=links.MADE, after=after, limit=PLACES_PER_STEP)
+            found: list[int] = await self._read(follow)
+            new = [offset for offset in found if offset not in known]
+            known.update(new)
+            made += new
+            if len(found) < PLACES_PER_STEP:
+                return
+            after = found[-1]
 
     async def take_statuses(self, offsets: Sequence[int]) -> None:
         """Takes the content of the packets' own status entries away, those that came after the packets went included.
         Checkpoint. Raises as `Log.append`."""
-        at = 0
-        while at < len(offsets):
-            part = list(offsets[at : at + FOLLOWED_PER_STEP])
-            at += len(part)
+        for part in parts_of(offsets):
             job = ChangeJob(partial(add_status_reduction, offsets=part))
             await self._intake.put(job)
             await job.ticket.wait()
@@ -104,6 +120,12 @@ class Erasing:
                 return
             await trio.sleep(CUT_PAUSE_S)
         raise IntakeBusy("readers keep the write-ahead log from being cut", subject="log.sqlite3", retry_after_s=1.0)
+
+
+def parts_of(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """As they are looked at, step by step."""
+    for at in range(0, len(items), PLACES_PER_STEP):
+        yield items[at : at + PLACES_PER_STEP]
 
 
 def _read_kept(connection: sqlite3.Connection, offsets: list[int]) -> dict[int, tuple[bytes, int]]:

@@ -78,6 +78,21 @@ class HoldBook:
         """The stream's holds, oldest first."""
         return tuple(self._by_stream.get(stream.id, ()))
 
+    def held_ranges(self, stream: Stream, low: int, high: int) -> list[tuple[int, int]]:
+        """What of a range of sequences is held: ranges (inclusive) that don't overlap, ascending."""
+        found = sorted(
+            (hold.from_sequence, hold.to_sequence)
+            for hold in self._by_stream.get(stream.id, ())
+            if hold.covers(low, high)
+        )
+        ranges: list[tuple[int, int]] = []
+        for first, last in found:
+            if ranges and first <= ranges[-1][1] + 1:
+                ranges[-1] = (ranges[-1][0], max(ranges[-1][1], last))
+            else:
+                ranges.append((first, last))
+        return ranges
+
     def find(self, stream: Stream, low: int, high: int) -> Hold | None:
         """A hold on any sequence of the range, inclusive."""
         for hold in self._by_stream.get(stream.id, ()):

@@ -4,6 +4,7 @@ A hold lies on a range of one stream's sequences, open at its end if it is to co
 table and, because every removal asks, in memory; both change with the commit that places or lifts it.
 """
 
+import bisect
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
@@ -22,10 +23,22 @@ from overlayd.storage.positions import read_stored_back
 from overlayd.storage.readers import ReaderPool
 from overlayd.storage.streams import Stream
 
+Place = tuple[int, int]
+"""Sequence and offset of a packet."""
+
 _INSERT = (
     "INSERT INTO legal_hold (id, stream_id, from_sequence, to_sequence, reason, principal, placed_us)"
     " VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """Packets that can't go now: how many are under a legal hold, how many too young, and when the first of those won't be
+    any more (Unix µs; 0 where there is none)."""
+
+    held: int = 0
+    young: int = 0
+    until_us: int = 0
 
 
 class Holds:
@@ -95,6 +108,49 @@ class Holds:
         if newest_us is not None:
             self.check_age(stream, newest_us)
 
+    async def split(self, stream: Stream, places: Sequence[Place]) -> tuple[list[Place], Kept]:
+        """Those of some packets, by their ascending (sequence, offset), that may go now, and what keeps the others.
+
+        A few hundred at once. It is how things stand now: what takes them away asks again in the writer. Checkpoint.
+        """
+        if not places:
+            await trio.lowlevel.checkpoint()
+            return [], Kept()
+        free, held = [], 0
+        ranges = self.book.held_ranges(stream, places[0][0], places[-1][0])
+        for place in places:
+            while ranges and ranges[0][1] < place[0]:
+                ranges.pop(0)
+            if ranges and ranges[0][0] <= place[0]:
+                held += 1
+            else:
+                free.append(place)
+        age_us = int(float(stream.definition.retention.min_age) * 1_000_000)
+        if age_us <= 0 or not free:
+            await trio.lowlevel.checkpoint()
+            return free, Kept(held)
+        offsets = [offset for _, offset in free]
+        times = await self._readers.read(partial(queries.read_appended_times, offsets=offsets))
+        now_us = self._clock.now_us()
+        ends = {offset: appended_us + age_us for offset, appended_us in times.items() if appended_us + age_us > now_us}
+        old = [place for place in free if place[1] not in ends]
+        return old, Kept(held, len(ends), min(ends.values(), default=0))
+
+    async def refuse_places(self, stream: Stream, places: Sequence[Place]) -> None:
+        """As `refuse_if_held` for packets by their ascending (sequence, offset), a few hundred at once. Checkpoint. Raises
+        UnderHold."""
+        if places:
+            for low, high in self.book.held_ranges(stream, places[0][0], places[-1][0]):
+                at = bisect.bisect_left(places, low, key=_sequence)
+                if at < len(places) and places[at][0] <= high:
+                    self.check_hold(stream, places[at][0], places[at][0])
+        free, kept = await self.split(stream, places)
+        if kept.young:
+            gone = {offset for _, offset in free}
+            newest = max(offset for _, offset in places if offset not in gone)
+            times = await self._readers.read(partial(queries.read_appended_times, offsets=[newest]))
+            self.check_age(stream, times[newest])
+
     async def _read_newest_time(self, stream: Stream, low: int, high: int) -> int | None:
         """When the newest packet of a range was appended (µs); None where there is none."""
         position = self._state.positions.read_recent_back(stream.id, high, 1)
@@ -125,6 +181,10 @@ class Holds:
                 subject=stream.name, hint=f"ask again after {until}, or shorten the stream's min_age",
                 extra={"until": until},
             )  # fmt: skip
+
+
+def _sequence(place: Place) -> int:
+    return place[0]
 
 
 def _check_exists(group: Group, stream: Stream) -> None:

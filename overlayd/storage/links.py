@@ -36,6 +36,10 @@ _INSERT = "INSERT OR IGNORE INTO entry_link (target, kind, offset) VALUES"
 _FOLLOW = """
     SELECT DISTINCT offset FROM entry_link WHERE kind = ? AND target IN (SELECT value FROM json_each(?)) ORDER BY offset
 """
+_FOLLOW_PAGE = """
+    SELECT DISTINCT offset FROM entry_link
+    WHERE kind = ? AND target IN (SELECT value FROM json_each(?)) AND offset > ? ORDER BY offset LIMIT ?
+"""
 _REDUCE = f"UPDATE entry SET sealed = NULL WHERE sealed IS NOT NULL AND offset IN ({_FOLLOW.replace('DISTINCT', '')})"  # noqa: S608 - constants
 Link = tuple[int, int, int]
 _log = structlog.get_logger("storage.links")
@@ -46,9 +50,10 @@ def write(connection: sqlite3.Connection, links: Sequence[Link]) -> None:
     insert_rows(connection, _INSERT, links)
 
 
-def follow(connection: sqlite3.Connection, targets: Iterable[int], kind: int) -> list[int]:
-    """The offsets that links of a kind lead to, ascending."""
-    return [offset for (offset,) in connection.execute(_FOLLOW, (kind, json.dumps(list(targets))))]
+def follow(connection: sqlite3.Connection, targets: Iterable[int], kind: int, after: int, limit: int) -> list[int]:
+    """The first offsets behind one that links of a kind lead to, ascending."""
+    values = (kind, json.dumps(list(targets)), after, limit)
+    return [offset for (offset,) in connection.execute(_FOLLOW_PAGE, values)]
 
 
 def reduce_statuses(connection: sqlite3.Connection, targets: Sequence[int]) -> list[int]:

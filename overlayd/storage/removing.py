@@ -8,12 +8,14 @@ from functools import partial
 from typing import Any
 
 import msgspec
+import structlog
 import trio
 
 from overlayd.model.bodies import RemovalCause
 from overlayd.model.errors import OwnedByConfig, UnknownStream, VerificationFailed
 from overlayd.model.meta import Meta, decode_meta
 from overlayd.storage import links, queries
+from overlayd.storage.commit import Call, run_call
 from overlayd.storage.definitions import Unchanged, stop_for_good
 from overlayd.storage.group import Group, LogState, id_key, producers_commitment
 from overlayd.storage.holds import Holds
@@ -29,9 +31,14 @@ from overlayd.storage.removals import Removal
 from overlayd.storage.streams import Stream
 
 SLICE_ROWS = 5000
+"""Places looked at in one step."""
+SLICE_PACKETS = 500
+SLICE_BYTES = 4 << 20
+"""What one transaction takes away, at most; the packet that reaches the bytes is its last. Publishers wait for it."""
 OLDEST_ROWS = 512
 """Packets looked at in one step towards the oldest one that will be left."""
 PAGE_BYTES = 4096
+_log = structlog.get_logger("storage.removing")
 
 _SIZES = "SELECT offset, length(sealed) FROM entry WHERE offset IN (SELECT value FROM json_each(?))"
 
@@ -51,6 +58,10 @@ class _Kept(msgspec.Struct, frozen=True):
     commitment: bytes
 
 
+Along = Callable[[sqlite3.Connection, Sequence[int]], None]
+"""Takes away what other tables hold of packets, by their offsets, in the transaction in which these go."""
+
+
 class Remover:
     """One removal at a time; each in slices, between which others get their turn."""
 
@@ -66,12 +77,15 @@ class Remover:
         async with self._lock:
             return await self._reduce(stream, low, high, cause, [])
 
-    async def take(self, stream: Stream, positions: Sequence[tuple[int, int]], cause: RemovalCause) -> int:
-        """Packets taken away of those at these (sequence, offset), ascending, wherever they lie."""
+    async def take(
+        self, stream: Stream, positions: Sequence[tuple[int, int]], cause: RemovalCause, clear: Along | None = None
+    ) -> int:
+        """Packets taken away of those at these (sequence, offset), ascending, wherever they lie. `clear`: takes along what
+        else there is of them, in the same transactions; its own failure undoes only what it did."""
         removed = 0
         async with self._lock:
             for at in range(0, len(positions), SLICE_ROWS):
-                removed += await self._reduce_slice(stream, list(positions[at : at + SLICE_ROWS]), cause, [])
+                removed += await self._reduce_slice(stream, list(positions[at : at + SLICE_ROWS]), cause, [], clear)
         return removed
 
     async def delete_stream(self, name: str, own: Sequence[OwnPacket] = (), only: Unchanged | None = None) -> int:
@@ -110,14 +124,26 @@ class Remover:
         return removed
 
     async def _reduce_slice(
-        self, stream: Stream, chosen: list[tuple[int, int]], cause: RemovalCause, along: list[int]
+        self, stream: Stream, chosen: list[tuple[int, int]], cause: RemovalCause, along: list[int],
+        clear: Along | None = None,
     ) -> int:  # fmt: skip
         offsets, runs = [offset for _, offset in chosen], _runs_of(chosen)
         kept = await self._readers.read(lambda c: _read_kept(c, offsets, stream.stream_hash))
-        if not kept:
-            return 0
-        oldest = await self._find_oldest(stream, {packet.offset for packet in kept})
-        await self._send(lambda group: self._take_away(group, stream, kept, oldest, cause, along, runs), len(kept))
+        parts = _transactions_of(kept)
+        for part in parts:
+            oldest = await self._find_oldest(stream, {packet.offset for packet in part})
+            last = along if part is parts[-1] else []
+            take = partial(
+                self._take_away,
+                stream=stream,
+                kept=part,
+                oldest=oldest,
+                cause=cause,
+                along=last,
+                runs=runs,
+                clear=clear,
+            )
+            await self._send(take, len(part))
         return len(kept)
 
     async def _find_oldest(self, stream: Stream, gone: set[int]) -> int:
@@ -134,7 +160,7 @@ class Remover:
 
     def _take_away(
         self, group: Group, stream: Stream, kept: list[_Kept], oldest: int, cause: RemovalCause, along: list[int],
-        runs: list[tuple[int, int]],
+        runs: list[tuple[int, int]], clear: Along | None,
     ) -> None:  # fmt: skip
         """`runs`: offsets of the first and last packet of each run of sequences. What goes along goes with the last."""
         self._check_holds(stream, kept)
@@ -151,6 +177,8 @@ class Remover:
                 group.add_removal(Removal(stream.stream_hash, ends[0], ends[-1], cause), len(gone))
         self._clear_rows(group, [*packets, *along])
         add_status_reduction(group, packets)
+        if clear is not None:
+            group.actions.append(partial(_clear_apart, clear=clear, offsets=packets))
         row = head_row(group, stream)
         group.actions.append(lambda connection: store_heads(connection, [row]))
         self._keep_or_drop_names(group, stream.stream_hash, kept, cause)
@@ -218,6 +246,28 @@ def add_status_reduction(group: Group, offsets: Sequence[int]) -> None:
 
     group.actions.append(write)
     group.on_adopt(adopt)
+
+
+def _clear_apart(connection: sqlite3.Connection, clear: Along, offsets: Sequence[int]) -> None:
+    """Under a savepoint: a row that can't be cleared keeps no packet from going, nor anybody else from publishing. Who
+    takes packets away clears once more afterwards, and is told then."""
+    call = Call(lambda inside: clear(inside, offsets))
+    run_call(connection, call)
+    if call.error is not None:
+        _log.warning("what else there is of packets can't be taken away with them", error=str(call.error))
+
+
+def _transactions_of(kept: Sequence[_Kept]) -> list[list[_Kept]]:
+    """Packets as they go together, so that nobody waits for long."""
+    parts: list[list[_Kept]] = []
+    size = 0
+    for packet in kept:
+        if not parts or len(parts[-1]) >= SLICE_PACKETS or size >= SLICE_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(packet)
+        size += packet.size
+    return parts
 
 
 def _runs_of(positions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

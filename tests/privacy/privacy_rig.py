@@ -2,10 +2,11 @@
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import trio
 from storage_rig import Rig, append, draft
 
@@ -15,11 +16,15 @@ from overlayd.model.draft import Draft
 from overlayd.pipeline.own_streams import AUDIT, OwnStream
 from overlayd.privacy.erasures import Erasures
 from overlayd.privacy.people import People
+from overlayd.privacy.places import Position
 from overlayd.privacy.planning import Plan, Planner
 from overlayd.privacy.recipients import Recipient, Traces
 from overlayd.privacy.tables import PRIVACY_FEATURE
 from overlayd.storage import Log, Stream
+from overlayd.storage.group import Group
 from overlayd.storage.own import OwnPacket
+from overlayd.storage.readers import ReaderPool
+from overlayd.storage.removing import Remover
 
 KEY = bytes(range(32))
 
@@ -32,17 +37,22 @@ class Office:
         self.calls: list[str] = []
         self.recipients: list[Recipient] = []
         self.cleared: list[int] = []
+        self.forgotten: list[int] = []
         self.backups = ["/backups/one"]
         self.own = OwnStream(AUDIT, log.append_own)
         self.people = People(log, KEY, limits=rig.limits, clock=rig.clock, metrics=rig.metrics)
         self.planner = Planner(log, self.people.subjects, rig.limits, rig.metrics)
         traces = Traces(
-            lambda: self.calls.append("forget"), [self._clear], [self._follow], self._given_to,
+            self._forget, [self._clear], [self._follow], self._given_to,
             lambda time_us: list(self.backups),
         )  # fmt: skip
         self.erasures = Erasures(
             log, traces, audit=self.audit, clock=rig.clock, entropy=rig.entropy, metrics=rig.metrics
         )
+
+    def _forget(self, offsets: Sequence[int]) -> None:
+        self.calls.append("forget")
+        self.forgotten += offsets
 
     def _clear(self, connection: sqlite3.Connection, offsets: Sequence[int]) -> None:
         assert connection.in_transaction
@@ -72,6 +82,17 @@ class Office:
         """Writes it down."""
         return await self.erasures.begin(plan, lambda id, report: AuditRecord("erase.begin", subject=id))
 
+    async def find(self, subject: str) -> dict[str, list[int]]:
+        """Sequences of a subject's packets, by stream."""
+        places = await self.people.subjects.look_up(subject)
+        found: dict[str, list[int]] = {}
+        position: Position | None = Position()
+        while position is not None:
+            some, position = await places.read_step(position)
+            for stream, (sequence, _) in some:
+                found.setdefault(stream.name, []).append(sequence)
+        return {name: sorted(sequences) for name, sequences in found.items()}
+
     async def audited(self) -> list[str]:
         """The audit stream's actions and results."""
         stream = self.log.find_stream(AUDIT)
@@ -95,6 +116,29 @@ class PrivacyRig(Rig):
                     nursery.start_soon(office.erasures.run)
                 yield office
                 nursery.cancel_scope.cancel()
+
+    def gauge(self, name: str) -> float | None:
+        """A metric's value now."""
+        return self.metrics.registry.get_sample_value(name)
+
+    def count_rows(self, log: Log, patch: pytest.MonkeyPatch) -> dict[str, list[int]]:
+        """From now on: how many rows each reading step gives, and of how many packets each transaction takes something."""
+        steps: dict[str, list[int]] = {"read": [], "write": []}
+        fetch, take = ReaderPool.read, Remover._take_away
+
+        async def read(pool: ReaderPool, function: Callable[[sqlite3.Connection], Any]) -> Any:
+            found = await fetch(pool, function)
+            if isinstance(found, list | dict | set):
+                steps["read"].append(len(found))
+            return found
+
+        def take_away(remover: Remover, group: Group, **what: Any) -> None:
+            steps["write"].append(len(what["kept"]))
+            take(remover, group, **what)
+
+        patch.setattr(ReaderPool, "read", read)
+        patch.setattr(Remover, "_take_away", take_away)
+        return steps
 
     def file_holds(self, text: bytes) -> bool:
         """Whether any of the database's files has the octets."""

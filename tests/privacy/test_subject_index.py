@@ -10,8 +10,7 @@ from overlayd.privacy import subjects
 
 async def found(office: Office, subject: str) -> dict[str, list[int]]:
     """Sequences by stream."""
-    places = await office.people.subjects.find(subject, 1000)
-    return {stream.name: [sequence for sequence, _ in some] for stream, some in places}
+    return await office.find(subject)
 
 
 async def test_packets_are_found_by_their_subject(rig: PrivacyRig) -> None:

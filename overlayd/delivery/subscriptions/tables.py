@@ -4,7 +4,9 @@ Writes take one JSON argument for many rows: each step of a statement gives the 
 back, so a round of settlements is a handful of statements however many subscriptions it is about.
 """
 
+import bisect
 import sqlite3
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -69,8 +71,21 @@ CREATE INDEX subscription_dead_number ON subscription_dead (number, id);
 CREATE INDEX subscription_dead_died ON subscription_dead (died_us);
 """
 
+_SAID = """
+ALTER TABLE subscription_attempt ADD COLUMN said_from INTEGER;
+ALTER TABLE subscription_attempt ADD COLUMN said_to INTEGER;
+ALTER TABLE subscription_dead ADD COLUMN said_from INTEGER;
+ALTER TABLE subscription_dead ADD COLUMN said_to INTEGER;
+UPDATE subscription_attempt SET said_from = 0, said_to = (1 << 62);
+UPDATE subscription_dead SET said_from = first_offset, said_to = last_offset;
+CREATE INDEX subscription_attempt_said ON subscription_attempt (said_to, said_from) WHERE said_to IS NOT NULL;
+CREATE INDEX subscription_dead_said ON subscription_dead (said_to, said_from) WHERE said_to IS NOT NULL;
+"""
+"""What receivers answered is found by the packets that it was about, NULL where they said nothing. Of older attempts nobody
+knows which these were."""
+
 FEATURE = Feature(
-    "subscriptions", (_TABLES,),
+    "subscriptions", (_TABLES, _SAID),
     sound={
         "subscription": lambda row: (decode_subscription(row["definition"]), msgspec.json.decode(row["principal"])),
         "subscription_state": lambda row: msgspec.json.decode(row["rest"], type=Rest),
@@ -137,7 +152,8 @@ class StoredSubscription(msgspec.Struct, frozen=True):
 
 
 class AttemptBody(msgspec.Struct, array_like=True):
-    """One attempt, as it is kept for a while."""
+    """One attempt, as it is kept for a while. `first_offset`, `last_offset`: where the packets stand that it was about, or
+    what told of them; 0 where nobody wrote that down."""
 
     at_us: int
     delivery_id: str
@@ -147,6 +163,8 @@ class AttemptBody(msgspec.Struct, array_like=True):
     status: int | None
     duration_us: int
     excerpt: str
+    first_offset: int = 0
+    last_offset: int = 0
 
 
 class DeadBody(msgspec.Struct, array_like=True):
@@ -166,6 +184,11 @@ class DeadBody(msgspec.Struct, array_like=True):
     first_us: int
     notice: str = ""
     trigger_us: int = 0
+
+    def offsets(self) -> tuple[int, int]:
+        """Where the packets stand that it is about, the first and the last, or what told of them."""
+        offsets = [offset or key[0] for key, offset, _ in self.members]
+        return min(offsets), max(offsets)
 
 
 class DeadRow(msgspec.Struct, frozen=True):
@@ -195,8 +218,8 @@ class Round(msgspec.Struct):
     states: list[tuple[int, int, int, int | None, int, str]] = msgspec.field(default_factory=list)
     units: list[tuple[int, int, int, int, str, int, int, int, str]] = msgspec.field(default_factory=list)
     gone: list[tuple[int, int, int, int]] = msgspec.field(default_factory=list)
-    attempts: list[tuple[int, int, str]] = msgspec.field(default_factory=list)
-    dead: list[tuple[int, int, int, int, int, int, str]] = msgspec.field(default_factory=list)
+    attempts: list[tuple[int, int, str, int | None, int | None]] = msgspec.field(default_factory=list)
+    dead: list[tuple[int, int, int, int, int, int, str, int | None, int | None]] = msgspec.field(default_factory=list)
     dead_gone: list[int] = msgspec.field(default_factory=list)
     position: Cursor | None = None
 
@@ -213,13 +236,13 @@ class Round(msgspec.Struct):
         self.gone.append((number, *key))
 
     def add_attempt(self, number: int, slot: int, body: AttemptBody) -> None:
-        self.attempts.append((number, slot, _text(body)))
+        said = (body.first_offset, body.last_offset or 1 << 62) if body.excerpt else (None, None)
+        self.attempts.append((number, slot, _text(body), *said))
 
     def add_dead(self, row: DeadRow) -> None:
-        offsets = [offset or key[0] for key, offset, _ in row.body.members]
-        self.dead.append(
-            (row.id, row.number, row.died_us, int(row.is_queued), min(offsets), max(offsets), _text(row.body))
-        )
+        first, last = row.body.offsets()
+        said = (first, last) if row.body.excerpt else (None, None)
+        self.dead.append((row.id, row.number, row.died_us, int(row.is_queued), first, last, _text(row.body), *said))
 
     def write(self, connection: sqlite3.Connection) -> None:
         """In the writer's transaction."""
@@ -242,11 +265,11 @@ _PUT_STATES = f"INSERT OR REPLACE INTO subscription_state SELECT {_columns(6)} F
 _PUT_UNITS = f"INSERT OR REPLACE INTO subscription_unit SELECT {_columns(9)} FROM json_each(?)"  # noqa: S608 - constants
 _DELETE_UNITS = f"""DELETE FROM subscription_unit WHERE (number, offset, idx, part) IN
     (SELECT {_columns(4)} FROM json_each(?))"""  # noqa: S608 - constants
-_PUT_ATTEMPTS = f"INSERT OR REPLACE INTO subscription_attempt SELECT {_columns(3)} FROM json_each(?)"  # noqa: S608 - constants
-_PUT_DEAD = f"INSERT OR REPLACE INTO subscription_dead SELECT {_columns(7)} FROM json_each(?)"  # noqa: S608 - constants
+_PUT_ATTEMPTS = f"INSERT OR REPLACE INTO subscription_attempt SELECT {_columns(5)} FROM json_each(?)"  # noqa: S608 - constants
+_PUT_DEAD = f"INSERT OR REPLACE INTO subscription_dead SELECT {_columns(9)} FROM json_each(?)"  # noqa: S608 - constants
 _DELETE_DEAD = "DELETE FROM subscription_dead WHERE id IN (SELECT value FROM json_each(?))"
-_EXCERPT_OF_ATTEMPT = f"$[{AttemptBody.__struct_fields__.index('excerpt')}]"
-_EXCERPT_OF_DEAD = f"$[{DeadBody.__struct_fields__.index('excerpt')}]"
+_WITH_EXCERPTS = (("subscription_attempt", "number, slot"), ("subscription_dead", "id"))
+"""Tables and their keys. The excerpt is at 7 in `AttemptBody` and in `DeadBody`."""
 
 
 def settling_statement(number: int, unit: Unit) -> tuple[str, tuple[Any, ...]]:
@@ -338,12 +361,30 @@ def read_attempts(connection: sqlite3.Connection, number: int) -> list[AttemptBo
     return sorted(bodies, key=lambda body: (body.at_us, body.attempt), reverse=True)
 
 
-def clear_excerpts(connection: sqlite3.Connection) -> None:
-    """For erasure: what receivers answered may repeat what they were sent. Rows without are only read."""
-    for table, at in (("subscription_attempt", _EXCERPT_OF_ATTEMPT), ("subscription_dead", _EXCERPT_OF_DEAD)):
-        connection.execute(
-            f"UPDATE {table} SET body = json_set(body, '{at}', '') WHERE body ->> '{at}' <> ''"  # noqa: S608 - constants
+def clear_excerpts(connection: sqlite3.Connection, offsets: Sequence[int]) -> None:
+    """For the erasure of packets, by their ascending offsets: what receivers answered may repeat what they were sent."""
+    if not offsets:
+        return
+    for table, key in _WITH_EXCERPTS:
+        rows = connection.execute(
+            f"SELECT said_from, said_to, {key} FROM {table} WHERE said_to >= ? AND said_from <= ?",  # noqa: S608 - constants
+            (offsets[0], offsets[-1]),
         )
+        keys = [row[2:] for row in rows if is_about(row[0], row[1], offsets)]
+        if keys:
+            columns = ", ".join(f"value ->> {number}" for number in range(len(keys[0])))
+            connection.execute(
+                f"UPDATE {table} SET said_from = NULL, said_to = NULL,"  # noqa: S608 - constants
+                " body = iif(json_valid(body), json_set(body, '$[7]', ''), '')"
+                f" WHERE ({key}) IN (SELECT {columns} FROM json_each(?))",
+                (_text(keys),),
+            )
+
+
+def is_about(first: int, last: int, offsets: Sequence[int]) -> bool:
+    """Whether one of some ascending offsets lies in a range, inclusive."""
+    at = bisect.bisect_left(offsets, first)
+    return at < len(offsets) and offsets[at] <= last
 
 
 def load(connection: sqlite3.Connection) -> Loaded:

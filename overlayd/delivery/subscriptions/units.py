@@ -81,6 +81,11 @@ class Unit:
         """Attempts that count."""
         return self.attempts - self.attempts_before
 
+    def offsets(self) -> tuple[int, int]:
+        """Where its packets stand, the first and the last, or what tells of them."""
+        offsets = [item.packet_offset or item.key[0] for item in self.items]
+        return min(offsets), max(offsets)
+
     def __repr__(self) -> str:
         return f"Unit({self.key}, {self.state}, items={len(self.items)}, attempts={self.attempts})"
 

@@ -278,7 +278,7 @@ class Worker:
         subscription.note_attempt(
             AttemptBody(
                 self._shop.clock.now_us(), name, unit.attempts + 1, result.outcome, result.reason, result.status,
-                duration_us, excerpt,
+                duration_us, excerpt, *unit.offsets(),
             )
         )  # fmt: skip
         return result
