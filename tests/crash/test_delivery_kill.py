@@ -5,7 +5,7 @@ import random
 import subprocess
 import sys
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from pathlib import Path
 
 import msgspec
@@ -74,7 +74,11 @@ async def published(directory: Path) -> set[int]:
 
 
 def check_events(events: list[Event], wanted: set[int], name: str) -> int:
-    """One subscription's whole story; gives how many deliveries were taken more than once."""
+    """One subscription's whole story; gives how many deliveries were taken more than once.
+
+    What is settled is settled in the order in which it was taken, and holds its place until that is durable. So a kill
+    finds in flight some of the last taken, at most as many as there are places; those alone may come again, once each.
+    """
     members: dict[str, list[int]] = {}
     id_of: dict[int, str] = {}
     taken: set[str] = set()
@@ -82,11 +86,15 @@ def check_events(events: list[Event], wanted: set[int], name: str) -> int:
     repeats_in_all = 0
     last: dict[str, int] = defaultdict(int)
     is_ordered = "ordered" in name
+    newest: deque[str] = deque(maxlen=CONCURRENCY)
+    in_flight: set[str] = set()
     for event in events:
         if event.word == "kill":
             assert len(repeated) <= CONCURRENCY, repeated
             repeats_in_all += len(repeated)
             repeated = set()
+            in_flight.update(newest)
+            newest.clear()
             last.clear()
             continue
         if event.subscription != name:
@@ -101,8 +109,11 @@ def check_events(events: list[Event], wanted: set[int], name: str) -> int:
             assert event.offsets[0] > last[event.stream], "out of order between two kills"
             last[event.stream] = event.offsets[-1]
         if event.id in taken:
+            assert event.id in in_flight, "it was settled, or is repeated without a kill"
+            in_flight.remove(event.id)
             repeated.add(event.id)
         taken.add(event.id)
+        newest.append(event.id)
     assert {offset for id in taken for offset in members[id]} == wanted
     return repeats_in_all
 
