@@ -67,6 +67,8 @@ def _print_report(report: ErasureBody, *, as_json: bool) -> None:
     facts = [("state", report.state), ("packets", str(report.packets)), ("made from others", str(report.derived))]
     if report.id:
         facts.insert(0, ("id", report.id))
+    if report.held:
+        facts.append(("held back", str(report.held)))
     if report.done_at is not UNSET:
         facts.append(("done at", str(report.done_at)))
     print_facts(facts)
@@ -77,5 +79,7 @@ def _print_report(report: ErasureBody, *, as_json: bool) -> None:
         )
     if report.recipients:
         print_table(("GIVEN TO", "KIND", "ID"), [(printable(one.name), one.kind, one.id) for one in report.recipients])
+    if report.state == "held":
+        click.echo("a hold, or a least age, keeps some of it; that goes as soon as it ends", err=True)
     for backup in report.backups:
         click.echo(f"still in the backup {printable(backup)}", err=True)

@@ -32,6 +32,8 @@ def show(target: Target, subject: str, as_json: bool) -> None:
         [(one.stream, one.packets, one.first_sequence, one.last_sequence) for one in body.streams],
     )
     _print_consents(body.consents)
+    if not body.complete:
+        click.echo("there are more: only the first were counted (limits.subject_packets_max)", err=True)
     click.echo(f"searched {len(body.searched)} streams that say where the subject stands", err=True)
 
 

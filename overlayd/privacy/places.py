@@ -68,15 +68,16 @@ class SubjectPlaces:
         counts = dict[int, StreamCount]()
         looked, name, after = 0, 0, 0
         while name < len(self._asked):
-            if looked >= limit:
-                return list(counts.values()), False
-            count = partial(tables.count_places, asked=self._asked[name], after=after, limit=PLACES_PER_STEP)
+            most = PLACES_PER_STEP if looked < limit else 1  # whether there is one more
+            count = partial(tables.count_places, asked=self._asked[name], after=after, limit=most)
             rows = await self._log.read(count)
+            seen = sum(row.rows for row in rows)
+            if seen and looked >= limit:
+                return list(counts.values()), False
             for row in rows:
                 self._add(counts, row)
-            seen = sum(row.rows for row in rows)
             looked += seen
-            if seen == PLACES_PER_STEP:
+            if seen == most:
                 after = max(row.last_offset for row in rows)
             else:
                 name, after = name + 1, 0
