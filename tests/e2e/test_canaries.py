@@ -60,8 +60,14 @@ class Run:
         certificate = Authority(self.directory).issue("localhost")
         private_key = certificate.read_text().partition("PRIVATE KEY-----\n")[2].splitlines()
         self.canaries.plant("tls key", private_key[1])
+        self.bridge = self.canaries.plant("bridge key", draw_key("ap", Entropy()).text)
+        declared = self.canaries.plant("declared webhook secret", "whsec_" + base64.b64encode(b"d" * 24).decode())
+        header = self.canaries.plant("declared webhook header", "header-of-a-declared-hook")
         return "\n".join(
             [
+                "[agentpipe]", "enabled = true", f'bridge_key = "{self.bridge}"', "[[subscriptions]]", 'name = "declared"',
+                'kind = "webhook"', 'streams = ["press.*"]', "[subscriptions.webhook]", 'url = "http://127.0.0.1:45999/"',
+                f'secret = "{declared}"', "[subscriptions.webhook.headers]", f'X-Token = "{header}"',
                 "[node]", f'wallet_key = "file:{self.directory / "wallet"}"', '[chain]\nnetwork = "regtest"',
                 "[[access.jwt]]", 'name = "login"', 'issuer = "https://login.example"', 'algorithm = "HS256"',
                 f'audience = ["overlayd"]\nfile = "{self.directory / "jwt"}"\nscopes = ["read"]',
@@ -164,7 +170,10 @@ def use_own_keys(run: Run) -> None:
         )
         body = {
             "name": name, "kind": "webhook", "streams": ["press.*"],
-            "webhook": {"url": "http://127.0.0.1:45999/", "secret": secret},
+            "webhook": {
+                "url": "http://127.0.0.1:45999/", "secret": secret,
+                "headers": {"X-Token": canaries.plant(f"webhook header of {name}", f"header-of-{name}-" + "0123456789")},
+            },
         }  # fmt: skip
         run.ask(
             "POST",
@@ -181,7 +190,14 @@ def use_own_keys(run: Run) -> None:
     rotated = json.loads(run.ask("POST", "/v1/log/keys/rotate", Authorization=bearer))
     assert [key["state"] for key in rotated["keys"]] == ["retired", "current"]
     assert json.loads(run.ask("GET", "/v1/subscriptions/hook", Authorization=bearer))["name"] == "hook"
+    event = b'{"type":"bridge.test","timestamp":"2026-01-01T00:00:00Z","data":{}}'
+    for key in (run.bridge, canaries.plant("wrong bridge key", draw_key("ap", Entropy()).text)):
+        run.ask("POST", "/api/ingest", event, Authorization=f"Bearer {key}", Content_Type="application/json")
+    run.ask("POST", "/v1/admin/reload?dry_run=true", Authorization=bearer)
     for path in (
+        "/v1/subscriptions/declared",
+        "/v1/subscriptions/declared/attempts",
+        "/api/sessions",
         "/v1/log/keys",
         "/v1/log/checkpoint",
         "/v1/wallet",
