@@ -65,7 +65,8 @@ def render_example(*, is_commented: bool = False) -> str:
 def _key_lines(key: Key, is_commented: bool) -> list[str]:
     comment = _comment(f"{key.description} ({key.unit})")
     if key.default is None:  # TOML has no null: the key is shown, not set
-        return [*comment, f"#{key.path[-1]} = {{}}"]
+        example = next((meta.examples[0] for meta in key.bounds if meta.examples), {})
+        return [*comment, f"#{key.path[-1]} = {format_value(example)}"]
     return [*comment, f"{'#' if is_commented else ''}{key.path[-1]} = {format_value(key.default)}"]
 
 

@@ -50,15 +50,27 @@ class RetentionRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Duration, Meta(description="Nothing takes a packet away that is younger: no bound, no erasure, no deletion")
     ] = Duration(0)
     hold_max: Annotated[
-        Duration,
+        Duration | None,
         Meta(
-            description="Age up to which a packet waits for who needs it: a confirmation, a subscription; 0s: none does"
+            description="Age up to which a packet waits for who needs it: a confirmation, a subscription; 0s: none does;"
+            " left out: twice max_age, or 60d where that is 0s",
+            examples=["60d"],
         ),
-    ] = Duration(60 * 86_400)
+    ] = None
     when_full: Annotated[
         Literal["keep", "drop_oldest"],
         Meta(description="When the disk is full: keep the packets, or drop the oldest to make room"),
     ] = "keep"
+
+    @property
+    def waits(self) -> Duration:
+        """Age up to which a packet waits for who needs it."""
+        if self.hold_max is not None:
+            return self.hold_max
+        return Duration(2 * self.max_age) if self.max_age else _HOLD_MAX_WITHOUT_AGE
+
+
+_HOLD_MAX_WITHOUT_AGE = Duration(60 * 86_400)
 
 
 class StreamLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

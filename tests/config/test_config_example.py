@@ -31,7 +31,8 @@ def test_the_commented_form_sets_nothing() -> None:
     """In the form that `init` writes no key is set, and with the comment signs taken away it is the example."""
     text = render_example(is_commented=True)
     assert not any(value for table in tomllib.loads(text).values() for value in table.values() if value != {})
-    assert re.sub(r"^#(?=[a-z_]+ = (?!\{\}))", "", text, flags=re.MULTILINE) == render_example()
+    key = re.compile(r"^#(?=[a-z_]+ = (?!\{\}))", re.MULTILINE)  # what has no default is a comment in both forms
+    assert key.sub("", text) == key.sub("", render_example())
 
 
 def test_every_key_is_in_the_example_with_a_comment() -> None:

@@ -85,6 +85,22 @@ def test_a_doubtful_clock() -> None:
     assert doubtful.packets_max == 3
 
 
+def test_who_waits_follows_what_retention_says() -> None:
+    """Twice the age, whatever that is; what is said by itself counts, 0 too."""
+    hour = 3_600_000_000
+
+    def waits(**rule: Duration) -> int:
+        return 100 * hour - bounds_of(
+            RetentionRule(**rule), 100 * hour, is_clock_trusted=True, needed_from=7
+        ).waits_until_us  # fmt: skip
+
+    assert waits(max_age=Duration(3600)) == 2 * hour
+    assert waits(max_age=Duration(400 * 86_400)) == 800 * 24 * hour
+    assert waits() == waits(max_age=Duration(0)) == 60 * 24 * hour
+    assert waits(max_age=Duration(3600), hold_max=Duration(7200 * 2)) == 4 * hour
+    assert waits(max_age=Duration(3600), hold_max=Duration(0)) == 0
+
+
 def test_trust_in_the_clock() -> None:
     """A step of more than a day makes it doubtful until a time source sets it; a small one doesn't."""
     trust = ClockTrust(is_always=False, synced=None)

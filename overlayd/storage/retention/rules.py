@@ -54,7 +54,7 @@ class Choice(msgspec.Struct):
 def bounds_of(rule: RetentionRule, now_us: int, *, is_clock_trusted: bool, needed_from: int) -> Bounds:
     """The rule at a moment. While the clock isn't trusted nothing is too old, nothing old enough for `min_age`, and who
     needs a packet is waited for without an end."""
-    age, least, longest = (int(float(value) * 1e6) for value in (rule.max_age, rule.min_age, rule.hold_max))
+    age, least, longest = (int(float(value) * 1e6) for value in (rule.max_age, rule.min_age, rule.waits))
     return Bounds(
         before_us=now_us - age if age and is_clock_trusted else 0,
         packets_max=rule.max_packets or None,
