@@ -211,18 +211,20 @@ class Metering:
             Bandwidth(account, self.quotas).spend(size)
         self.usage.delivered(stream, principal.name, "read", packets=packets, bytes=size, requests=1)
 
-    async def connect(self, principal: Principal) -> None:
-        """Before a live connection; `check_open` follows when it is entered. Raises as `read`."""
+    async def connect(self, principal: Principal) -> Rate | None:
+        """Before a live connection; `check_open` follows when it is entered. Gives the rate to tell along with the answer,
+        if one is counted. Raises as `read`."""
         if not self._is_started:
-            return
+            return None
         account = self.quotas.find(principal.name)
         if account is not None:
             account.policy = self.policy_of(principal)
         if not self.concerns(principal):
-            return
+            return None
         await self._check_quota(principal)
         if self._has_rates and self._is_rated(principal):
             self.rates.take("connect", Asker(principal.name, "", principal.address))
+        return self.tell("connect", principal, "")
 
     def bandwidth_of(self, principal: str) -> Bandwidth | None:
         """The pace of what a principal's live sessions are sent; None without a policy."""

@@ -6,7 +6,9 @@ import trio
 
 from overlayd.access import Peer
 from overlayd.access.gate import Remembered, Seal
+from overlayd.model.errors import Rate
 from overlayd.model.push_stream import PushStream
+from overlayd.net.problem import rate_headers
 
 PIECE_BYTES = 64 << 10
 LOOKS = 4
@@ -58,7 +60,8 @@ class Connection:
         self.remembered = Remembered()
         """Who the last request came from."""
         self.answer_headers: tuple[tuple[bytes, bytes], ...] = ()
-        """What every answer to the request at hand carries because of where it comes from and over what (CORS, HSTS).
+        """What every answer to the request at hand carries because of where it comes from and over what (CORS, HSTS), and
+        because of its rate.
         The door sets it, whoever writes a head adds it."""
         self.seal: Seal | None = None
         """What signs the answer to the request at hand. The door sets it, whoever writes the answer uses it."""
@@ -68,6 +71,11 @@ class Connection:
         """What quick publishing remembers of the last request's headers."""
         self._stall_s = stall_s
         self._send_lock = trio.Lock()
+
+    def tell_rate(self, rate: Rate | None) -> None:
+        """The answer to the request at hand tells what is left of a rate, if one is counted."""
+        if rate is not None:
+            self.answer_headers += tuple((name.encode(), value.encode()) for name, value in rate_headers(rate))
 
     @property
     def socket(self) -> trio.socket.SocketType:

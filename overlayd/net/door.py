@@ -17,7 +17,7 @@ from hypercorn.typing import ASGIFramework
 
 from overlayd.access import Peer, Principal
 from overlayd.access.gate import Gate
-from overlayd.model.errors import HeadTooLarge, OverlaydError, RequestTimeout, ShuttingDown, UpgradeRequired
+from overlayd.model.errors import HeadTooLarge, OverlaydError, Rate, RequestTimeout, ShuttingDown, UpgradeRequired
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.net.access_log import RequestLog
@@ -69,11 +69,11 @@ class Door:
         publish_lane: PublishLane | None = None,
         origin_headers: OriginHeaders | None = None,
         signed_body_max: int = 1 << 20,
-        ask_live: Callable[[Principal], Awaitable[None]] | None = None,
+        ask_live: Callable[[Principal], Awaitable[Rate | None]] | None = None,
         word: Callable[[Head, OverlaydError], Words | None] | None = None,
     ) -> None:
         """Without `publish_lane`, packets are taken through the application like everything else. `ask_live` raises
-        LimitReached for those who may open no live connection now. `word`: how an outside system's paths tell errors,
+        LimitReached for those who may open no live connection now, and gives the rate to tell the others. `word`: how an outside system's paths tell errors,
         None for all other paths."""
         self._word = word
         self._ask_live = ask_live
@@ -185,7 +185,7 @@ class Door:
             if connection.seal is not None and head.path == LIVE_PATH:
                 raise refuse_endless(head.path)
             if head.path == LIVE_PATH and self._ask_live is not None:
-                await self._ask_live(principal)
+                connection.tell_rate(await self._ask_live(principal))
             if head.path == "*":
                 return await self._answer_asterisk(connection, request_id)
         except OverlaydError as error:

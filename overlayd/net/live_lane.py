@@ -83,7 +83,7 @@ class LiveDoor:
         connection, head, visit.head = visit.connection, visit.head, None
         assert head is not None
         try:
-            accepted = self._sockets.accept(head, visit.principal)
+            accepted = self._sockets.accept(head, visit.principal, connection.answer_headers)
         except OverlaydError as error:
             body = plain_answer(error, visit.request_id, more=connection.answer_headers)
             visit.status, visit.sent_bytes = error.status, len(body)

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Iterable
 
 import msgspec
 
@@ -41,8 +42,8 @@ class LiveSockets:
     def __init__(self, parts: SocketParts) -> None:
         self._parts = parts
 
-    def accept(self, head: Head, principal: Principal) -> Accepted:
-        """Judges a handshake, and enters a session for it. Raises OverlaydErrors."""
+    def accept(self, head: Head, principal: Principal, more: Iterable[tuple[bytes, bytes]] = ()) -> Accepted:
+        """Judges a handshake, and enters a session for it. `more`: headers of the answer. Raises OverlaydErrors."""
         key = _check_handshake(head)
         _require_some(principal)
         offers = ", ".join(value.decode("ascii") for name, value in head.headers if name == _EXTENSIONS)
@@ -54,7 +55,7 @@ class LiveSockets:
         query = self._parse_query(head.query)
         session = self._parts.registry.enter("websocket", principal.name, principal.address, principal)
         return Accepted(
-            session, principal, query, _answer(key, protocol, extension),
+            session, principal, query, _answer(key, protocol, extension, more),
             SUBPROTOCOLS[protocol] if protocol is not None else None, extension is not None,
         )  # fmt: skip
 
@@ -82,7 +83,7 @@ class LiveSockets:
             return error
 
 
-def _answer(key: str, protocol: str | None, extension: str | None) -> bytes:
+def _answer(key: str, protocol: str | None, extension: str | None, more: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The handshake's answer (RFC 6455, 4.2.2)."""
     accept = base64.b64encode(hashlib.sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest()).decode()
     lines = ["HTTP/1.1 101 Switching Protocols", "upgrade: websocket", "connection: Upgrade"]
@@ -91,6 +92,7 @@ def _answer(key: str, protocol: str | None, extension: str | None) -> bytes:
         lines.append(f"sec-websocket-protocol: {protocol}")
     if extension is not None:
         lines.append(f"sec-websocket-extensions: {extension}")
+    lines += [f"{name.decode('latin-1')}: {value.decode('latin-1')}" for name, value in more]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 

@@ -18,11 +18,20 @@ HANDSHAKE = {
 }  # fmt: skip
 
 
+EVENTS = {"Accept": "text/event-stream"}
+
+
+def left_of(headers: dict[str, str]) -> int:
+    """How many more live connections an answer says may be opened."""
+    assert headers["ratelimit-policy"] == '"connect_per_address";q=3;w=3600'
+    return int(headers["ratelimit"].partition("r=")[2].partition(";")[0])
+
+
 @pytest.fixture
 def strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     """A node that counts local clients, too."""
     for name, value in (
-        ("LOCAL", "true"), ("CONNECT_PER_ADDRESS", "2/h"), ("CONTROL_PER_PRINCIPAL", "3/h"),
+        ("LOCAL", "true"), ("CONNECT_PER_ADDRESS", "3/h"), ("CONTROL_PER_PRINCIPAL", "3/h"),
         ("PUBLISH_PER_STREAM", "1/h"),
     ):  # fmt: skip
         monkeypatch.setitem(os.environ, f"OVERLAYD_RATES__{name}", value)
@@ -34,10 +43,15 @@ def strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
 
 
 async def test_live_connections_and_messages_are_held_to_rates(strict: Node) -> None:
-    """The fourth message is answered with an error, then the session ends with 4029; the third connection is a 429."""
+    """The fourth message is answered with an error, then the session ends with 4029; the fourth connection is a 429.
+    Each is told what is left."""
     url = f"{strict.url}/v1/live"
     with trio.fail_after(20):
+        async with httpx.AsyncClient() as client, client.stream("GET", url, headers=EVENTS) as streaming:
+            assert left_of(dict(streaming.headers)) == 2
         async with open_socket(url, {}) as socket:
+            told_of = {name.decode(): value.decode() for name, value in socket.handshake_headers}
+            assert left_of(told_of) == 1
             assert json.loads(await socket.get_message())["type"] == "welcome"
             for _ in range(4):
                 await socket.send_message('{"type":"ping"}')
@@ -58,8 +72,8 @@ async def test_live_connections_and_messages_are_held_to_rates(strict: Node) -> 
                 answer = json.loads(await socket.get_message())
                 assert (answer["type"], answer["ref"]) == (outcome, ref)
         async with httpx.AsyncClient() as client:
-            for headers in ({"Accept": "text/event-stream"}, HANDSHAKE):
+            for headers in (EVENTS, HANDSHAKE):
                 refused = await client.get(f"{strict.url}/v1/live", headers=headers)
                 assert refused.status_code == 429
-                assert refused.headers["ratelimit-policy"] == '"connect_per_address";q=2;w=3600'
+                assert refused.headers["ratelimit-policy"] == '"connect_per_address";q=3;w=3600'
                 assert int(refused.headers["retry-after"]) > 1000

@@ -178,7 +178,7 @@ class AgentPipeLive:
             conversation = listening.conversation
             metering = self._surface.publisher.metering
             if metering is not None:
-                await metering.connect(principal)
+                connection.tell_rate(await metering.connect(principal))
             self._listeners.enter(principal.address, conversation)
         except OverlaydError as error:
             return await self._refuse(visit, error, path, goes_on=goes_on)
