@@ -64,7 +64,12 @@ class ErasureBody(msgspec.Struct, kw_only=True):
     derived: Annotated[int, Meta(description="Of these, packets that the node had made from the others")]
     streams: list[ErasedStream]
     recipients: list[ErasedRecipient]
-    backups: Annotated[list[str], Meta(description="Backups from before, which still hold it")]
+    backups: Annotated[
+        list[str],
+        Meta(
+            description="Copies of the log from before, which may still hold it: backups, and files that were put aside as damaged"
+        ),
+    ]
 
 
 class ErasureList(msgspec.Struct, kw_only=True):

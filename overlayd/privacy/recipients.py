@@ -20,7 +20,8 @@ GivenTo = Callable[[Stream, Sequence[int], bool], Awaitable[Sequence[Recipient]]
 """Who was given packets of a stream, by their ascending offsets. True: they are about to be erased, so that only those
 are told who had them."""
 BackupsBefore = Callable[[int], Sequence[str]]
-"""The backups begun before a time (Unix µs), by what an operator finds them by. Blocking: in a thread."""
+"""The copies of the log begun before a time (Unix µs) that aren't known to be gone, by what an operator finds them by.
+Blocking: in a thread."""
 
 
 class Traces(msgspec.Struct, frozen=True):

@@ -116,13 +116,14 @@ def test_altered_files_are_refused(tmp_path: Path, change: str) -> None:
 
 
 def test_catalogue_knows_what_came_before(tmp_path: Path) -> None:
-    """Whoever erases something is told every copy made before, those that rotation took away included."""
+    """Whoever erases something is told every copy made before that rotation left; the list has the others, too."""
     catalogue = BackupCatalogue(tmp_path)
     assert catalogue.all() == []
     for made_us in (30, 10, 20):
         catalogue.add(msgspec.structs.replace(begin_record(made_us, tmp_path), verified=True))
     catalogue.note_removed(frozenset({begin_record(10, tmp_path).id}), 99)
-    assert [(record.made_us, record.removed_us) for record in catalogue.backups_before(30)] == [(10, 99), (20, 0)]
+    assert [record.made_us for record in catalogue.backups_before(30)] == [20]
+    assert [(record.made_us, record.removed_us) for record in catalogue.all()] == [(10, 99), (20, 0), (30, 0)]
     catalogue.add(begin_record(30, tmp_path))
     assert [record.verified for record in catalogue.all()] == [True, True, False]
     assert not catalogue.all()[0].is_there

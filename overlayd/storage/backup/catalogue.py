@@ -1,7 +1,7 @@
 """Which backups were made: `DIR/backups.json`, outside the database, so that restoring an older one forgets none.
 
-Whoever erases something asks it which copies were made before. A backup that rotation or a person took away stays listed:
-nobody knows whether it was copied elsewhere. Blocking.
+Whoever erases something asks it which copies were made before. One that rotation took away stays listed, as gone, and is no
+copy any more. One that a person took away counts as there: nobody knows where it was moved to. Blocking.
 """
 
 import shutil
@@ -80,8 +80,8 @@ class BackupCatalogue:
             ) from error  # fmt: skip
 
     def backups_before(self, time_us: int) -> list[BackupRecord]:
-        """Those begun before a time, those that are gone included, oldest first."""
-        return [record for record in self.all() if record.made_us < time_us]
+        """Those begun before a time that rotation didn't take away, oldest first: what may hold what was there then."""
+        return [record for record in self.all() if record.made_us < time_us and not record.removed_us]
 
     def add(self, record: BackupRecord) -> None:
         """Durable when it returns. One of the same id is replaced."""

@@ -25,6 +25,8 @@ from overlayd.storage.start import load_streams
 
 MARKER_NAME = "mend"
 """Why the next start has to mend; or, while the files are exchanged, where the old ones go."""
+ASIDE = "damaged-"
+"""Directories of damaged files begin so; the time follows."""
 MENDED_NAME = "log.sqlite3.mended"
 REPORT_NAME = "report.json"
 MENDINGS_MAX = 16
@@ -90,7 +92,7 @@ class Mender:
     def _mend(self, reason: str, check: Callable[[sqlite3.Connection], object]) -> Mending:
         directory, mended = self._directory, self._directory / MENDED_NAME
         self._check_room(reason)
-        aside = directory / f"damaged-{format_time_us(self._now_us).replace('-', '').replace(':', '')}"
+        aside = directory / f"{ASIDE}{format_time_us(self._now_us).replace('-', '').replace(':', '')}"
         try:
             try:
                 rebuilt = self._make(mended, check, trusts_tiles=True)
@@ -132,7 +134,7 @@ class Mender:
         return rebuilt
 
     def _check_room(self, reason: str) -> None:
-        found = sorted(self._directory.glob("damaged-*"))
+        found = sorted(self._directory.glob(f"{ASIDE}*"))
         if len(found) >= MENDINGS_MAX:
             raise LogDamaged(
                 f"{self._database} is damaged again ({reason}), for the {len(found) + 1}th time", subject=str(self._database),
@@ -191,7 +193,7 @@ def forget_mending(directory: Path) -> None:
 def read_mendings(directory: Path) -> list[Mending]:
     """Every mending that there is a report of, oldest first."""
     found = []
-    for path in sorted(directory.glob(f"damaged-*/{REPORT_NAME}")):
+    for path in sorted(directory.glob(f"{ASIDE}*/{REPORT_NAME}")):
         try:
             found.append(msgspec.json.decode(files.read_file(path), type=Mending))
         except (OSError, msgspec.DecodeError, OverlaydError):
