@@ -7,7 +7,7 @@ import msgspec
 
 from overlayd.config.live import is_live, told_as
 from overlayd.config.load import definition_shape, settings_shape
-from overlayd.config.schema import Array, Key, Path, format_value
+from overlayd.config.schema import Array, Key, Path, Shape, format_value
 from overlayd.config.settings import Settings
 
 SHOWN_CHARS = 200
@@ -48,20 +48,36 @@ def _compare_key(key: Key, running: Settings, wanted: Settings) -> Change | None
     return Change(key.name, _show(key, before), _show(key, after), told, key.attributes)
 
 
-def _compare_array(array: Array, running: Sequence[Any], wanted: Sequence[Any]) -> Iterator[Change]:
-    """Rows are known by what they are called; rows that aren't called anything by their place."""
+def _compare_array(
+    array: Array, running: Sequence[Any], wanted: Sequence[Any], within: str = "", told: str | None = None
+) -> list[Change]:  # fmt: skip
+    """Rows are known by what they are called; rows that aren't called anything by their place. `within`, `told`: of the
+    row, or stream, that the array is part of."""
     name = ".".join(array.path)
+    name, told = (f"{within}.{name}", told) if within else (name, told_as(name))
     before, after = _named(running), _named(wanted)
-    told = told_as(name)
+    changes: list[Change] = []
     for row in dict.fromkeys((*before, *after)):
-        old, new = before.get(row), after.get(row)
+        place, old, new = f"{name}[{row}]", before.get(row), after.get(row)
         if old is None or new is None:
-            yield Change(f"{name}[{row}]", "declared" if old else "", "declared" if new else "", told)
+            changes.append(Change(place, "declared" if old else "", "declared" if new else "", told))
             continue
-        for key in array.shape.keys.values():
-            was, is_now = _value(old, key.attributes), _value(new, key.attributes)
-            if was != is_now:
-                yield Change(f"{name}[{row}].{key.name}", _show(key, was), _show(key, is_now), told)
+        changes += _compare_members(array.shape, old, new, place, told)
+    if not changes and list(running) != list(wanted):
+        changes.append(Change(name, "", "in another order", told))
+    return changes
+
+
+def _compare_members(shape: Shape, old: Any, new: Any, place: str, told: str | None) -> list[Change]:
+    """Of one row or definition: every key, and every array in it."""
+    changes = []
+    for key in shape.keys.values():
+        was, is_now = _value(old, key.attributes), _value(new, key.attributes)
+        if was != is_now:
+            changes.append(Change(f"{place}.{key.name}", _show(key, was), _show(key, is_now), told))
+    for inner in shape.arrays.values():
+        changes += _compare_array(inner, _value(old, inner.attributes), _value(new, inner.attributes), place, told)
+    return changes
 
 
 def _named(rows: Sequence[Any]) -> dict[str, Any]:
@@ -80,10 +96,7 @@ def _compare_streams(running: Settings, wanted: Settings) -> Iterator[Change]:
         if old is None or new is None:
             yield Change(f"streams.{name}", "declared" if old else "", "declared" if new else "", "streams")
             continue
-        for key in definition_shape().keys.values():
-            was, is_now = _value(old, key.attributes), _value(new, key.attributes)
-            if was != is_now:
-                yield Change(f"streams.{name}.{key.name}", _show(key, was), _show(key, is_now), "streams")
+        yield from _compare_members(definition_shape(), old, new, f"streams.{name}", "streams")
 
 
 def _compare_subscriptions(running: Settings, wanted: Settings) -> Iterator[Change]:
