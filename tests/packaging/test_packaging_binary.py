@@ -20,6 +20,7 @@ import pytest
 
 from overlayd.cli.exits import REGTEST
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -159,10 +160,22 @@ def test_killed_binary_takes_its_child_along(binary: Path, place: Path) -> None:
 
 
 def test_bill_of_materials_names_what_ships(binary: Path) -> None:
-    """Every locked base package and the native parts stand in it, none of the build's tools, no local path."""
+    """Every locked base package, every library beside the interpreter and what wheels have compiled in stand in it, none of
+    the build's tools, no local path, and nothing under a licence that the product couldn't be shipped with."""
     text = (binary.parent / "overlayd.cdx.json").read_text()
-    names = {part["name"].lower() for part in json.loads(text)["components"]}
+    parts = json.loads(text)["components"]
+    names = {part["name"].lower() for part in parts}
     assert {"trio", "msgspec", "cpython", "sqlite", "openssl"} <= names
+    tree = ROOT / "build/package/tree/_internal"
+    locked = {path.name.split("-")[0].lower().replace("_", "-") for path in tree.glob("*.dist-info")}
+    assert locked <= {name.replace("_", "-") for name in names}
+    libraries = {path.name for path in tree.glob("lib*.so*")}
+    listed = {one["value"] for part in parts for one in part.get("properties", ()) if one["name"] == "overlayd:file"}
+    assert listed == libraries
+    assert not [name for name in libraries if "readline" in name]
+    inner = {part["name"].lower(): {one["name"] for one in part.get("components", ())} for part in parts}
+    assert "libsecp256k1" in inner["coincurve"]
+    assert "blake3" in inner["blake3"]
     assert not {"pyinstaller", "pip", "pytest"} & names
     assert "file://" not in text
 
@@ -176,8 +189,10 @@ def test_checksums_fit(binary: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_second_build_is_equal(binary: Path, make: Callable[[str], None]) -> None:
-    """The file and its bill of materials don't depend on when they were built."""
-    names = ("overlayd", "overlayd.cdx.json")
+    """The file, its bill of materials and the package don't depend on when they were built."""
+    make("deb")
+    names = ("overlayd", "overlayd.cdx.json", *(path.name for path in binary.parent.glob("*.deb")))
     first = [hashlib.sha256((binary.parent / name).read_bytes()).hexdigest() for name in names]
-    make("binary")
+    make("deb")
+    assert len(names) == 3
     assert [hashlib.sha256((binary.parent / name).read_bytes()).hexdigest() for name in names] == first
