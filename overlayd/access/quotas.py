@@ -227,10 +227,16 @@ class QuotaBook:
                 yield account.name, requests
 
     async def save_bursts(self) -> None:
-        """Stores when bursts began, so that a restart doesn't give another one. Checkpoint if there are any."""
+        """Stores when bursts began, so that a restart doesn't give another one. What can't be written now is kept.
+        Checkpoint if there are any."""
         bursts, self._bursts = self._bursts, {}
-        if bursts:
+        if not bursts:
+            return
+        try:
             await self._store.write(lambda connection: write_bursts(connection, bursts))
+        except BaseException:
+            self._bursts = bursts | self._bursts
+            raise
 
     def is_metered(self, principal: str) -> bool:
         """Whether the account is in memory, as it is while somebody publishes under a quota."""

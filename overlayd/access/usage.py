@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 import structlog
+import trio
 from msgspec import Meta
 
 from overlayd.access.rate_tables import Store
@@ -31,6 +32,7 @@ from overlayd.model.usage import Counts, EndedDelivery, Method
 OTHERS = UsageKey("", "", "read")
 """Where counts go when too many are held apart."""
 ADDRESS_HASH_BYTES = 8
+WRITE_S = 30.0
 _log = structlog.get_logger("access.usage")
 
 
@@ -119,7 +121,10 @@ class UsageBook:
         return digest.hexdigest()
 
     async def flush(self) -> None:
-        """Writes out what was told so far; durable when it returns. What can't be written now is kept. Checkpoint."""
+        """Writes out what was told so far; durable when it returns. What can't be written now is kept. Checkpoint.
+
+        Shielded: what was queued is written whatever becomes of the caller, and would be written again if it were kept.
+        """
         pending, self._pending = self._pending, {}
         ended, self._ended = self._ended, []
         now_us = self._clock.now_us()
@@ -129,13 +134,14 @@ class UsageBook:
             return
         is_done = False
         try:
-            left = await self._store.write(
-                lambda connection: self._write(connection, now_us, pending, ended, is_pruning)
-            )
-            is_done = True
-            if is_pruning and not left:
-                self._pruned_hour = hour
-                self._is_new_hour = True
+            with trio.move_on_after(WRITE_S, shield=True):
+                left = await self._store.write(
+                    lambda connection: self._write(connection, now_us, pending, ended, is_pruning)
+                )
+                is_done = True
+                if is_pruning and not left:
+                    self._pruned_hour = hour
+                    self._is_new_hour = True
         except OverlaydError as err:
             self._on_failed()
             _log.warning("usage not written", error=err.detail)

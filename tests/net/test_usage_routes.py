@@ -1,9 +1,13 @@
 """Usage, quotas and policies over HTTP: who sees what, what is counted, and in which order it is told."""
 
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import trio
 from metering_rig import ADMIN, LOOPBACK, START_US, MeteredNode, Wall, holder, open_metered
 
 from overlayd.access.quotas import QuotaSettings
@@ -269,3 +273,27 @@ async def test_changes_of_policies_are_in_the_audit_with_the_answer(tmp_path: Pa
         assert "q" not in node.metering.quotas.policies
         assert "premium" in node.metering.quotas.policies
         assert len(await audited()) == 3
+
+
+async def test_who_leaves_while_usage_is_written_doesnt_have_it_counted_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the writer has it, it is written, and never again."""
+    async with open_metered(tmp_path) as node:
+        usage = node.metering.usage
+        write = node.parts.log.write
+        usage.delivered("a", "key:anna", "sse", packets=3, bytes=30)
+        async with trio.open_nursery() as nursery:
+
+            async def write_and_be_left(job: Callable[[sqlite3.Connection], Any]) -> Any:
+                given = await write(job)
+                nursery.cancel_scope.cancel()
+                await trio.lowlevel.checkpoint()
+                return given
+
+            monkeypatch.setattr(node.parts.log, "write", write_and_be_left)
+            nursery.start_soon(usage.flush)
+        monkeypatch.undo()
+        await usage.flush()
+        body = (await node.ask("GET", "/v1/usage?by=total&principal=key:anna")).json
+        assert [(row["packets"], row["bytes"]) for row in body["usage"]] == [(3, 30)]
