@@ -1,6 +1,7 @@
 """Agents by webhook over a real log: what wakes them, what they are told, and that a reply is there once."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import chaos_sink as chaos
@@ -11,7 +12,8 @@ from agent_rig import REPLY, open_agents, reply_with
 from test_webhook_dispatch import until
 from trio.testing import MockClock
 
-from overlayd.delivery.subscriptions.tables import read_attempts
+from overlayd.delivery.subscriptions.tables import clear_excerpts, read_attempts
+from overlayd.model.definition import Definition
 from overlayd.model.limits import HOPS_MAX, Limits
 
 
@@ -106,6 +108,25 @@ async def test_a_reply_that_cant_be_taken_fails_the_attempt(
         hit = {"body.too_large": "agent_reply_bytes", "reply.invalid": "agent_reply_packets"}.get(reason)
         if hit == "agent_reply_bytes" or body.count(b'"data"') == 3:
             assert agents.count("overlayd_limit_hits_total", limit=hit or "") == 1
+
+
+async def test_what_was_wrong_with_a_reply_goes_with_the_packet(tmp_path: Path, mock_clock: MockClock) -> None:
+    """A refusal quotes the reply, which repeats the packet: only where an erasure takes it away, not in the reason."""
+    async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
+        subscription = await agents.agent(sink.url)
+        await agents.node.log.define_stream("out", Definition(schema={"type": "number"}))
+        sink.play(reply_with({"packets": [{"data": "planted"}]}), reply_with({"ok": True}))
+        await agents.node.publish("planted")
+        await agents.settled(subscription)
+        assert subscription.rest.last_error == "the reply wasn't taken: packet.schema"
+        box = agents.node.parts.letters
+        said = [one for one in await box.attempts(subscription) if one.excerpt]
+        assert "planted" in said[-1].excerpt
+        assert said[-1].first_offset == said[-1].last_offset == agents.node.log.head
+        for offsets, count in (([1], 1), ([agents.node.log.head], 0)):
+            await agents.node.log.write(partial(clear_excerpts, offsets=offsets))
+            stored = await agents.node.log.read(partial(read_attempts, number=subscription.number))
+            assert sum("planted" in one.excerpt for one in stored) == count
 
 
 async def test_a_reply_needs_the_grant_and_the_stream_at_that_time(tmp_path: Path, mock_clock: MockClock) -> None:

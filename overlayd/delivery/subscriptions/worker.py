@@ -299,8 +299,12 @@ class Worker:
         try:
             size = await self._shop.replies.take(subscription, unit, messages, result.reply)
         except OverlaydError as err:
-            reason = f"the reply wasn't taken: {err.code}: {err.detail}"
-            return msgspec.structs.replace(result, outcome="retry", reason=reason, retry_after_s=err.retry_after_s)
+            # What was wrong may quote the reply, which may repeat the packet: it stands where erasure takes it away.
+            excerpt = f"{err.detail}: ".encode() + result.response_excerpt
+            return msgspec.structs.replace(
+                result, outcome="retry", reason=f"the reply wasn't taken: {err.code}", retry_after_s=err.retry_after_s,
+                response_excerpt=excerpt,
+            )  # fmt: skip
         subscription.note_reply(self._shop.clock.now_us(), size)
         return result
 
