@@ -4,6 +4,7 @@ import contextlib
 import time
 
 import click
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -20,6 +21,8 @@ STREAMS_MAX = 200
 INTERVAL_MIN_S = 0.1
 TITLE_ROWS = 3
 """Rows of a section that no row of its table is on."""
+GAP = 2
+"""Columns of the terminal between two of a table."""
 
 
 @click.command("top")
@@ -73,7 +76,7 @@ def watch(client: SyncClient, interval: float) -> None:
     trouble = ""
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(drawing_of(frame_of(before, now), console.height, trouble), refresh=True)
+            live.update(drawing_of(frame_of(before, now), console.size, trouble), refresh=True)
             time.sleep(interval)
             try:
                 before, now, trouble = now, read_snapshot(client), ""
@@ -83,8 +86,10 @@ def watch(client: SyncClient, interval: float) -> None:
                 trouble = error.detail
 
 
-def drawing_of(frame: Frame, height: int, trouble: str = "") -> Group:
-    """The frame for a terminal of so many rows: sections share what the lines leave, those with fewer rows first."""
+def drawing_of(frame: Frame, size: tuple[int, int], trouble: str = "") -> Group:
+    """The frame for a terminal of so many columns and rows: sections share what the lines leave, those with fewer rows
+    first; of a table's columns the last ones that there is no room for are left out, rather than all cut short."""
+    width, height = size
     parts: list[Text | Table] = [
         Text(line, style="bold" if number == 0 else "") for number, line in enumerate(frame.lines)
     ]
@@ -96,7 +101,7 @@ def drawing_of(frame: Frame, height: int, trouble: str = "") -> Group:
         shares[section.title] = min(len(section.rows), max(1, room // left))
         room -= shares[section.title]
     for section in frame.sections:
-        parts += [Text(""), Text(section.title, style="bold"), _table_of(section, shares[section.title])]
+        parts += [Text(""), Text(section.title, style="bold"), _table_of(section, shares[section.title], width)]
     return Group(*parts)
 
 
@@ -104,13 +109,25 @@ def _row_count(section: Section) -> int:
     return len(section.rows)
 
 
-def _table_of(section: Section, count: int) -> Table:
+def _table_of(section: Section, count: int, width: int) -> Table:
     table = Table(box=None, pad_edge=False)
-    for number, name in enumerate(section.head):
+    shown = _columns_in(section, count, width)
+    for number, name in enumerate(section.head[:shown]):
         is_number = all(
             row[number].replace(".", "").replace("-", "").isdigit() or row[number] == "-" for row in section.rows
         )
         table.add_column(name, justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis")
     for row in section.rows[:count]:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(Text, row[:shown]))
     return table
+
+
+def _columns_in(section: Section, count: int, width: int) -> int:
+    """How many columns fit, the first one always."""
+    used = 0
+    for number, name in enumerate(section.head):
+        used += max(cell_len(text) for text in (name, *(row[number] for row in section.rows[:count])))
+        used += GAP * bool(number)
+        if used > width and number:
+            return number
+    return len(section.head)

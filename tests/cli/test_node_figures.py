@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+import pytest
 from rich.console import Console
 
 from overlayd.cli.node_figures import Frame, Section, Snapshot, frame_of
@@ -137,12 +138,26 @@ def test_what_is_drawn_fits_the_terminal() -> None:
     frame = Frame(["one", "two"], [many, few])
     for height in (16, 24, 60):
         console = Console(width=100, height=height, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-        console.print(drawing_of(frame, height, "away"))
+        console.print(drawing_of(frame, console.size, "away"))
         lines = console.export_text().rstrip("\n").split("\n")
         console.file.close()
         assert height - 3 <= len(lines) <= height
         assert "no answer: away" in lines
         assert {"x", "y"} <= set(lines)
+
+
+@pytest.mark.parametrize(("width", "columns"), [(200, 4), (32, 4), (31, 3), (20, 3), (19, 2), (5, 1)])
+def test_columns_without_room_are_left_out(width: int, columns: int) -> None:
+    """On a narrow terminal the first columns are whole, instead of none."""
+    section = Section(
+        "s", ("NAME", "STATE", "N", "LAST"), [("weather-1", "active", "7", "2026-01-02"), ("b", "x", "1", "-")]
+    )
+    with open("/dev/null", "w") as nowhere:
+        console = Console(width=width, height=24, record=True, file=nowhere)
+        console.print(drawing_of(Frame(["l"], [section]), console.size))
+    text = console.export_text()
+    assert text.split("\n")[3].split() == ["NAME", "STATE", "N", "LAST"][:columns]
+    assert ("…" in text) == (columns == 1)
 
 
 def test_empty_sections_are_left_out(capsys: Any) -> None:
