@@ -1,5 +1,9 @@
 """Making, changing and moving subscriptions; what a restart finds; who may not stand in whose way."""
 
+import sqlite3
+from collections.abc import Callable
+from typing import TypeVar
+
 import msgspec
 import pytest
 import trio
@@ -8,6 +12,7 @@ from trio.testing import MockClock
 
 from overlayd.delivery.frames import Message
 from overlayd.delivery.query import At, Beginning, Now
+from overlayd.delivery.subscriptions import tables
 from overlayd.delivery.subscriptions.definition import parse_new, parse_patch
 from overlayd.delivery.subscriptions.subscription import Reading, Subscription
 from overlayd.model.cursor import Cursor
@@ -22,12 +27,41 @@ from overlayd.model.errors import (
 )
 from overlayd.model.limits import Limits
 from overlayd.model.outlet import AttemptResult, Delivery
+from overlayd.model.subscription import decode_subscription
+
+T = TypeVar("T")
 
 
 async def patch(node: Node, one: Subscription, **members: object) -> None:
     """As PATCH does."""
     raw = msgspec.json.encode(members)
     await node.book.patch(one, parse_patch(raw, one.definition, node.book.parse_query, node.book.check_webhook))
+
+
+async def test_a_change_whose_caller_leaves_is_whole(autojump_clock: MockClock) -> None:
+    """Once the log has it, it counts: what is written and what is served stay the same."""
+    async with running() as node:
+        one = await node.add()
+        write = node.log.write
+
+        with trio.CancelScope() as scope:
+
+            async def write_and_be_left(job: Callable[[sqlite3.Connection], T]) -> T:
+                given = await write(job)
+                scope.cancel()
+                await trio.lowlevel.checkpoint()
+                return given
+
+            node.log.write = write_and_be_left  # type: ignore[method-assign]
+            await patch(node, one, types=["t"])
+        node.log.write = write  # type: ignore[method-assign]
+        assert scope.cancel_called
+        (stored,) = (await node.log.read(tables.load)).subscriptions
+        assert decode_subscription(stored.definition).types == one.definition.types == ("t",)
+        node.log.add("a", 1, type="t")
+        node.log.add("a", 2, type="u")
+        await trio.sleep(2)
+        assert len(node.outlet.taken["s"]) == 1
 
 
 async def test_seek_back_delivers_again_under_the_same_ids(autojump_clock: MockClock) -> None:

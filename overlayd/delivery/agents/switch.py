@@ -4,9 +4,10 @@ import sqlite3
 from collections.abc import Sequence
 
 import msgspec
+import trio
 
 from overlayd.delivery.subscriptions.parts import DurableSubscriptions
-from overlayd.delivery.subscriptions.rounds import write_told
+from overlayd.delivery.subscriptions.rounds import write_whole
 from overlayd.model.clock import Clock
 from overlayd.storage import Log
 from overlayd.storage.migrations import Feature
@@ -43,6 +44,7 @@ class AgentSwitch:
         self._durable = durable
         self._clock = clock
         self.state = SwitchState()
+        self._putting = trio.Lock()
 
     async def load(self) -> None:
         """Puts it as it was, before subscriptions are read back. Checkpoint."""
@@ -52,12 +54,13 @@ class AgentSwitch:
     async def put(self, is_paused: bool, principal: str, own: Sequence[OwnPacket] = ()) -> SwitchState:
         """Durable when it returns, and `own`, which tells about it, with it. As it is already: nothing changes, and
         nothing is told. Checkpoint. Raises as `Log.write`."""
-        state = SwitchState(is_paused, self._clock.now_us(), principal)
-        if is_paused == self.state.is_paused:
-            return self.state
-        await write_told(self._log, lambda connection: _write(connection, state), own)
-        self.state = state
-        self._durable.engine.hold_agents(is_paused)
+        async with self._putting:
+            if is_paused == self.state.is_paused:
+                return self.state
+            state = SwitchState(is_paused, self._clock.now_us(), principal)
+            await write_whole(self._log, lambda connection: _write(connection, state), own)
+            self.state = state
+            self._durable.engine.hold_agents(is_paused)
         if is_paused:
             for subscription in self._durable.engine.subscriptions.values():
                 if subscription.is_held:

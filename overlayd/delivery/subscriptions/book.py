@@ -26,7 +26,7 @@ from overlayd.delivery.subscriptions.definition import (
 from overlayd.delivery.subscriptions.engine import Engine
 from overlayd.delivery.subscriptions.ledger import Ledger
 from overlayd.delivery.subscriptions.letters import unit_of
-from overlayd.delivery.subscriptions.rounds import write_told
+from overlayd.delivery.subscriptions.rounds import WRITE_S, write_whole
 from overlayd.delivery.subscriptions.storing import (
     Deletion,
     has_plain_values,
@@ -59,7 +59,6 @@ from overlayd.model.subscription import SubscriptionDefinition, decode_subscript
 from overlayd.storage.own import OwnPacket
 
 ID_BYTES = 10
-WRITE_S = 30.0
 API = "api"
 Tell = Callable[[Subscription], OwnPacket]
 """Makes what the audit is told of a change, for its transaction."""
@@ -168,7 +167,7 @@ class SubscriptionBook:
                     Ledger(floor, **self._ledger_rules(rules_of(definition))),
                 )  # fmt: skip
                 own = _told(tell, subscription)
-                await self._write_whole(insert_statements(subscription, floor, self._headers, statements), own)
+                await write_whole(self._log, insert_statements(subscription, floor, self._headers, statements), own)
             except BaseException:
                 if lease is not None:
                     lease.release()
@@ -237,7 +236,7 @@ class SubscriptionBook:
                 slices = Deletion(subscription, self._headers, forget)
                 own = _told(tell, subscription)
                 while not slices.is_over:
-                    await self._write_whole(slices.write, own)
+                    await write_whole(self._log, slices.write, own)
                     subscription.dead_letters -= slices.letters
                     own = []
             except BaseException:
@@ -289,7 +288,7 @@ class SubscriptionBook:
                 f"a {subscription.definition.reached_by} subscription has no secret", subject="secret"
             )
         secret, statements = keeper.rotate(subscription.id, given)
-        await write_told(self._log, statements, _told(tell, subscription))
+        await write_whole(self._log, statements, _told(tell, subscription))
         return secret
 
     def check_ours(self, subscription: Subscription, if_match: IfMatch = None) -> None:
@@ -311,9 +310,9 @@ class SubscriptionBook:
         is_other_filter = asked.selection.filter != subscription.selection.filter
         lease = self._lease(asked.selection, subscription.reading) if is_other_filter else before
         try:
+            await self._settle(subscription)  # what keeps it from being written is known before anything changes
             await self._write_definition(subscription, asked.definition, own)
-            await self.engine.halt(subscription)
-            await self.engine.rounds.flush(subscription)
+            await self._settle(subscription)
         except BaseException:
             if is_other_filter and lease is not None:
                 lease.release()
@@ -333,6 +332,14 @@ class SubscriptionBook:
         self._stand_on(subscription, ledger)
         self.engine.dispatcher.add(subscription)
 
+    async def _settle(self, subscription: Subscription) -> None:
+        """Nothing about it is in flight, and everything is written; whoever asked for it may leave meanwhile."""
+        with trio.move_on_after(WRITE_S, shield=True):
+            await self.engine.halt(subscription)
+            await self.engine.rounds.flush(subscription)
+            return
+        raise IntakeBusy("what was in flight took too long", subject="intake", retry_after_s=WRITE_S)
+
     def _stand_on(self, subscription: Subscription, ledger: Ledger) -> None:
         """From now on this ledger counts. Dead letters that are being tried again go on being tried."""
         subscription.ledger = ledger
@@ -342,18 +349,11 @@ class SubscriptionBook:
             ledger.add_dead(unit_of(letter), now)
         self.engine.wake(subscription)
 
-    async def _write_whole(self, job: Statements, own: Sequence[OwnPacket]) -> None:
-        """Writes what memory must follow: a caller who leaves meanwhile would leave the two apart."""
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + WRITE_S):
-            await write_told(self._log, job, own)
-            return
-        raise IntakeBusy("the log took too long", subject="intake", retry_after_s=WRITE_S)
-
     async def _write_definition(
         self, subscription: Subscription, definition: SubscriptionDefinition | None, own: Sequence[OwnPacket] = ()
     ) -> None:
         statements = put_statements(subscription, definition or subscription.definition, self._headers)
-        await write_told(self._log, statements, own)
+        await write_whole(self._log, statements, own)
 
     async def _place(self, start: Start, selection: Selection) -> Cursor:
         """The floor that a start means."""

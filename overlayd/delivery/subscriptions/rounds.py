@@ -18,6 +18,7 @@ from overlayd.storage import Log
 from overlayd.storage.own import OwnPacket, Rows
 
 TROUBLE_PAUSE_S = 0.5
+WRITE_S = 30.0
 _log = structlog.get_logger("delivery.rounds")
 
 
@@ -62,6 +63,14 @@ async def write_told(log: Log, job: Rows, own: Sequence[OwnPacket]) -> None:
         await log.append_own(own, along=job)
     else:
         await log.write(job)
+
+
+async def write_whole(log: Log, job: Rows, own: Sequence[OwnPacket] = ()) -> None:
+    """As `write_told`, for what memory must follow: a caller who leaves meanwhile would leave the two apart."""
+    with trio.move_on_after(WRITE_S, shield=True):
+        await write_told(log, job, own)
+        return
+    raise IntakeBusy("the log took too long", subject="intake", retry_after_s=WRITE_S)
 
 
 class Rounds:
