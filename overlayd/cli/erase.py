@@ -1,5 +1,6 @@
 """`overlayd erase`: takes the content of packets away, everywhere."""
 
+import sys
 import time
 
 import click
@@ -43,6 +44,8 @@ def command(
                 time.sleep(LOOK_S)
                 report = client.send(privacy_calls.show_erasure(report.id))
     _print_report(report, as_json=as_json)
+    if report.state == "held":
+        sys.exit(1)
 
 
 def _wanted(stream: str | None, sequences: str | None, subject: str) -> EraseIn:

@@ -14,7 +14,7 @@ PRIVACY_OPERATIONS = (
         "privacy",
         (
             Answer(200, "Erased, or what would be erased", {JSON: wire.ErasureBody}),
-            Answer(202, "Written down; it goes on", {JSON: wire.ErasureBody}),
+            Answer(202, "Written down; it goes on, or waits for a hold to end", {JSON: wire.ErasureBody}),
         ),
         (), {JSON: wire.EraseIn}, (400, 401, 403, 404, 408, 409, 413, 415, 422, 503, 507), "manage",
     ),

@@ -71,6 +71,13 @@ class Storehouse:
         names = [one for one in self.data.rglob("*") if one.is_file() and one.name != "reserve"]
         return {str(one.relative_to(self.data)): one.read_bytes() for one in names}
 
+    def fresh_backup(self) -> dict[str, bytes]:
+        """The files of a backup that is made now."""
+        command = [sys.executable, "-m", "overlayd", "backup", "--data", str(self.data), "--json"]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+        place = Path(json.loads(ran.stdout)["path"])
+        return {f"backup {one.name}": one.read_bytes() for one in place.rglob("*") if one.is_file()}
+
     def rows(self) -> dict[int, tuple[bytes, bytes | None]]:
         """E and the sealed part of each badge, by sequence; read beside the node."""
         with sqlite3.connect(f"file:{self.data}/log.sqlite3?mode=ro", uri=True) as connection:
@@ -163,7 +170,7 @@ def test_nothing_of_erased_packets_is_left(storehouse: Storehouse) -> None:
 
 
 def test_the_attack_on_small_records_fails(storehouse: Storehouse) -> None:
-    """With the disk before erasure a badge is found by trying; with the disk after it the seal opens with nothing."""
+    """With the disk before erasure a badge is found by trying; with the disk and a new backup the seal opens with nothing."""
     house = storehouse
     raw, sealed = house.rows()[ERASED[0]]
     assert sealed is not None
@@ -172,7 +179,7 @@ def test_the_attack_on_small_records_fails(storehouse: Storehouse) -> None:
     assert body in guess(before)
     assert try_salts(raw, body, meta, before)
     house.erase(stream="badges", sequence=ERASED[0])
-    after = house.files()
+    after = house.files() | house.fresh_backup()
     assert house.rows()[ERASED[0]][1] is None
     assert body not in guess(after)
     assert not try_salts(raw, body, meta, after)
@@ -265,11 +272,28 @@ def test_commands_find_export_and_erase(storehouse: Storehouse) -> None:
 
 
 def test_a_held_packet_is_not_erased(storehouse: Storehouse) -> None:
-    """What is kept for a least time is stronger: 409, an audit record, and the packet stays."""
+    """What is held, or kept for a least time, is stronger: 409, an audit record, and the packet stays; until the hold is
+    lifted. A dry run is audited as well."""
     house, client = storehouse, storehouse.client
+    hold = house.post("/v1/streams/people/holds", {"from": 4, "to": 4, "reason": "case"})
+    with pytest.raises(UnderHold):
+        house.erase(subject=f"{MARK}-alice")
+    assert house.http.delete(f"/v1/streams/people/holds/{hold['id']}").status_code < 300
+    assert house.erase(subject=f"{MARK}-alice", dry_run=True).state == "planned"
+    report = house.erase(subject=f"{MARK}-alice")
+    assert (report.state, report.packets, report.held) == ("done", 20, 0)
+    actions = [one["action"] for one in house.audited()]
+    assert [one for one in actions if one.startswith("erase")] == [
+        "erase.refused",
+        "erase.plan",
+        "erase.begin",
+        "erase.done",
+    ]
+    assert found_in(house.files(), MARK.encode()) == []
+
     client.define("badges", {"retention": {"min_age": "1h"}})
     with pytest.raises(UnderHold):
         house.erase(stream="badges", from_=1, to=10)
     assert client.read_packet("badges", 1)
     data = house.audited()
-    assert [one["result"] for one in data if one["action"] == "erase.refused"] == ["refused"]
+    assert [one["result"] for one in data if one["action"] == "erase.refused"] == ["refused"] * 2
