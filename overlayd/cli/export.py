@@ -54,5 +54,7 @@ def command(out: Path, span: str, patterns: tuple[str, ...], form: str, data: st
     click.echo(f"{out}: offsets {made.first} to {made.last}, {made.rows} rows of {made.streams} streams, "
                f"{made.removed} on record as taken away")  # fmt: skip
     click.echo(f"  under the checkpoint over {made.checkpoint_size} entries, with {made.anchors} blocks")
+    if made.transactions:
+        click.echo(f"  {made.transactions} packets with a transaction of their own in a block")
     if made.keys_missing:
         click.echo("  the log's key was rotated in what was cut: whoever verifies needs a list of keys saved before")

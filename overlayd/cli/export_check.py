@@ -18,6 +18,7 @@ from overlayd.model.export_file import (
     EVIDENCE_BYTES_MAX,
     EVIDENCE_NAME,
     REMOVED_NAME,
+    TRANSACTIONS_NAME,
     Evidence,
     RowFormat,
     decode_evidence,
@@ -59,15 +60,21 @@ def _read_evidence(directory: Path) -> bytes:
 def opened_export(directory: Path) -> Iterator[ExportFiles]:
     """The files of an export. Raises VerificationFailed where one is missing, or one more is there."""
     raw = _read_evidence(directory)
-    rows = decode_evidence(raw).rows
+    evidence = decode_evidence(raw)
+    rows = evidence.rows
     if rows.file != rows_name(rows.format):
         raise VerificationFailed(f"the rows are said to be in {rows.file[:80]!r}", subject=EVIDENCE_NAME)
     known = {EVIDENCE_NAME, ENTRIES_NAME, REMOVED_NAME, rows.file}
+    if evidence.transactions is not None:
+        known.add(TRANSACTIONS_NAME)
     others = sorted(path.name for path in directory.iterdir() if path.name not in known)
     if others:
         raise VerificationFailed(f"{printable(others[0])} is no part of the export", subject=str(directory))
     with ExitStack() as stack:
         entries, removed = (stack.enter_context(_open(directory, name)) for name in (ENTRIES_NAME, REMOVED_NAME))
+        transactions = (
+            None if evidence.transactions is None else stack.enter_context(_open(directory, TRANSACTIONS_NAME))
+        )
         reader: RowReader
         if rows.format == "parquet":
             _open(directory, rows.file).close()
@@ -75,7 +82,7 @@ def opened_export(directory: Path) -> Iterator[ExportFiles]:
         else:
             file = stack.enter_context(_open(directory, rows.file))
             reader = NdjsonReader(file) if rows.format == "ndjson" else CsvReader(file)
-        yield ExportFiles(raw, entries, removed, reader)
+        yield ExportFiles(raw, entries, removed, reader, transactions)
 
 
 def _open(directory: Path, name: str) -> BinaryIO:
@@ -120,6 +127,8 @@ def print_export(verdict: ExportVerdict) -> None:
         ("checkpoint", f"{verdict.origin}, root {verdict.checkpoint_root}"),
         *([("producers", f"{verdict.producer_signatures} signatures verified")] if verdict.producer_signatures else []),
         *(("block", _describe_anchor(found)) for found in verdict.anchors),
+        *([("transactions", f"{verdict.transactions} packets with one of their own in a block, {verdict.transactions_in_chain} "
+           "of the blocks are among the given headers")] if verdict.transactions else []),
         *(("signed by", f"{signer.name} ({signer.key_id}): {signer.role}") for signer in verdict.signers),
     ])  # fmt: skip
     for stream in verdict.streams[:STREAMS_SHOWN]:

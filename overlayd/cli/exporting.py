@@ -18,13 +18,13 @@ from typing import BinaryIO
 import click
 import msgspec
 
-from overlayd.chain.anchored_checkpoints import read_anchored
+from overlayd.chain.anchored_checkpoints import OwnTransactions, read_anchored
 from overlayd.cli.export_check import rows_name
 from overlayd.cli.export_keys import read_key_list
 from overlayd.cli.export_parquet import ParquetWriter
 from overlayd.model.bodies import RemovalCause, decode_removal_body
 from overlayd.model.cursor import Epoch
-from overlayd.model.entry import ENTRY_BYTES, EntryHeader, Kind, StoredEntry, leaf_hash
+from overlayd.model.entry import ENTRY_BYTES, Z32, EntryHeader, Kind, StoredEntry, leaf_hash
 from overlayd.model.errors import BadParameter, DamagedEntry, VerificationFailed
 from overlayd.model.export_file import (
     ANCHORS_MAX,
@@ -33,16 +33,20 @@ from overlayd.model.export_file import (
     FORMAT,
     OPENED_MAX,
     REMOVED_NAME,
+    TRANSACTIONS_NAME,
     VERSION,
     Evidence,
     ExportedAnchor,
     ExportedStream,
     OffsetRange,
+    PacketTransaction,
     RemovedEntry,
     RowFormat,
     RowsFile,
+    TransactionsFile,
     encode_evidence,
     encode_removed,
+    encode_transaction,
     opened_of,
 )
 from overlayd.model.export_rows import CsvWriter, NdjsonWriter, RowWriter, row_of
@@ -84,6 +88,7 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
     streams: int
     checkpoint_size: int
     anchors: int
+    transactions: int
     keys_missing: bool
 
 
@@ -129,6 +134,7 @@ class _Export:
         self._removed: Counter[bytes] = Counter()
         self._causes: dict[int, str] = {}
         self._rows = 0
+        self._transactions = _Transactions(OwnTransactions(connection), place / TRANSACTIONS_NAME)
 
     def run(self, out: Path) -> Exported:
         """The pass, then the evidence."""
@@ -138,6 +144,7 @@ class _Export:
                 for name in (ENTRIES_NAME, REMOVED_NAME, rows_name(self._form))
             )
             writer = _WRITERS[self._form](rows)
+            stack.callback(self._transactions.close)
             for entry in self._read_entries():
                 entries.write(entry.raw)
                 if entry.kind == Kind.PACKET:
@@ -155,7 +162,8 @@ class _Export:
         return Exported(
             directory=str(out), first=self._first, last=self._last, rows=self._rows,
             removed=sum(self._removed.values()), streams=sum(stream.is_shown for stream in evidence.streams),
-            checkpoint_size=size, anchors=len(evidence.anchors), keys_missing=keys > 1 and evidence.keys is None,
+            checkpoint_size=size, anchors=len(evidence.anchors),
+            transactions=0 if evidence.transactions is None else evidence.transactions.count, keys_missing=keys > 1 and evidence.keys is None,
         )  # fmt: skip
 
     def _judge_range(self, first: int | None, last: int | None) -> tuple[int, int]:
@@ -235,6 +243,7 @@ class _Export:
             EntryHeader.decode(entry.raw), name, opening, decode_meta(entry.meta), entry.body, entry.content_hash
         )
         writer.write(row)
+        self._transactions.take(entry)
         self._rows += 1
 
     def _is_shown(self, name: str) -> bool:
@@ -271,7 +280,7 @@ class _Export:
             rows=RowsFile(file=rows_name(self._form), format=self._form, count=self._rows), streams=self._list_streams(),
             checkpoint=checkpoint.note, hashes=tuple(map(format_sha256, hashes)),
             opened=tuple(map(opened_of, opened)), anchors=self._read_anchors(checkpoint),
-            keys=read_key_list(self._connection, self._epochs),
+            keys=read_key_list(self._connection, self._epochs), transactions=self._transactions.listed,
         )  # fmt: skip
         return evidence, checkpoint.size
 
@@ -355,6 +364,38 @@ class _Export:
             if anchored.size >= self._last:
                 break
         return tuple(found)
+
+
+class _Transactions:
+    """Writes the file of packets' own transactions, which is there only if it has a line."""
+
+    def __init__(self, own: OwnTransactions, path: Path) -> None:
+        self._own, self._path = own, path
+        self._file: BinaryIO | None = None
+        self._count = self._lowest = 0
+
+    @property
+    def listed(self) -> TransactionsFile | None:
+        """What the evidence says of it."""
+        return TransactionsFile(count=self._count, lowest=self._lowest) if self._count else None
+
+    def take(self, entry: StoredEntry) -> None:
+        """The packet of a row."""
+        anchor = None if entry.commitment == Z32 else self._own.find(entry.offset, entry.commitment)
+        if anchor is None:
+            return
+        if self._file is None:
+            self._file = _create(self._path)
+        self._file.write(encode_transaction(PacketTransaction(offset=entry.offset, anchor=anchor)))
+        self._lowest = min(self._lowest, anchor.height) if self._count else anchor.height
+        self._count += 1
+
+    def close(self) -> None:
+        """Onto the disk."""
+        if self._file is not None:
+            with self._file as file:
+                file.flush()
+                os.fsync(file.fileno())
 
 
 class _Removals:

@@ -140,7 +140,11 @@ def _judge(
     """A proof file, or an export. `chain`: the file of headers, the directory that has some, whether regtest counts."""
     headers, own, allow_regtest = chain
     if isinstance(file, Path):
-        lowest = min((anchor.anchor.height for anchor in read_evidence(file).anchors), default=None)
+        evidence = read_evidence(file)
+        heights = [anchor.anchor.height for anchor in evidence.anchors]
+        if evidence.transactions is not None:
+            heights.append(evidence.transactions.lowest)
+        lowest = min(heights, default=None)
         known = _known_headers(headers, own, lowest)
         return _judge_export(file, trusted, ChainCheck(known, allow_regtest=allow_regtest), expected)
     proof = _read_proof(file)

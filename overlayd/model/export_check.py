@@ -30,13 +30,16 @@ from overlayd.model.export_file import (
     ENTRIES_NAME,
     OPENED_MAX,
     REMOVED_NAME,
+    TRANSACTIONS_NAME,
     Evidence,
     ExportedAnchor,
     ExportedStream,
     OpenedEntry,
+    PacketTransaction,
     RemovedEntry,
     decode_evidence,
     decode_removed,
+    decode_transaction,
 )
 from overlayd.model.export_rows import Row, RowReader, read_line, row_of
 from overlayd.model.hash_text import format_sha256, parse_sha256
@@ -60,6 +63,7 @@ class ExportFiles(msgspec.Struct, frozen=True):
     entries: BinaryIO
     removed: BinaryIO
     rows: RowReader
+    transactions: BinaryIO | None = None
 
 
 class AnchorFound(msgspec.Struct, frozen=True):
@@ -73,7 +77,8 @@ class ExportVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """An export that holds, as far as it says here; a broken one gives VerificationFailed.
 
     `level` as of a proof's verdict, for the whole range. `rows` and `removed` are of the shown streams; `hidden` counts the
-    packets of streams that are only named, `unnamed` those of streams that the export doesn't speak of.
+    packets of streams that are only named, `unnamed` those of streams that the export doesn't speak of. `transactions` counts rows
+    with one of their own in a block, `transactions_in_chain` those of them whose block is among the given headers.
     """
 
     level: Literal["signed", "witnessed", "anchored"]
@@ -94,6 +99,8 @@ class ExportVerdict(msgspec.Struct, frozen=True, kw_only=True):
     unnamed: int
     unnamed_streams: int
     producer_signatures: int
+    transactions: int
+    transactions_in_chain: int
     signers: tuple[SignerReport, ...]
     anchors: tuple[AnchorFound, ...]
     not_proven: tuple[str, ...]
@@ -210,6 +217,7 @@ class _Check:
         self._next = self._first
         self._row: Row | None = None
         self._gone: RemovedEntry | None = None
+        self._transactions = _TransactionCheck(evidence, files, tree, chain)
         self._rows = 0
         self._times = (0, 0)
         self._signatures = 0
@@ -232,6 +240,7 @@ class _Check:
             raise VerificationFailed(f"a row too many, of offset {self._row.offset}", subject="rows")
         if self._gone is not None:
             raise VerificationFailed(f"an entry too many, of offset {self._gone.offset}", subject=REMOVED_NAME)
+        self._transactions.end()
         if self._rows != self._evidence.rows.count:
             raise VerificationFailed(f"{self._rows} rows, not {self._evidence.rows.count}", subject="rows")
         for key, stream in self._streams.items():
@@ -300,6 +309,7 @@ class _Check:
         if self._row is not None and self._row.offset == header.offset:
             self._check_row(self._row, header, stream.stream)
             self._rows += 1
+            self._transactions.take(self._row)
             self._row = self._files.rows.read()
         elif self._gone is not None and self._gone.offset == header.offset:
             self._check_gone(self._gone, header, stream.stream)
@@ -371,9 +381,52 @@ class _Check:
             removed=dict(self._causes), streams=tuple(self._streams[key] for key in shown), hidden=hidden,
             hidden_streams=tuple(stream.stream for stream in self._streams.values() if not stream.is_shown),
             unnamed=sum(self._packets[key] for key in unnamed), unnamed_streams=len(unnamed),
-            producer_signatures=self._signatures, signers=tree.signers, anchors=anchors,
+            producer_signatures=self._signatures, transactions=self._transactions.count,
+            transactions_in_chain=self._transactions.in_chain, signers=tree.signers, anchors=anchors,
             not_proven=_list_not_proven(is_anchored, tree.is_witnessed, hidden + sum(self._packets[k] for k in unnamed)),
         )  # fmt: skip
+
+
+class _TransactionCheck:
+    """Walks along packets' own transactions beside the rows."""
+
+    def __init__(self, evidence: Evidence, files: ExportFiles, tree: SignedTree, chain: ChainCheck | None) -> None:
+        self._file, self._tree, self._chain = files.transactions, tree, chain
+        self._listed = evidence.transactions
+        self._heights: list[int] = []
+        self.count = self.in_chain = 0
+        self._next = self._read()
+
+    def take(self, row: Row) -> None:
+        """A row, which holds. Raises VerificationFailed."""
+        found = self._next
+        if found is None or found.offset != row.offset:
+            return
+        self.count += 1
+        self._heights = [min([*self._heights, found.anchor.height])]
+        if self._chain is not None:
+            if not row.commitment:
+                raise VerificationFailed(
+                    f"the packet of offset {row.offset} has no commitment", subject=TRANSACTIONS_NAME
+                )
+            report = self._chain.check_anchor(found.anchor, self._tree.checkpoint, _hash_of(row.commitment))
+            if report.covers != "commitment":
+                raise VerificationFailed(
+                    f"that of offset {row.offset} isn't the packet's own", subject=TRANSACTIONS_NAME
+                )
+            self.in_chain += report.is_in_chain
+        self._next = self._read()
+
+    def end(self) -> None:
+        """After the last row. Raises VerificationFailed."""
+        if self._next is not None:
+            raise VerificationFailed(f"there is no row of offset {self._next.offset}", subject=TRANSACTIONS_NAME)
+        if self._listed is not None and ([self._listed.lowest], self._listed.count) != (self._heights, self.count):
+            raise VerificationFailed("there are others than the evidence says", subject=TRANSACTIONS_NAME)
+
+    def _read(self) -> PacketTransaction | None:
+        line = b"" if self._file is None else read_line(self._file, TRANSACTIONS_NAME)
+        return decode_transaction(line) if line else None
 
 
 def _streams_of(listed: Sequence[ExportedStream]) -> dict[bytes, ExportedStream]:

@@ -19,6 +19,7 @@ VERSION = 1
 EVIDENCE_NAME = "evidence.json"
 ENTRIES_NAME = "entries.bin"
 REMOVED_NAME = "removed.ndjson"
+TRANSACTIONS_NAME = "transactions.ndjson"
 RowFormat = Literal["ndjson", "csv", "parquet"]
 
 EVIDENCE_BYTES_MAX = 64 << 20
@@ -74,8 +75,16 @@ class ExportedAnchor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     anchor: ProofAnchor
 
 
+class TransactionsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """That there is a transactions.ndjson: how many lines it has, and the height of the lowest block."""
+
+    count: int
+    lowest: int
+
+
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """evidence.json. `hashes`: the multiproof. `opened`: ascending. `keys`: where the log's key was rotated."""
+    """evidence.json. `hashes`: the multiproof. `opened`: ascending. `keys`: where the log's key was rotated.
+    `transactions`: where rows have a transaction of their own in a block."""
 
     format: str
     version: int
@@ -88,6 +97,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     opened: tuple[OpenedEntry, ...] = ()
     anchors: tuple[ExportedAnchor, ...] = ()
     keys: LogKeysBody | None = None
+    transactions: TransactionsFile | None = None
 
 
 class RemovedEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,6 +108,13 @@ class RemovedEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     sequence: int
     cause: RemovalCause | Literal["unknown"]
     removal: int
+
+
+class PacketTransaction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A line of transactions.ndjson: a row's own transaction in a block, as in a proof file."""
+
+    offset: int
+    anchor: ProofAnchor
 
 
 def encode_evidence(evidence: Evidence) -> bytes:
@@ -137,6 +154,22 @@ def decode_removed(line: bytes) -> RemovedEntry:
     if encode_removed(removed) != line:
         raise VerificationFailed(f"{REMOVED_NAME} isn't in its one form", subject=REMOVED_NAME)
     return removed
+
+
+def encode_transaction(transaction: PacketTransaction) -> bytes:
+    """A line with its newline."""
+    return msgspec.json.encode(transaction) + b"\n"
+
+
+def decode_transaction(line: bytes) -> PacketTransaction:
+    """Raises VerificationFailed."""
+    try:
+        transaction = msgspec.json.decode(line, type=PacketTransaction)
+    except (ValueError, RecursionError) as err:
+        raise VerificationFailed(f"{TRANSACTIONS_NAME}: {err}", subject=TRANSACTIONS_NAME) from err
+    if encode_transaction(transaction) != line:
+        raise VerificationFailed(f"{TRANSACTIONS_NAME} isn't in its one form", subject=TRANSACTIONS_NAME)
+    return transaction
 
 
 def opened_of(entry: StoredEntry) -> OpenedEntry:
