@@ -1,14 +1,11 @@
 """The wallet: packets that came without a transaction get one, coins are neither lost nor spent twice, and bounds hold."""
 
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from chain_rig import FixedClock
-from watch_rig import Node, keep_books, watching
+from watch_rig import Node, watching
 
 from overlayd.bsv.anchor import AnchorKind, list_anchors
 from overlayd.bsv.tx import OutPoint, parse_transaction
@@ -222,81 +219,6 @@ async def test_a_conflicted_payment_is_made_anew_of_another_coin(tmp_path: Path)
         assert now.state == "confirmed"
         assert now.txid != first
         assert await node.told(receipt.offset) == ["confirmed1"]
-
-
-class Cut(Exception):
-    """The process ends here."""
-
-
-def steps_of(node: Node) -> list[tuple[object, str]]:
-    """What a payment, its broadcast and its watching are made of."""
-    return [
-        (node.wallet, "check_rate"), (node.wallet, "choose"), (node.wallet, "sign"), (node.log, "write"),
-        (node.log, "append_heads"), (node.log, "checkpoint"), (node.log, "append_statuses"), (node.chain, "submit"),
-        (node.chain, "look_up"),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("commit", ["packet", "batch"])
-async def test_a_payment_cut_at_each_step_neither_loses_a_coin_nor_spends_it_twice(tmp_path: Path, commit: str) -> None:
-    """Between every two steps that leave the process or the disk changed, the node ends as by SIGKILL: the next start finds
-    the files as they were at that moment, nothing having been closed, and goes on."""
-    base = tmp_path / "base"
-    base.mkdir()
-    clock = FixedClock()
-    async with watching(base, clock=clock) as node:
-        await node.define(commit=commit)
-        await node.fund(3)
-        receipts = await node.append(2)
-    for step in range(30):
-        begun, directory = tmp_path / f"begun-{step}", tmp_path / f"killed-{step}"
-        shutil.copytree(base, begun)
-        is_cut = await pay_until(begun, directory, clock, step)
-        keep_books(directory)
-        async with watching(directory, clock=clock) as node:
-            await node.engine.payer.pay_all()
-            await node.engine.anchorer.anchor()
-            await node.settle()
-            await node.mine(2)
-            for receipt in receipts:
-                assert (await node.now(receipt.offset)).state == "confirmed"
-            states = [line.height is not None for line in await node.wallet.read_history(1 << 62, 100)]
-            assert all(states)
-        keep_books(directory)
-        if not is_cut:
-            assert step > 3
-            return
-    raise AssertionError("it never ran through")
-
-
-async def pay_until(directory: Path, killed: Path, clock: FixedClock, step: int) -> bool:
-    """Pays, broadcasts and asks, but ends before a step, or after the last; whether it came to that step. `killed` gets the
-    files as they were then."""
-    left = [step]
-
-    def cutting(original: Callable[..., Any]) -> Callable[..., Any]:
-        async def call(*args: object, **named: object) -> object:
-            left[0] -= 1
-            if left[0] < 0:
-                raise Cut
-            return await original(*args, **named)
-
-        return call
-
-    async with watching(directory, clock=clock) as node:
-        for owner, name in steps_of(node):
-            setattr(owner, name, cutting(getattr(owner, name)))
-        try:
-            await node.engine.payer.pay_all()
-            await node.engine.anchorer.anchor()
-            await node.watcher.step()
-        except Cut:
-            pass
-        shutil.copytree(directory, killed)
-        assert (killed / "log.sqlite3-wal").stat().st_size, "nothing was closed"
-        for owner, name in steps_of(node):
-            delattr(owner, name)
-    return left[0] < 0
 
 
 async def test_coins_that_sources_refuse_are_set_aside(tmp_path: Path) -> None:

@@ -19,8 +19,7 @@ import trio
 TESTS = Path(__file__).parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS / "chain")]
 from chain_rig import FixedClock  # noqa: E402 - found only then
-from test_wallet import keep_books  # noqa: E402
-from watch_rig import Node, watching  # noqa: E402
+from watch_rig import Node, keep_books, watching  # noqa: E402
 
 PACKETS = 2
 STEPS_MAX = 80
