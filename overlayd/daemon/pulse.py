@@ -1,6 +1,7 @@
 """What the service manager hears of a running node: that it lives, and how much it does."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -10,6 +11,26 @@ from overlayd.storage import Log
 
 STATUS_S = 10.0
 """A new line for `systemctl status` so often."""
+
+START_STEP_S, START_GRACE_S = 20.0, 120.0
+"""A node that isn't ready yet asks so often for so much more time."""
+
+
+@asynccontextmanager
+async def asking_for_time(notifier: Notifier) -> AsyncIterator[None]:
+    """Around the node's life: until it is ready the service manager waits. Mending a long log, or bringing it up to date,
+    takes minutes; a node that is killed over that would begin again from the start, each time."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_ask_for_time, notifier)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def _ask_for_time(notifier: Notifier) -> None:
+    started = trio.current_time()
+    while notifier.is_wanted and not notifier.is_ready:
+        notifier.starting(f"starting: the log is opened, {trio.current_time() - started:.0f} s", START_GRACE_S)
+        await trio.sleep(START_STEP_S)
 
 
 class Pulse:

@@ -20,7 +20,7 @@ from overlayd.config.dialects import agentpipe_features
 from overlayd.daemon.declaring import declare_streams
 from overlayd.daemon.interpreter import tune_interpreter
 from overlayd.daemon.parts import Parts
-from overlayd.daemon.pulse import Pulse
+from overlayd.daemon.pulse import Pulse, asking_for_time
 from overlayd.daemon.reloading import LoadSettings
 from overlayd.daemon.retaining import prepare_retention
 from overlayd.daemon.signals import reload_on_hangup, stop_when_asked, stopping_on_signals
@@ -72,6 +72,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], lo
     directory = Path(settings.storage.dir)
     notifier, outbound = Notifier(os.environ), Outbound(settings.limits, settings.webhooks.outbound, metrics)
     async with (
+        asking_for_time(notifier),
         open_telemetry(
             settings.traces, settings.sentry, outbound, node=settings.node.name, clock=clock, entropy=entropy,
             metrics=metrics,

@@ -24,6 +24,7 @@ class Notifier:
     """Tells systemd how the service is. Never blocks and never raises: a lost notice isn't worth a stop."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
+        self.is_ready = False
         path = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + path[1:] if path.startswith("@") else path
 
@@ -34,7 +35,12 @@ class Notifier:
 
     def ready(self, status: str = "") -> bool:
         """Start-up is over: packets are taken."""
+        self.is_ready = True
         return self._send(f"READY=1\n{_status_line(status)}")
+
+    def starting(self, status: str, seconds: float) -> bool:
+        """Start-up goes on; it may take longer than the unit says if this is said again within so many seconds."""
+        return self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}\n{_status_line(status)}")
 
     def reloading(self, monotonic_us: int) -> bool:
         """The configuration is being read anew; `ready` says when that is over. `monotonic_us`: CLOCK_MONOTONIC."""

@@ -1,10 +1,11 @@
 """What the service manager hears while the node runs."""
 
+import pytest
 import trio
 from trio.testing import MockClock
 
-from overlayd.daemon.pulse import STATUS_S, Pulse
-from overlayd.model.errors import ShuttingDown
+from overlayd.daemon.pulse import START_GRACE_S, START_STEP_S, STATUS_S, Pulse, asking_for_time
+from overlayd.model.errors import ConfigInvalid, ShuttingDown
 from overlayd.model.systemd import Notifier
 
 
@@ -42,6 +43,29 @@ class SlowLog:
 def pulse_of(log: SlowLog, notifier: Notifier) -> Pulse:
     """One that counts three messages a packet."""
     return Pulse(notifier, log, count_sent=lambda: 3 * log.head, count_sessions=lambda: 7)  # type: ignore[arg-type]
+
+
+async def test_a_long_start_is_waited_for(autojump_clock: MockClock) -> None:
+    """More time is asked for, before what was given is over, until packets are taken; not afterwards."""
+    notifier, start = HeardNotifier(), trio.current_time()
+    async with asking_for_time(notifier):
+        await trio.sleep(10 * START_STEP_S - 1)
+        notifier.ready("taking packets")
+        await trio.sleep(1000)
+    *asked, ready = notifier.heard
+    assert [round(time - start) for time, _ in asked] == [round(START_STEP_S) * step for step in range(10)]
+    assert all(
+        text.startswith(f"EXTEND_TIMEOUT_USEC={round(START_GRACE_S)}000000\nSTATUS=starting") for _, text in asked
+    )
+    assert ready[1].startswith("READY=1")
+    assert START_GRACE_S > 2 * START_STEP_S
+
+
+async def test_nobody_is_asked_where_nobody_listens(autojump_clock: MockClock) -> None:
+    """And what ends the start comes out as it is, for those who tell of it."""
+    with pytest.RaisesGroup(pytest.RaisesExc(ConfigInvalid)):
+        async with asking_for_time(Notifier({})):
+            raise ConfigInvalid("no", subject="x")
 
 
 async def test_a_stuck_writer_starves_the_watchdog(autojump_clock: MockClock) -> None:
