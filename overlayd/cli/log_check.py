@@ -126,13 +126,20 @@ def _connected(uri: str) -> Iterator[sqlite3.Connection]:
     try:
         connection = sqlite3.connect(uri, uri=True, isolation_level=None)
     except sqlite3.Error as error:
-        raise VerificationFailed(f"the database can't be opened: {error}", subject=DATABASE_NAME) from error
+        raise _unreadable(f"the database can't be opened: {error}") from error
     try:
         yield connection
     except sqlite3.DatabaseError as error:
-        raise VerificationFailed(f"the database can't be read: {error}", subject=DATABASE_NAME) from error
+        raise _unreadable(f"the database can't be read: {error}") from error
     finally:
         connection.close()
+
+
+def _unreadable(detail: str) -> VerificationFailed:
+    return VerificationFailed(
+        detail, subject=DATABASE_NAME,
+        hint="overlayd salvage TARGET --data DIR lists what is lost and saves the rest; a node's start mends it",
+    )  # fmt: skip
 
 
 class _Check:
