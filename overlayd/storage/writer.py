@@ -2,6 +2,7 @@
 plain function to one thread; producers are answered after the COMMIT.
 """
 
+import math
 import sqlite3
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -84,24 +85,56 @@ class Writer:
                 raise
 
     async def _run(self) -> None:
-        while True:
-            await self._wait_for_work()
-            if not len(self._intake):
-                return
-            if self._linger_s and not self._intake.is_closed:
-                await trio.sleep(self._linger_s)
-            self._current = self._intake.take(self._limits.group_packets, self._limits.group_bytes)
-            await self._run_group(self._current)
-            self._current = []
-            self._maintenance.begin()
-            if self._wal.is_due:
-                await self._checkpoint_wal(truncate=False)
+        while await self._work_until_idle():
+            await self._use_idle_moment()
+
+    async def _work_until_idle(self) -> bool:
+        """Commits what comes. True when nothing has come for a while, False once the intake is closed and empty."""
+        # One scope for all these waits: a scope each costs as much as judging a packet.
+        with trio.CancelScope(deadline=self._idle_deadline()) as waiting:
+            while True:
+                await self._intake.wait_arrival()
+                waiting.deadline = math.inf
+                if waiting.cancel_called:  # the time was over when a job came: nothing can be awaited in here now
+                    break
+                if not len(self._intake):
+                    return False
+                if self._linger_s and not self._intake.is_closed:
+                    await trio.sleep(self._linger_s)
+                self._current = self._intake.take(self._limits.group_packets, self._limits.group_bytes)
+                await self._run_group(self._current)
+                self._current = []
+                self._maintenance.begin()
+                if self._wal.is_due:
+                    await self._checkpoint_wal(truncate=False)
+                waiting.deadline = self._idle_deadline()
+        return True
+
+    def _idle_deadline(self) -> float:
+        """Until when to wait for work before what waits for an idle moment is done; for ever where nothing does."""
+        is_wanted = self._maintenance.is_due or not self._wal.is_truncated
+        return trio.current_time() + IDLE_S if is_wanted else math.inf
+
+    async def _use_idle_moment(self) -> None:
+        """Goes on with merges, or cuts the WAL."""
+        if len(self._intake):
+            return
+        if self._maintenance.is_due:
+            await self._maintain()
+            return
+        while not len(self._intake) and await self._give_back():
+            pass
+        await self._checkpoint_wal(truncate=True)
 
     async def stop(self) -> None:
         """After `run` has ended and every reader is closed: writes everything out and cuts the WAL.
 
         Raises CommitFailed.
         """
+        with trio.CancelScope(shield=True):
+            await self._stop()
+
+    async def _stop(self) -> None:
         if not await self._finish_flush():
             return
         self._maintenance.begin_flush()
@@ -117,22 +150,6 @@ class Writer:
             if not await self._maintain():
                 return False
         return True
-
-    async def _wait_for_work(self) -> None:
-        """Returns with a job or a closed intake; meanwhile does what waited for an idle moment."""
-        while True:
-            with trio.move_on_after(IDLE_S):
-                await self._intake.wait_arrival()
-                return
-            if self._maintenance.is_due:
-                await self._maintain()
-            elif not self._wal.is_truncated:
-                while not len(self._intake) and await self._give_back():
-                    pass
-                await self._checkpoint_wal(truncate=True)
-            else:
-                await self._intake.wait_arrival()
-                return
 
     async def _maintain(self) -> bool:
         """A transaction of nothing but maintenance; whether it was committed."""
@@ -194,9 +211,9 @@ class Writer:
         return [job for job in jobs if not isinstance(job, CutWalJob)]
 
     async def in_thread(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Runs a function over the writing connection. For start, shutdown and the writer itself."""
+        """Runs a function over the writing connection. For `run` and `stop`, which are shielded."""
         connection = self._connection
-        return await self._thread.run(lambda: function(connection))
+        return await self._thread.run_in_shield(lambda: function(connection))
 
     def close(self) -> None:
         """After `stop`, or when nothing runs any more: ends the thread."""

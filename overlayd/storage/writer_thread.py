@@ -34,6 +34,12 @@ class WriterThread:
 
     async def run(self, function: Callable[[], T]) -> T:
         """What the function gives or raises. Checkpoint, but it isn't cancelled half way: the function goes on."""
+        with trio.CancelScope(shield=True):
+            given = await self.run_in_shield(function)
+        return given
+
+    async def run_in_shield(self, function: Callable[[], T]) -> T:
+        """The same for a caller that is shielded from cancellation already: a scope costs as much as judging a packet."""
         assert not self._is_busy, "one function at a time"
         if self._thread is None:
             self._done = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -42,8 +48,7 @@ class WriterThread:
         self._is_busy = True
         self._function = function
         self._wanted.release()
-        with trio.CancelScope(shield=True):
-            await trio.lowlevel.wait_readable(self._done)
+        await trio.lowlevel.wait_readable(self._done)
         os.eventfd_read(self._done)
         self._is_busy = False
         error, self._error = self._error, None

@@ -155,7 +155,7 @@ async def test_a_client_that_never_reads_is_cut(tmp_path: Path, patient_clock: t
 
 async def test_a_client_that_leaves_has_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A packet that was taken is committed although its client is gone before the commit; nothing is left behind."""
-    run = WriterThread.run
+    run = WriterThread.run_in_shield
 
     async def run_late(thread: WriterThread, function: object) -> object:
         await client.stream.aclose()
@@ -164,7 +164,7 @@ async def test_a_client_that_leaves_has_published(tmp_path: Path, monkeypatch: p
     async with open_publishing(tmp_path, Limits(), is_fast=True) as (edge, log):
         client = await edge.connect()
         await ask(client, post(b'{"data":1}'))
-        monkeypatch.setattr(WriterThread, "run", run_late)
+        monkeypatch.setattr(WriterThread, "run_in_shield", run_late)
         await client.send(post(b'{"data":2}'))
         await edge.wait_connections()
         await edge.wait_until(lambda: packets_in(log) == 2)
@@ -175,7 +175,7 @@ async def test_a_client_that_leaves_has_published(tmp_path: Path, monkeypatch: p
 
 async def test_shutdown_waits_for_packets_that_were_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that stops answers what it took, says that the connection closes, and ends idle connections at once."""
-    run = WriterThread.run
+    run = WriterThread.run_in_shield
 
     async def run_while_stopping(thread: WriterThread, function: object) -> object:
         edge.stop.set()
@@ -189,7 +189,7 @@ async def test_shutdown_waits_for_packets_that_were_taken(tmp_path: Path, monkey
     ):
         for one in (client, idle):
             await ask(one, post(b'{"data":1}'))
-        monkeypatch.setattr(WriterThread, "run", run_while_stopping)
+        monkeypatch.setattr(WriterThread, "run_in_shield", run_while_stopping)
         await client.send(post(b'{"data":2}'))
         answer = await client.read_answer()
         assert (answer.status, answer.headers["connection"]) == (201, "close")
