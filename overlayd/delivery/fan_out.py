@@ -29,6 +29,10 @@ SLICE_S = 0.002
 WRITES_PER_SLICE = 256
 WRITES_PER_LOOK = 16
 """Writes between two looks at the clock."""
+REST_S = 0.008
+REST_CHANNELS = 16
+"""A page with at least so many entries for at least so many channels comes from many producers at full rate. After it
+the fan-out rests, so that each session gets more at once: a write to a socket costs as much as storing a packet."""
 SWEEP_PAUSE_S = 1.0
 """Sessions that nothing matches are told where they stand at most so often because of how much passed them."""
 
@@ -240,6 +244,8 @@ class FanOut:
                     await self._deliver(channel, batch, Cursor(self.log.epoch, before))
             self.wake()
             self._sweep()
+            if min(len(work), len(page.entries)) >= REST_CHANNELS:
+                await trio.sleep(REST_S)
 
     def _route(self, page: Page) -> dict[Channel, list[StoredEntry]]:
         """Which channels the entries of a page concern."""

@@ -15,6 +15,7 @@ from socket_harness import ANYBODY, Node
 from test_delivery_socket_limits import handshake
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from overlayd.delivery.fan_out import REST_CHANNELS, REST_S
 from overlayd.delivery.frames import PacketState
 from overlayd.delivery.matching import Matcher, PacketView
 from overlayd.delivery.session import Ending
@@ -277,6 +278,30 @@ async def test_a_page_in_several_pieces(autojump_clock: MockClock) -> None:
         for reading in (slow, quick):
             await reading.take_all()
             assert [payload[:2] for payload in reading.payloads()] == [f"{number:02d}" for number in range(12)]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("streams", "writes"), [(REST_CHANNELS - 1, 3), (REST_CHANNELS, 2)])
+async def test_packets_of_many_streams_are_gathered(autojump_clock: MockClock, streams: int, writes: int) -> None:
+    """After a page for many streams the fan-out rests, and what came meanwhile goes to a session in one write; after
+    one for few streams it doesn't."""
+    node, names = Node(), [f"s{number}" for number in range(streams)]
+    async with node.run(), trio.open_nursery() as nursery:
+        readings = [await open_reading(node, nursery, f"stream={name}") for name in names]
+        await wait_all_tasks_blocked()
+        before = [reading.stream.writes for reading in readings]
+        for number in range(3):
+            for name in names:
+                node.log.add(name, number)
+            await wait_all_tasks_blocked()
+        await trio.sleep(REST_S)
+        await wait_all_tasks_blocked()
+        assert [reading.stream.writes - count for reading, count in zip(readings, before, strict=True)] == [
+            writes
+        ] * streams
+        for reading in readings:
+            await reading.take_all()
+            assert reading.payloads() == [0, 1, 2]
         nursery.cancel_scope.cancel()
 
 
