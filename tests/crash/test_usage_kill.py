@@ -3,12 +3,12 @@
 import random
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from metered_publisher import PACKETS_PER_REQUEST, PRINCIPALS, TASKS_EACH
+from real_waiting import pause
 
 from overlayd.access.metering import METERING_FEATURES
 from overlayd.access.usage_tables import UsageAsk, read_usage
@@ -32,7 +32,7 @@ def publish_until_killed(directory: Path, after_s: float) -> None:
     try:
         assert child.stdout is not None
         assert child.stdout.readline() == b"going\n"
-        time.sleep(after_s)
+        pause(after_s)
     finally:
         child.kill()
         child.communicate()

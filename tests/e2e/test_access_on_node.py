@@ -3,7 +3,6 @@
 import http.client
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +14,7 @@ import trio
 from click.testing import CliRunner
 from live_sockets import Refused, open_socket
 from node_process import Node
+from real_waiting import until
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from overlayd.cli import cli
@@ -202,8 +202,7 @@ def test_a_revoked_key_ends_an_upload(node: Node) -> None:
         chunk = b"%x\r\n%b\r\n" % (len(line), line)
         stream.sendall(head.encode() + chunk)
         with admin(node) as client:
-            while client.stream("upload").head_sequence < 2:
-                threading.Event().wait(0.005)
+            until(lambda: client.stream("upload").head_sequence == 2, "the first line is taken")
         revoke(node, made.id)
         stream.sendall(chunk)
         answer = b""

@@ -1,12 +1,12 @@
 """AgentPipe's live paths on a real node: frames as the page wants them, what comes first, resuming, caps, rates."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agentpipe_node import CONFIG, KEY, WAIT_S, Admin, Api
+from agentpipe_node import CONFIG, KEY, Admin, Api
 from node_process import Node
+from real_waiting import until
 
 from overlayd.client import SyncClient, access_calls
 from overlayd.model.wire_access import KeyIn
@@ -157,10 +157,7 @@ def test_a_replay_that_nobody_hears_any_more_ends(api: Api) -> None:
     with api.listen("/api/sessions/slow/replay") as listener:
         assert listener.event()["type"] == "conversation.started"
         assert api.get("/api/realtime/stats")["conversationListeners"] == 1
-    deadline = time.perf_counter() + WAIT_S
-    while api.get("/api/realtime/stats")["totalListeners"] and time.perf_counter() < deadline:
-        time.sleep(0.02)
-    assert api.get("/api/realtime/stats")["totalListeners"] == 0
+    until(lambda: api.get("/api/realtime/stats")["totalListeners"] == 0, "nobody listens any more")
 
 
 def test_a_ticket_opens_the_live_paths(api: Api, node: Node) -> None:

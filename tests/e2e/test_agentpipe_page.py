@@ -18,6 +18,7 @@ import trio
 from agentpipe_node import CONFIG, KEY, Api
 from live_sockets import open_socket
 from node_process import Node
+from real_waiting import pause_async
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -77,7 +78,7 @@ async def debugger_of(profile: Path, page: str) -> str:
                 return str(found[0]).replace("ws://", "http://")
         except (FileNotFoundError, IndexError, ValueError, ConnectionRefusedError):
             pass
-        await trio.sleep(0.1)
+        await pause_async(0.1)
 
 
 async def wait_for(socket: Any, text: str) -> str:
@@ -89,7 +90,7 @@ async def wait_for(socket: Any, text: str) -> str:
         shown = str(answer.get("result", {}).get("result", {}).get("value", ""))
         if text in shown:
             return shown
-        await trio.sleep(0.1)
+        await pause_async(0.1)
     raise AssertionError(text)
 
 

@@ -1,11 +1,11 @@
 """`overlayd regtest` and `overlayd wallet` against a real node with a chain of its own, on which nobody mines unasked."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from node_process import Node
+from real_waiting import until
 from test_commands import command, on
 
 from overlayd.bsv.anchor import list_anchors
@@ -18,8 +18,6 @@ CONFIG = """
 network = "regtest"
 block_interval = "0s"
 """
-WAIT_S = 20.0
-PAUSE_S = 0.05
 OTHER = "mkHS9ne12qx9pS9VojpwU5xtRd4T7X7ZUt"
 
 
@@ -38,15 +36,6 @@ def owner(node: Node) -> SyncClient:
     return SyncClient(f"unix:{node.directory}/overlayd.sock")
 
 
-def until(check: Callable[[], bool]) -> None:
-    """What the node does by itself takes a moment."""
-    for _ in range(int(WAIT_S / PAUSE_S)):
-        if check():
-            return
-        time.sleep(PAUSE_S)
-    raise AssertionError("it didn't come about")
-
-
 def mine_until_confirmed(node: Node, sequence: int) -> None:
     """A block at a time: the node looks again, and acts, at each."""
 
@@ -54,7 +43,7 @@ def mine_until_confirmed(node: Node, sequence: int) -> None:
         assert on(node, "regtest", "mine").returncode == OK
         return state(node, sequence) == "confirmed"
 
-    until(check)
+    until(check, f"packet {sequence} is confirmed")
 
 
 def state(node: Node, sequence: int) -> str:
@@ -67,7 +56,7 @@ def publish(node: Node) -> tuple[int, str]:
     """A packet that the wallet paid for: its sequence and transaction, which waits for a block."""
     with owner(node) as client:
         sequence = client.publish("paid", {"t": 1}).sequence
-        until(lambda: state(node, sequence) == "seen")
+        until(lambda: state(node, sequence) == "seen", "it is seen")
         return sequence, str(client.read_packet("paid", sequence).txid)
 
 
@@ -83,14 +72,14 @@ def test_mining_confirms_and_a_reorg_takes_back(chain_node: Node) -> None:
     assert done.returncode == OK, done.stderr
     word, height, block = done.stdout.split()
     assert (word, len(block)) == ("tip", 64)
-    until(lambda: state(chain_node, sequence) == "confirmed")
+    until(lambda: state(chain_node, sequence) == "confirmed", "it is confirmed")
     took = on(chain_node, "regtest", "reorg", "1", "--json")
     tip = json.loads(took.stdout)["tip"]
     assert (tip["height"], tip["hash"] == block) == (int(height) + 1, False)
-    until(lambda: state(chain_node, sequence) in ("pending", "seen"))
-    until(lambda: state(chain_node, sequence) == "seen")
+    until(lambda: state(chain_node, sequence) in ("pending", "seen"), "it is taken back")
+    until(lambda: state(chain_node, sequence) == "seen", "it is seen")
     assert on(chain_node, "regtest", "mine", "2").stdout.split()[1] == str(int(height) + 3)
-    until(lambda: state(chain_node, sequence) == "confirmed")
+    until(lambda: state(chain_node, sequence) == "confirmed", "it is confirmed")
     with owner(chain_node) as client:
         assert client.send(chain_calls.chain()).tip.height == int(height) + 3
         assert client.send(chain_calls.headers(int(height), 2)).headers[0].height == int(height)

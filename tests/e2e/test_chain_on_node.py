@@ -4,13 +4,13 @@ import http.client
 import itertools
 import json
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from node_process import Node
+from real_waiting import looks, pause, until
 
 CONFIG = """
 [chain]
@@ -18,7 +18,6 @@ network = "regtest"
 block_interval = "0s"
 anchor_interval = "1s"
 """
-WAIT_S = 20.0
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -64,22 +63,22 @@ class ChainNode:
 
     def wait_for(self, stream: str, count: int) -> list[tuple[str, int | None]]:
         """Until so much was told."""
-        for _ in range(int(WAIT_S / 0.05)):
+        told: list[tuple[str, int | None]] = []
+        for _ in looks(each_s=0.05):
             told = self.statuses(stream)
             if len(told) >= count:
                 return told
-            time.sleep(0.05)
         raise AssertionError(f"{told} of {count}: {self.ask('GET', '/v1/chain')}")
 
     def wait_seen(self) -> None:
         """Until nothing of the wallet's is unsent and the mempool holds it."""
-        for _ in range(int(WAIT_S / 0.05)):
+        chain: Any = None
+        for _ in looks(each_s=0.05):
             chain = self.ask("GET", "/v1/chain")
             lines = self.ask("GET", "/v1/wallet/history")["transactions"]
             if not chain["unfunded"] and any(line["for"] != "wallet" for line in lines):
-                time.sleep(0.2)
+                pause(0.2)
                 return
-            time.sleep(0.05)
         raise AssertionError(chain)
 
 
@@ -102,7 +101,7 @@ def test_a_packet_is_paid_for_and_confirmed_after_its_block(chain_node: ChainNod
     tip = chain_node.ask("POST", "/v1/chain/regtest/reorg", {"depth": 1})["tip"]
     assert chain_node.ask("GET", "/v1/chain")["tip"]["hash"] == tip["hash"]
     assert chain_node.wait_for("each", 2)[1] == ("status", "pending")
-    time.sleep(0.3)
+    pause(0.3)
     chain_node.mine()
     told = [one for one in chain_node.wait_for("each", 3) if one != ("status", "mined")]
     assert told == [("packet", "confirmed"), ("status", "pending"), ("status", "confirmed")]
@@ -113,12 +112,13 @@ def test_a_batch_is_anchored_by_itself(chain_node: ChainNode) -> None:
     chain_node.ask("PUT", "/v1/streams/batch", {"confirm": {"commit": "batch"}})
     for number in range(10):
         chain_node.ask("POST", "/v1/streams/batch/packets", {"data": number})
-    for _ in range(int(WAIT_S / 0.1)):
+
+    def is_anchored() -> bool:
         lines = chain_node.ask("GET", "/v1/wallet/history")["transactions"]
-        if any(line["for"] == "checkpoint" for line in lines):
-            break
-        time.sleep(0.1)
-    time.sleep(0.3)
+        return any(line["for"] == "checkpoint" for line in lines)
+
+    until(is_anchored, "a transaction for the checkpoint")
+    pause(0.3)
     chain_node.mine()
     assert chain_node.wait_for("batch", 10) == [("packet", "confirmed")] * 10
     assert [line["for"] for line in chain_node.ask("GET", "/v1/wallet/history")["transactions"]].count(

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import trio
 from node_process import Node
+from real_waiting import pause_async, until_async
 from test_subscriptions import Sink
 
 from overlayd.client import Client
@@ -58,10 +59,8 @@ class Station:
 
     async def wait_paid(self) -> None:
         """Until every packet's transaction was seen."""
-        with trio.fail_after(WAIT_S):
-            for stream in STREAMS:
-                while not self.is_paid(stream):  # noqa: ASYNC110 - what others do is looked at
-                    await trio.sleep(0.02)
+        for stream in STREAMS:
+            await until_async(lambda name=stream: self.is_paid(name), f"{stream} is paid for")  # type: ignore[misc]
 
     def packets(self, stream: str, **query: str) -> list[dict[str, Any]]:
         path = f"/v1/streams/{stream}/packets?limit=1000" + "".join(f"&{name}={word}" for name, word in query.items())
@@ -102,10 +101,8 @@ class Heard:
 
     async def wait(self, is_so: Callable[[], bool]) -> None:
         """Until it heard so much; then a little longer, to hear what is too much."""
-        with trio.fail_after(WAIT_S):
-            while not is_so():  # noqa: ASYNC110 - what others note is looked at
-                await trio.sleep(0.02)
-        await trio.sleep(0.2)
+        await until_async(is_so, "it is heard")
+        await pause_async(0.2)
 
 
 async def follow_socket(url: str, heard: Heard, depth: int, opened: trio.Event) -> None:
@@ -143,7 +140,7 @@ async def listening(station: Station, socket: Heard, deep: Heard, events: Heard)
         nursery.start_soon(follow_events, url, events, ready[2])
         for one in ready:
             await one.wait()
-        await trio.sleep(0.2)
+        await pause_async(0.2)
         yield
         nursery.cancel_scope.cancel()
 
@@ -246,7 +243,7 @@ async def test_confirmed_packets_are_given_once(tmp_path: Path) -> None:
             for stream in STREAMS:
                 station.publish(stream, range(COUNT))
             await station.wait_paid()
-            await trio.sleep(0.2)
+            await pause_async(0.2)
             assert sink.requests == []
             await confirm_first(station, readers)
             await reorganize(station, readers)

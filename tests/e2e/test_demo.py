@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import trio
 from node_process import Node
+from real_waiting import pause_async
 
 from overlayd.chain.settings import ChainSettings
 from overlayd.cli import demo, demo_chain
@@ -34,7 +35,7 @@ async def test_the_demo_shows_what_arrives_and_what_to_try(
         nursery.start_soon(demo.Demo(settings, load_weather()[:DAYS], 300.0).run, [node.url])
         with trio.fail_after(WAIT_S):
             while "Try:" not in said:
-                await trio.sleep(0.02)
+                await pause_async(0.02)
                 said += capsys.readouterr().out
         nursery.cancel_scope.cancel()
     async with Client(node.url) as client:
@@ -68,7 +69,7 @@ async def test_the_demo_shows_what_blocks_confirm(tmp_path: Path, capsys: pytest
             nursery.start_soon(demo.Demo(settings, load_weather()[:DAYS], 15.0).run, [running.url])
             with trio.fail_after(WAIT_S):
                 while "Try:" not in said or not re.search(rf"{WEATHER_STREAM} (\d+ to )?{DAYS} confirmed", said):
-                    await trio.sleep(0.02)
+                    await pause_async(0.02)
                     said += capsys.readouterr().out
             packets, live, chain = demo_chain.curl_lines(running.url)
             assert all(f"  {line}\n" in said for line in (packets, live, chain))

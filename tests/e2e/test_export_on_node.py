@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from node_process import Node
+from real_waiting import looks
 
 from overlayd.cli import cli
 from overlayd.cli.exits import BROKEN, OK, REGTEST, SIGNED_ONLY
@@ -43,13 +43,13 @@ class Exporter:
 
     def confirm(self, stream: str, sequence: int) -> dict[str, Any]:
         """Mines until a packet is confirmed."""
-        for _ in range(int(WAIT_S / 0.05)):
-            packet: dict[str, Any] = self.ask("GET", f"/v1/streams/{stream}/packets/{sequence}")
+        packet: dict[str, Any] = {}
+        for _ in looks(each_s=0.05):
+            packet = self.ask("GET", f"/v1/streams/{stream}/packets/{sequence}")
             if packet["confirmation_status"] == "confirmed":
                 return packet
             if packet["confirmation_status"] == "seen":
                 self.ask("POST", "/v1/chain/regtest/mine", {"blocks": 1})
-            time.sleep(0.05)
         raise AssertionError(packet)
 
     def export(self, out: Path, span: str) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import random
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from node_process import Node
+from real_waiting import pause
 
 from overlayd.client import SyncClient
 from overlayd.client.trust import LogView
@@ -140,7 +140,7 @@ def test_killed_while_it_rotates(tmp_path: Path) -> None:
                 ["curl", "-s", "-X", "POST", "--unix-socket", str(socket), "http://localhost/v1/log/keys/rotate"],
                 stdout=subprocess.DEVNULL,
             )  # fmt: skip
-            time.sleep(chance.random() * 0.03)
+            pause(chance.random() * 0.03)
         finally:
             node.process.kill()
             node.stop()

@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 import trio
+from real_waiting import pause_async, until_async
 from test_confirmed_on_node import Heard, Station, follow_events, follow_socket
 from test_subscriptions import Sink
 
@@ -18,7 +20,6 @@ from overlayd.model.proof import TrustedKeys, decode_proof, verify_proof
 
 SINGLE, BATCH = "c.single", "c.batch"
 DEPTH = 2
-LONG_S = 60.0
 
 
 class Ways:
@@ -46,7 +47,7 @@ class Ways:
             nursery.start_soon(hear, lambda: follow_events(url, self.events, ready[1]))
             for one in ready:
                 await one.wait()
-            await trio.sleep(0.2)
+            await pause_async(0.2)
             yield
             nursery.cancel_scope.cancel()
 
@@ -69,11 +70,15 @@ async def hear(follow: Callable[[], object]) -> None:
 async def fund(station: Station, coins: int) -> None:
     """A coin for each packet, so that none waits for a block of another one's change."""
     station.mine()
-    with trio.fail_after(LONG_S):
-        while station.ask("GET", "/v1/wallet")["usable_coins"] < coins:
-            station.admin.post("/v1/wallet/fan-out", json={"coins": coins})  # refused until its coin is in a block
-            station.mine()
-            await trio.sleep(0.2)
+
+    def has_coins() -> bool:
+        if station.ask("GET", "/v1/wallet")["usable_coins"] >= coins:
+            return True
+        station.admin.post("/v1/wallet/fan-out", json={"coins": coins})  # refused until its coin is in a block
+        station.mine()
+        return False
+
+    await until_async(has_coins, "a coin for each packet", each_s=0.2)
 
 
 def subscribe(station: Station, ways: Ways) -> None:
@@ -94,13 +99,13 @@ def publish(station: Station, first: int, count: int) -> None:
 
 async def wait_seen(station: Station, count: int) -> None:
     """Until the transactions of all of them are known to the chain."""
-    with trio.fail_after(LONG_S):
-        for stream in (SINGLE, BATCH):
-            while True:
-                found = station.packets(stream)
-                if len(found) == count and not {one["confirmation_status"] for one in found} & {"none", "pending"}:
-                    break
-                await trio.sleep(0.05)
+
+    def is_seen(stream: str) -> bool:
+        found = station.packets(stream)
+        return len(found) == count and not {one["confirmation_status"] for one in found} & {"none", "pending"}
+
+    for stream in (SINGLE, BATCH):
+        await until_async(partial(is_seen, stream), f"{stream} is seen", each_s=0.05)
 
 
 def wanted(count: int) -> Counter[tuple[str, str]]:
@@ -110,11 +115,9 @@ def wanted(count: int) -> Counter[tuple[str, str]]:
 
 async def wait_all(ways: Ways, count: int) -> None:
     """Until each way has them; then a little longer, for what is too much."""
-    with trio.move_on_after(LONG_S):
-        while any(found.total() < 2 * count for found in ways.counts()):  # noqa: ASYNC110 - what others do is looked at
-            await trio.sleep(0.05)
+    await until_async(lambda: all(found.total() >= 2 * count for found in ways.counts()), "each way has them")
     assert [found.total() for found in ways.counts()] == [2 * count] * 4
-    await trio.sleep(0.3)
+    await pause_async(0.3)
     assert ways.counts() == [wanted(count)] * 4
 
 
@@ -149,7 +152,7 @@ async def test_packets_are_confirmed_once_through_a_kill(tmp_path: Path, count: 
             publish(station, 0, half)
             await wait_seen(station, half)
             station.mine()
-            await trio.sleep(0.5)
+            await pause_async(0.5)
             assert [found.total() for found in ways.counts()] == [0, 0, 0, 0]
             station.mine()
             await wait_all(ways, half)

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +15,7 @@ import trio
 from agentpipe_node import CONFIG, Api
 from live_sockets import open_socket
 from node_process import Node
+from real_waiting import until
 
 SECRET = "planted-e8d2"
 REDACT = [{"path": "/data/email", "action": "drop"}, {"path": "/data/name", "action": "pseudonymise"}]
@@ -202,10 +202,7 @@ def test_what_receivers_answered_is_cleared(tmp_path: Path) -> None:
         ).json()
         place.client.post("/v1/streams/people/packets", json={"data": {"text": SECRET}})
         path = f"/v1/subscriptions/{made['id']}"
-        for _ in range(200):
-            if place.admin.get(f"{path}/dead-letters").json()["dead_letters"]:
-                break
-            time.sleep(0.05)
+        until(lambda: place.admin.get(f"{path}/dead-letters").json()["dead_letters"], "the packet is a dead letter")
         for list in ("attempts", "dead-letters"):
             assert SECRET in place.admin.get(f"{path}/{list}").text
         report = place.erase(stream="people", sequence=1)

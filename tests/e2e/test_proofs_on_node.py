@@ -1,7 +1,6 @@
 """Proof files of a running node, at each stage of a packet: checked by the command, by @bsv/sdk in Node, by bsv-sdk."""
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from js_packages import needs_node, run_js
 from node_process import Node
+from real_waiting import looks
 
 from overlayd.cli import cli
 from overlayd.cli.exits import BROKEN, OK, REGTEST, SIGNED_ONLY
@@ -44,11 +44,11 @@ class Prover:
 
     def wait_state(self, stream: str, sequence: int, *states: str) -> dict[str, Any]:
         """A packet once it stands so."""
-        for _ in range(int(WAIT_S / 0.02)):
-            packet: dict[str, Any] = self.ask("GET", f"/v1/streams/{stream}/packets/{sequence}")
+        packet: dict[str, Any] = {}
+        for _ in looks():
+            packet = self.ask("GET", f"/v1/streams/{stream}/packets/{sequence}")
             if packet["confirmation_status"] in states:
                 return packet
-            time.sleep(0.02)
         raise AssertionError(packet)
 
     def proof(self, stream: str, sequence: int = 1) -> dict[str, Any]:

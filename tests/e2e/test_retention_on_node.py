@@ -5,14 +5,14 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from click.testing import CliRunner
 from node_process import Node
+from real_waiting import until
 
 from overlayd.cli import cli
 
@@ -40,11 +40,10 @@ max_age = "{age}"
 [streams.dedup]
 window = "1ms"
 """
-TRIES = 600
 
 
 class Load(threading.Thread):
-    """Publishes batches until it is stopped; notes receipts and how long each took."""
+    """Publishes batches until it is stopped; notes receipts."""
 
     def __init__(self, url: str, stream: str, size: int = 2000, batch: int = 20) -> None:
         super().__init__(daemon=True)
@@ -52,32 +51,20 @@ class Load(threading.Thread):
         self._body = json.dumps([{"data": "x" * size} for _ in range(batch)])
         self._is_over = threading.Event()
         self.acknowledged: list[int] = []
-        self.seconds: list[float] = []
 
     def run(self) -> None:
         with httpx.Client(headers={"content-type": "application/json"}) as client:
             while not self._is_over.is_set():
-                started = time.perf_counter()
                 try:
                     answer = client.post(self._url, content=self._body)
                 except httpx.HTTPError:
                     return
-                self.seconds.append(time.perf_counter() - started)
                 if answer.status_code in (200, 201, 207):
                     self.acknowledged += [receipt["sequence"] for receipt in answer.json()["receipts"]]
 
     def finish(self) -> None:
         self._is_over.set()
         self.join()
-
-
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    """Until a condition holds that the node works towards."""
-    for _ in range(TRIES):
-        if is_so():
-            return
-        time.sleep(0.05)
-    raise AssertionError(what)
 
 
 def verify(directory: Path) -> None:
@@ -124,7 +111,7 @@ def publish_some(node: Node) -> int:
     """Several thousand packets; the last sequence that was acknowledged."""
     load = Load(node.url, "fleeting")
     load.start()
-    wait_until(lambda: len(load.acknowledged) > 6000, "publishing stands still")
+    until(lambda: len(load.acknowledged) > 6000, "publishing stands still")
     load.finish()
     return max(load.acknowledged)
 
@@ -144,8 +131,8 @@ def test_retention_under_load_and_kills(tmp_path: Path, started: list[Node]) -> 
             node.process.wait()
     packets = [{"data": at, "id": f"h{at}"} for at in range(50)]
     assert httpx.post(f"{node.url}/v1/streams/held/packets", json=packets).status_code == 201
-    wait_until(lambda: show(node.url, "fleeting")["packets"] == 2000, "not reduced")
-    wait_until(lambda: show(node.url, "held")["packets"] == 10, "not reduced")
+    until(lambda: show(node.url, "fleeting")["packets"] == 2000, "not reduced")
+    until(lambda: show(node.url, "held")["packets"] == 10, "not reduced")
     stream = show(node.url, "fleeting")
     assert stream["head_sequence"] == last
     assert stream["oldest_sequence"] == last - 1999
@@ -153,11 +140,11 @@ def test_retention_under_load_and_kills(tmp_path: Path, started: list[Node]) -> 
     assert [packet["data_payload"] for packet in held["packets"]] == list(range(40, 50))
     database = directory / "log.sqlite3"
     assert last > 18_000
-    wait_until(lambda: os.stat(database).st_size < 1000 * last, "the file doesn't shrink")
+    until(lambda: os.stat(database).st_size < 1000 * last, "the file doesn't shrink")
     with local_client(node) as client:  # only what is kept in this stream keeps the log's beginning
         assert client.get("/v1/retention").json()["minimum_index"] == 0
         assert client.delete("/v1/streams/quiet", params={"confirm": "quiet"}).status_code == 200
-        wait_until(lambda: client.get("/v1/retention").json()["minimum_index"] > 10_000, "not cut")
+        until(lambda: client.get("/v1/retention").json()["minimum_index"] > 10_000, "not cut")
         assert client.get("/v1/retention").json()["clock_trusted"]
     first = client_cursor(node)
     reading = httpx.get(f"{node.url}/v1/read", params={"stream": "fleeting", "after": first, "limit": 1}).json()
@@ -179,7 +166,7 @@ def test_holds_by_command(tmp_path: Path, started: list[Node]) -> None:
     placed = runner.invoke(cli, ["streams", "hold", "case", "--to", "8", "--reason", "case 7", *socket])
     assert (placed.exit_code, placed.output) == (0, "hold 1 on case, sequences 1 to 8\n")
     assert httpx.post(f"{node.url}/v1/streams/case/packets", json=[{"data": at} for at in range(20)]).status_code == 201
-    wait_until(lambda: show(node.url, "case")["packets"] == 8, "not reduced")
+    until(lambda: show(node.url, "case")["packets"] == 8, "not reduced")
     listed = runner.invoke(cli, ["streams", "holds", "case", *socket])
     assert "1 to 8" in listed.output
     refused = runner.invoke(cli, ["streams", "delete", "case", "--yes", *socket])
@@ -187,7 +174,7 @@ def test_holds_by_command(tmp_path: Path, started: list[Node]) -> None:
     assert "hold 1 keeps case" in refused.output
     released = runner.invoke(cli, ["streams", "release", "case", "1", *socket])
     assert released.exit_code == 0, released.output
-    wait_until(lambda: show(node.url, "case")["packets"] == 5, "not reduced")
+    until(lambda: show(node.url, "case")["packets"] == 5, "not reduced")
     shown = runner.invoke(cli, ["retention", *socket])
     assert "legal holds" in shown.output
     with local_client(node) as client:

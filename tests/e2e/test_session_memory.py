@@ -3,12 +3,12 @@
 import contextlib
 import resource
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from node_process import Node
+from real_waiting import pause
 
 KIB_MAX = 20.0
 WAVE = 100
@@ -59,7 +59,7 @@ def measure(node: Node, count: int, request: bytes) -> float:
         open_sessions(port, 50, request, kept)  # what is made once
         before = resident_kib(pid)
         open_sessions(port, count, request, kept)
-        time.sleep(0.3)
+        pause(0.3)
         return (resident_kib(pid) - before) / count
 
 

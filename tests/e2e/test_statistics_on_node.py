@@ -2,13 +2,12 @@
 
 import http.server
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import msgspec
 from node_process import Node
+from real_waiting import until
 from test_commands import on
 
 from overlayd.cli.exits import FAILED, OK
@@ -17,14 +16,6 @@ from overlayd.model.wire_statistics import StatsBody, StreamStats
 
 WAIT_S = 20.0
 PACKETS = 5
-
-
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    """Looks again and again, for a bounded time."""
-    end = time.monotonic() + WAIT_S  # noqa: TID251 - a test's own deadline
-    while not is_so():
-        assert time.monotonic() < end, what  # noqa: TID251
-        time.sleep(0.05)
 
 
 class Receiver(http.server.BaseHTTPRequestHandler):
@@ -71,8 +62,8 @@ def test_deliveries_are_counted_and_packets_survive_a_kill(tmp_path: Path) -> No
                 figures = client.send(statistics_calls.show_stats(order="recent"))
                 assert figures.sessions.ndjson == 1
                 assert figures.subscriptions.active == 2
-                wait_until(lambda: stats("live").messages_out == 2 * PACKETS, "deliveries aren't counted")
-                wait_until(lambda: stats("bad").failed > 0, "failures aren't counted")
+                until(lambda: stats("live").messages_out == 2 * PACKETS, "deliveries aren't counted")
+                until(lambda: stats("bad").failed > 0, "failures aren't counted")
             found = stats("live")
             assert (found.messages_in, found.failed, found.refused, found.error_rate) == (PACKETS, 0, 0, 0.0)
             assert isinstance(found.latency_ms_mean, float)

@@ -12,6 +12,7 @@ import pytest
 import trio
 from click.testing import CliRunner
 from node_process import Node
+from real_waiting import until
 
 from overlayd.cli import cli
 from overlayd.client import Client, SyncClient
@@ -138,10 +139,7 @@ def test_dead_letters_by_commands(node: Node, sink: Sink) -> None:
     assert run(node, "create", "dead", "--definition", definition)[0] == 0
     publish(node, "dead", "x", "y")
     with SyncClient(f"unix:{node.directory}/overlayd.sock") as client:
-        for _ in range(100):
-            if len(client.subscriptions.dead_letters("dead")) == 2:
-                break
-            threading.Event().wait(0.05)
+        until(lambda: len(client.subscriptions.dead_letters("dead")) == 2, "both are dead letters")
     letters = [json.loads(line) for line in run(node, "dead-letters", "list", "dead", "--json")[1].splitlines()]
     assert [one["state"] for one in letters] == ["parked", "parked"]
     assert letters[0]["status"] == 500

@@ -3,13 +3,13 @@
 import http.client
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from canaries import Canaries
 from node_process import Node
+from real_waiting import until
 
 from overlayd.client import SyncClient
 from overlayd.client.retry import ONCE
@@ -19,8 +19,6 @@ from overlayd.model.errors import SignerUnavailable
 sys.path.insert(0, str(Path(__file__).parent.parent / "signers"))
 
 from soft_token import PIN, SoftToken, soft_token
-
-PATIENCE_S = 30.0
 
 
 @pytest.fixture
@@ -45,15 +43,6 @@ def readiness(node: Node, check: str = "checkpoint_key") -> tuple[int, str]:
         connection.close()
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
-    """Within PATIENCE_S."""
-    for _ in range(int(PATIENCE_S / 0.1)):
-        if is_so():
-            return
-        time.sleep(0.1)
-    raise AssertionError("it never came to be")
-
-
 def test_a_node_signed_by_a_token(token: SoftToken, tmp_path: Path) -> None:
     """It says when the token is gone and goes on taking packets; it signs again when the token is back, and never shows the PIN."""
     canaries = Canaries()
@@ -68,13 +57,13 @@ def test_a_node_signed_by_a_token(token: SoftToken, tmp_path: Path) -> None:
             assert readiness(node) == (200, "")
             token.take_away()
             client.publish("a", {"n": 2})
-            wait_until(lambda: readiness(node)[0] == 503)
+            until(lambda: readiness(node)[0] == 503, "the node misses its key")
             assert "object 'log'" in readiness(node)[1]
             with pytest.raises(SignerUnavailable):
                 client.verify_proof("a", 2, view)
             client.publish("a", {"n": 3})
             token.put_back()
-            wait_until(lambda: readiness(node)[0] == 200)
+            until(lambda: readiness(node)[0] == 200, "the node has its key again")
             client.verify_proof("a", 3, view)
         canaries.look_at("arguments", Path(f"/proc/{node.process.pid}/cmdline").read_bytes())
         canaries.look_at("environment", Path(f"/proc/{node.process.pid}/environ").read_bytes())
@@ -103,7 +92,7 @@ def test_the_wallets_token_is_away_at_start(token: SoftToken, tmp_path: Path) ->
             assert status == 200
             assert "the wallet's key can't be reached" in words
             token.put_back()
-            wait_until(lambda: client.read_last("a").confirmation_status == "confirmed")
+            until(lambda: client.read_last("a").confirmation_status == "confirmed", "the packet is confirmed")
     finally:
         assert node.stop() == 0
     assert "a token isn't there" in "".join(node.output)

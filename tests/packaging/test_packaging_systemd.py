@@ -1,7 +1,6 @@
 """The Debian package on a machine with systemd as its first process: install, serve, be killed, restart, upgrade, go."""
 
 import json
-import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import systemd_machine
+from real_waiting import pause
 from systemd_machine import Machine
 
 pytestmark = pytest.mark.timeout(900)
@@ -57,9 +57,9 @@ def publishing(machine: Machine, stream: str) -> Iterator[dict[str, int]]:
     counts: dict[str, int] = {}
     client = machine.beside(sys.executable, str(ROOT / "tests/steady_publisher.py"), "127.0.0.1", "7878", stream)
     try:
-        select.select([], [], [], 0.5)
+        pause(0.5)
         yield counts
-        select.select([], [], [], 0.5)
+        pause(0.5)
         counts.update(json.loads(client.communicate("", 90)[0]))
     finally:
         client.kill()
