@@ -111,10 +111,11 @@ class Reloader:
     async def _take_over(self) -> tuple[list[Change], Sequence[str]]:
         wanted, changes = await self._read()
         told = dict.fromkeys(change.told for change in changes if change.told)
-        commits = [(self._steps[name], await self._steps[name].prepare(wanted)) for name in told]
+        commits = [await self._steps[name].prepare(wanted) for name in told]
         certificates = self._reread()
-        for step, commit in commits:
+        for commit in commits:
             await commit()
+        for step in self._steps.values():  # also where only the lines moved, on which things stand
             for attributes in step.owns:
                 put(self._settings, attributes, _value(wanted, attributes))
         for change in changes:

@@ -171,6 +171,14 @@ async def test_any_changes_are_taken_or_named(parts: tuple[str, ...], chosen: se
     assert {one.name for one in left} == waiting
 
 
+async def test_where_a_stream_is_declared_is_known_after_lines_moved() -> None:
+    """Nothing differs, and whoever wants to change it through the API is told the line on which it stands now."""
+    running, wanted = full_settings(), full_settings()
+    put(wanted, ("streams",), tuple(msgspec.structs.replace(one, declared_in="f:9") for one in wanted.streams))
+    assert (await Reloaded(running, wanted, PARTS).reloader.reload(None, is_dry=False)).changes == ()
+    assert {one.declared_in for one in running.streams} == {"f:9"}
+
+
 def test_each_change_has_its_name() -> None:
     """One setting changed is one difference, which is called as the setting is."""
     running, wanted = full_settings(), full_settings()
