@@ -19,8 +19,8 @@ class Draft(msgspec.Struct, gc=False):
     stored, the same object unless a stage changed it. `topics` and `metadata` are JSON texts cut like
     `sent`, b"" when absent. Text fields are "" when absent. `index` is the packet's place in its request.
     `is_key_derived`: the stream's definition found the key in the data; the producer sent none. `signature` is the
-    JSON text of the packet's signature, `brought` its own transaction, both checked. `is_redacted`: `body` and `metadata`
-    are what the stream's rules left, and `metadata_unredacted` is what was sent.
+    JSON text of the packet's signature, `brought` its own transaction, both checked. `is_redacted`: `body`, `metadata`,
+    `source` and `key` are what the stream's rules left, and `…_unredacted` is what was sent.
     """
 
     index: int
@@ -44,6 +44,8 @@ class Draft(msgspec.Struct, gc=False):
     brought: BroughtTx | None = None
     is_redacted: bool = False
     metadata_unredacted: bytes = b""
+    source_unredacted: str = ""
+    key_unredacted: str = ""
 
     @property
     def compared(self) -> bytes:
@@ -56,8 +58,18 @@ class Draft(msgspec.Struct, gc=False):
         return self.metadata_unredacted if self.is_redacted else self.metadata
 
     @property
+    def source_sent(self) -> str:
+        """The source as the producer sent it."""
+        return self.source_unredacted if self.is_redacted else self.source
+
+    @property
     def key_sent(self) -> str:
-        """The key that the producer sent: what its commitment and the comparison with a repeat are about."""
+        """The key that the producer sent, which its commitment covers; "" where the definition found one."""
+        return self.key_unredacted if self.is_redacted else self.key_compared
+
+    @property
+    def key_compared(self) -> str:
+        """The key by which a repeat is told: what rules left of the one that was sent."""
         return "" if self.is_key_derived else self.key
 
 

@@ -60,15 +60,17 @@ class PacketPointer:
 
 
 SUBJECT_ROOTS = ("data", "metadata", "key", "source")
-REDACT_ROOTS = ("data", "metadata")
+TEXT_ROOTS = ("key", "source")
+"""Members that are texts: nothing stands inside of them."""
+REDACT_ROOTS = ("data", "metadata", *TEXT_ROOTS)
 
 
 def subject_pointer(text: str) -> PacketPointer:
     """Where a definition says that a packet's subject stands. Raises ValueError, in words."""
     pointer = PacketPointer(text, SUBJECT_ROOTS)
-    if pointer.root in ("key", "source") and pointer.steps:
+    if pointer.root in TEXT_ROOTS and pointer.steps:
         raise ValueError(f"{pointer.root} is a text: nothing stands inside of it")
-    if pointer.root in ("data", "metadata") and not pointer.steps:
+    if pointer.root not in TEXT_ROOTS and not pointer.steps:
         raise ValueError(f"the pointer ends at {pointer.root}; it must lead to a text or an integer inside of it")
     if EVERY in pointer.steps:
         raise ValueError("a packet has one subject: * can't stand in the pointer")
@@ -78,7 +80,9 @@ def subject_pointer(text: str) -> PacketPointer:
 def redact_pointer(text: str) -> PacketPointer:
     """What a rule takes out. Raises ValueError, in words."""
     pointer = PacketPointer(text, REDACT_ROOTS)
-    if not pointer.steps:
+    if pointer.root in TEXT_ROOTS and pointer.steps:
+        raise ValueError(f"{pointer.root} is a text: nothing stands inside of it")
+    if pointer.root not in TEXT_ROOTS and not pointer.steps:
         raise ValueError(f"the pointer names all of {pointer.root}; it must lead inside of it")
     return pointer
 

@@ -84,10 +84,13 @@ class PrivacyRules:
 
         body = redaction.apply("data", draft.sent, pseudonym)
         metadata = redaction.apply("metadata", draft.metadata, pseudonym)
-        if body is draft.sent and metadata is draft.metadata:
+        source = redaction.apply_text("source", draft.source, pseudonym)
+        key = draft.key if draft.is_key_derived else redaction.apply_text("key", draft.key, pseudonym)
+        if body is draft.sent and metadata is draft.metadata and (source, key) == (draft.source, draft.key):
             return
+        draft.source_unredacted, draft.key_unredacted = draft.source, draft.key_compared
         draft.is_redacted, draft.metadata_unredacted = True, draft.metadata
-        draft.body, draft.metadata = body, metadata
+        draft.body, draft.metadata, draft.source, draft.key = body, metadata, source, key
         decoded.forget()
 
     def _find_subject(self, decoded: Decoded) -> str:
@@ -107,7 +110,9 @@ def restore(draft: Draft) -> None:
     """The draft as it was sent, to be judged by another definition."""
     if draft.is_redacted:
         draft.body, draft.metadata = draft.sent, draft.metadata_unredacted
+        draft.source, draft.key, draft.is_key_derived = draft.source_unredacted, draft.key_unredacted, False
         draft.is_redacted, draft.metadata_unredacted = False, b""
+        draft.source_unredacted = draft.key_unredacted = ""
 
 
 async def refuse_without_consent(

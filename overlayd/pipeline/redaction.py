@@ -10,6 +10,7 @@ from msgspec import Raw
 
 from overlayd.model.privacy import EVERY, RedactAction, RedactRule, redact_pointer
 
+MASKED = "***"
 MASK = b'"***"'
 Pseudonym = Callable[[str], str]
 """A keyed hash of a text, the same each time."""
@@ -51,7 +52,7 @@ class Redaction:
                 node.action = rule.action
 
     def concerns(self, root: str) -> bool:
-        """Whether a rule is about the member of the packet: `data` or `metadata`."""
+        """Whether a rule is about the member of the packet, or about something inside of it."""
         return root in self._roots
 
     def apply(self, root: str, text: bytes, pseudonym: Pseudonym) -> bytes:
@@ -62,6 +63,15 @@ class Redaction:
         left = _rewrite(text, [node], pseudonym)
         assert left is not None, "the root itself has no rule"
         return left
+
+    def apply_text(self, root: str, text: str, pseudonym: Pseudonym) -> str:
+        """What is left of a member that is a text, "" for nothing."""
+        node = self._roots.get(root)
+        if node is None or node.action is None or not text:
+            return text
+        if node.action == "drop":
+            return ""
+        return MASKED if node.action == "mask" else pseudonym(text)
 
 
 def _rewrite(text: bytes, nodes: list[_Node], pseudonym: Pseudonym) -> bytes | None:

@@ -18,7 +18,7 @@ def fingerprint_of(draft: Draft, salt: bytes) -> bytes:
         lengths = _pack_lengths(len(packet_id), 0, 0, 0, 0, 0, 0, len(sent), 0, draft.is_octets)
         return blake3(b"".join((salt, lengths, packet_id, sent))).digest(FINGERPRINT_BYTES)
     members = (
-        draft.id.encode(), draft.type.encode(), draft.time.encode(), draft.source.encode(), draft.key_sent.encode(),
+        draft.id.encode(), draft.type.encode(), draft.time.encode(), draft.source.encode(), draft.key_compared.encode(),
         draft.topics, draft.metadata, draft.compared, draft.csalt,
     )  # fmt: skip
     lengths = _pack_lengths(*map(len, members), draft.is_octets)
@@ -29,7 +29,7 @@ def is_same_as_sent(left: Draft, right: Draft) -> bool:
     """The same question for two drafts in hand."""
     return (
         left.compared == right.compared and left.type == right.type and left.time == right.time
-        and left.source == right.source and left.key_sent == right.key_sent and left.topics == right.topics
+        and left.source == right.source and left.key_compared == right.key_compared and left.topics == right.topics
         and left.metadata == right.metadata and left.is_octets == right.is_octets and left.csalt == right.csalt
         and left.id == right.id and _chain_members(left) == _chain_members(right)
     )  # fmt: skip

@@ -79,6 +79,6 @@ def read_wanted(connection: sqlite3.Connection, state: LogState, wanted: Wanted)
 def draft_commitment(stream: str, draft: Draft) -> bytes:
     """The producer's commitment, over what it sent."""
     return commitment_of(
-        draft.csalt, stream, draft.id, draft.type, draft.time, draft.source, draft.key_sent, draft.topics,
+        draft.csalt, stream, draft.id, draft.type, draft.time, draft.source_sent, draft.key_sent, draft.topics,
         draft.metadata_sent, draft.sent,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from overlayd.model.privacy import RedactRule
 from overlayd.pipeline.definitions import check_definition
 from overlayd.pipeline.intake import Intake, PublishAnswer, Terms
 from overlayd.pipeline.schema import SchemaCache
-from overlayd.storage.fingerprint import fingerprint_of
+from overlayd.storage.fingerprint import fingerprint_of, is_same_as_sent
 from overlayd.storage.lookup import draft_commitment
 
 HIDING = Definition(
@@ -112,6 +112,57 @@ async def test_a_producers_commitment_covers_what_was_sent() -> None:
     await counter.publish({"id": "1", "salt": SALT, "metadata": {"ip": "::2"}, "data": {"user": "alice", "email": "x"}})
     other = counter.log.requests[-1].drafts[0]
     assert fingerprint_of(other, bytes(16)) == fingerprint_of(draft, bytes(16))
+
+
+NAMELESS = Definition(
+    redact=(RedactRule("/key", "pseudonymise"), RedactRule("/source", "mask")), subject="/key", key="data.user"
+)
+
+
+async def test_key_and_source_are_redacted() -> None:
+    """What is stored, indexed and compared is what is left of them; the producer's commitment covers what it sent."""
+    counter = Counter(NAMELESS)
+    packet = {"id": "1", "salt": SALT, "key": "alice", "source": "alice's phone", "data": {"user": "bob"}}
+    raw = json.dumps(packet).encode()
+    await counter.intake.publish("s", [raw], principal="p", may_create=True, atomic=False)
+    (draft,) = counter.drafts
+    assert (draft.key, draft.source, draft.is_redacted) == ("s:5", "***", True)
+    wanted = commitment_of(bytes(16), "s", "1", "", "", "alice's phone", "alice", b"", b"", b'{"user": "bob"}')
+    assert draft_commitment("s", draft) == wanted
+    await counter.publish(packet | {"source": "alice's watch"})
+    other = counter.drafts[1]
+    assert fingerprint_of(other, bytes(16)) == fingerprint_of(draft, bytes(16))
+    assert is_same_as_sent(other, draft)
+    assert draft_commitment("s", other) != wanted
+
+
+async def test_a_key_that_is_dropped_is_found_in_the_data() -> None:
+    """As if the producer had sent none; and a packet with neither is as it was."""
+    counter = Counter(Definition(redact=(RedactRule("/key", "drop"), RedactRule("/source", "drop")), key="data.user"))
+    await counter.publish({"key": "alice", "data": {"user": "u1"}}, {"source": "x", "data": 1}, {"data": 2})
+    first, second, third = counter.drafts
+    assert (first.key, first.key_sent, first.is_key_derived) == ("u1", "alice", True)
+    assert (second.source, second.source_sent) == ("", "x")
+    assert not third.is_redacted
+
+
+async def test_texts_are_judged_anew_as_they_were_sent() -> None:
+    """By the rules of a definition that came in between, on what the producer sent."""
+    counter = Counter(NAMELESS)
+    await counter.log.define_stream("s", NAMELESS)
+    append, is_first = counter.log.append, True
+
+    async def interrupt(request: object) -> object:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            await counter.log.define_stream("s", Definition(redact=(RedactRule("/source", "pseudonymise"),)))
+        return await append(request)  # type: ignore[arg-type]
+
+    counter.log.append = interrupt  # type: ignore[method-assign,assignment]
+    await counter.publish({"key": "alice", "source": "phone", "data": 1})
+    stored = counter.drafts[-1]
+    assert (stored.key, stored.source, stored.key_sent, stored.source_sent) == ("alice", "s:5", "alice", "phone")
 
 
 async def test_octets_are_refused_where_something_is_taken_out() -> None:
