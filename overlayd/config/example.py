@@ -5,6 +5,7 @@
 
 import sys
 import textwrap
+from typing import Any
 
 from msgspec import NODEFAULT
 
@@ -65,7 +66,7 @@ def render_example(*, is_commented: bool = False) -> str:
 def _key_lines(key: Key, is_commented: bool) -> list[str]:
     comment = _comment(f"{key.description} ({key.unit})")
     if key.default is None:  # TOML has no null: the key is shown, not set
-        example = next((meta.examples[0] for meta in key.bounds if meta.examples), {})
+        example: Any = next((meta.examples[0] for meta in key.bounds if meta.examples), {})
         return [*comment, f"#{key.path[-1]} = {format_value(example)}"]
     return [*comment, f"{'#' if is_commented else ''}{key.path[-1]} = {format_value(key.default)}"]
 
@@ -79,7 +80,7 @@ def _array_lines(array: Array, outer: Path = ()) -> list[str]:
     first = f"{array.description}. Each under its own header; {where}"
     lines = ["", *_comment(first), "#", f"# [[{name}]]"]
     for key in array.shape.keys.values():
-        example = next((meta.examples[0] for meta in key.bounds if meta.examples), key.default)
+        example: Any = next((meta.examples[0] for meta in key.bounds if meta.examples), key.default)
         default = "required" if key.default is NODEFAULT else f"default {format_value(key.default)}"
         lines += [
             *_comment_twice(f"{key.description} ({key.unit}; {default})"),
