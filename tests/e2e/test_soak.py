@@ -20,6 +20,7 @@ from overlayd.client.admin_calls import reload_settings
 from overlayd.model.errors import OverlaydError
 
 SOAK_S = 1800.0
+FILLED_AT_ONCE = 1000
 CONFIG = """
 [limits]
 connections_per_address = 10000
@@ -48,18 +49,22 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """`growth`: bytes per ten minutes after the warm-up; `memory`: at any time."""
+    """`growth`: bytes per ten minutes after the warm-up; `memory`: at any time. `filling`: packets that are published and read
+    live first."""
 
     duration_s: float
     warm_up_s: float
     growth: float
+    filling: int = 0
     memory: int = 256 << 20
     descriptors: int = 10
     wal: int = 64 << 20
 
 
 SHORT = Bounds(30, 15, math.inf)
-LONG = Bounds(SOAK_S, 300, 1 << 20)
+LONG = Bounds(SOAK_S, 300, 1 << 20, filling=40_000)
+"""The node's caches are bounded in bytes, and how soon they are full depends on the machine: they are filled at the beginning,
+with about what two minutes of this load bring on a quick machine, so that what grows after the warm-up is growth."""
 
 
 class Soak:
@@ -93,12 +98,22 @@ class Soak:
                     self.done[f"{name} refused"] = self.done.get(f"{name} refused", 0) + 1
             await trio.sleep(pause_s)
 
-    async def run(self, duration_s: float) -> None:
-        """The load, for so long."""
+    async def fill(self, client: Client, count: int) -> None:
+        """Publishes so many packets and reads each live."""
+        async with client.live("soak.a") as live:
+            packets = aiter(live)
+            for _ in range(0, count, FILLED_AT_ONCE):
+                await client.publish_many("soak.a", [{"data": {"n": 0, "text": "x" * 200}}] * FILLED_AT_ONCE)
+                for _ in range(FILLED_AT_ONCE):
+                    await anext(packets)
+
+    async def run(self, duration_s: float, filling: int) -> None:
+        """The load, for so long, behind so many packets that fill caches."""
         started = trio.current_time()
         url = f"unix:{self.node.directory}/overlayd.sock"
         with trio.move_on_after(duration_s):
             async with Client(url) as client, trio.open_nursery() as nursery, open_sink() as sink:
+                await self.fill(client, filling)
                 sink.play(answer(200), answer(500), answer(200))
                 await client.subscriptions.create(
                     {"name": "hook", "kind": "webhook", "streams": ["soak.b"], "webhook": {"url": sink.url}}
@@ -185,7 +200,7 @@ async def soak_for(directory: Path, bounds: Bounds) -> None:
     try:
         await trio.to_thread.run_sync(node.wait_ready)
         soak = Soak(node)
-        await soak.run(bounds.duration_s)
+        await soak.run(bounds.duration_s, bounds.filling)
         check(soak, bounds)
     finally:
         assert await trio.to_thread.run_sync(node.stop) == 0

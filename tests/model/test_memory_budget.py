@@ -1,5 +1,6 @@
 """The memory budget: what is done without in which order, that it comes back, and where the figures come from."""
 
+import ctypes
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from patient_clock import patient_clock
 
 from overlayd.model import memory_budget
 from overlayd.model.limits import Limits
-from overlayd.model.memory_budget import CATCHING_UP, PUBLISHING, SESSIONS, MemoryBudget, memory_given
+from overlayd.model.memory_budget import CATCHING_UP, LOOK_S, PUBLISHING, SESSIONS, TRIM_S, MemoryBudget, memory_given
 from overlayd.model.metrics import Metrics
 from overlayd.model.units import Size
 
@@ -80,6 +81,36 @@ def test_readers_wait_and_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with patient_clock() as clock:
         trio.run(main, clock=clock)
     assert trimmed == [True]
+
+
+def test_pages_are_given_back_in_quiet_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every ten seconds, with nothing short; the collector isn't called for it."""
+    asked: list[str] = []
+    monkeypatch.setattr(memory_budget, "trim", lambda: asked.append("trim"))
+    monkeypatch.setattr(memory_budget, "give_back", lambda: asked.append("give back"))
+
+    async def main() -> None:
+        memory = Memory()
+        memory.at(0.5)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(memory.budget.run)
+            await trio.sleep(3 * TRIM_S + LOOK_S / 2)
+            nursery.cancel_scope.cancel()
+
+    with patient_clock() as clock:
+        trio.run(main, clock=clock)
+    assert asked == ["trim"] * 4
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the allocator can't be asked")
+def test_trimming_gives_back_what_lies_below_what_is_needed() -> None:
+    """Pages that were freed in the midst of a heap are the system's again."""
+    blocks = [bytes(3000) for _ in range(10_000)]
+    del blocks[:-1]
+    before = memory_budget.read_anonymous_bytes()
+    memory_budget.trim()
+    assert memory_budget.read_anonymous_bytes() < before - (16 << 20)
+    assert len(blocks) == 1
 
 
 def test_without_a_bound_nothing_is_held_off() -> None:
