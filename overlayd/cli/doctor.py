@@ -14,6 +14,7 @@ from overlayd.chain.sources.remote import ask_sources
 from overlayd.cli import examinations
 from overlayd.cli.examinations import Finding
 from overlayd.cli.exits import CONFIG, FAILED
+from overlayd.cli.features import known_features
 from overlayd.cli.output import json_option, print_json
 from overlayd.cli.settings import load, settings_options
 from overlayd.cli.target import SOCKET_NAME
@@ -62,7 +63,7 @@ def _examine(settings: Settings, read: tuple[Path, ...], *, is_offline: bool) ->
     yield from examinations.examine_descriptors(settings)
     yield from examinations.examine_sqlite()
     yield from examinations.examine_clock(clock, read_machine(), examinations.newest_entry_us(directory))
-    yield from examinations.examine_log(directory)
+    yield from examinations.examine_log(directory, known_features())
     yield from examinations.examine_certificates(settings, clock)
     yield from _examine_chain(settings, is_offline=is_offline)
     yield from _examine_node(directory)

@@ -5,7 +5,7 @@ import resource
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -17,10 +17,11 @@ from overlayd.cli.own_keys import read_own_keys
 from overlayd.config import Settings
 from overlayd.model.clock import Clock
 from overlayd.model.entry import entry_of_row
-from overlayd.model.errors import OverlaydError, VerificationFailed
+from overlayd.model.errors import NewerSchema, OverlaydError, VerificationFailed
 from overlayd.net.tls import TlsEndpoints
 from overlayd.storage import files
 from overlayd.storage.machine import Machine
+from overlayd.storage.migrations import Feature, is_migration_due
 
 State = Literal["ok", "warning", "failed", "skipped"]
 
@@ -67,6 +68,11 @@ def examine_directory(directory: Path) -> Iterator[Finding]:
         yield Finding(
             "directory", "failed", f"{directory} belongs to uid {found.st_uid}; uid {os.getuid()} may not write in it",
             f"run this as the service's user, or chown -R {os.getuid()} {directory}",
+        )  # fmt: skip
+    elif others := found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        yield Finding(
+            "directory", "failed", f"{directory} has mode {stat.S_IMODE(found.st_mode):04o}: others may take the log away",
+            f"chmod {stat.S_IMODE(found.st_mode) & ~others:04o} {directory}",
         )  # fmt: skip
     elif loose:
         names = " ".join(str(path) for path in loose)
@@ -211,8 +217,9 @@ def examine_clock(clock: Clock, machine: Machine, newest_us: int = 0) -> Iterato
         yield Finding("clock", "ok", f"{shown}, {known}")
 
 
-def examine_log(directory: Path) -> Iterator[Finding]:
-    """Whether the database opens, is a log, and fits the keys. Reads a few pages."""
+def examine_log(directory: Path, features: Sequence[Feature] = ()) -> Iterator[Finding]:
+    """Whether the database opens, is a log of a version that knows no more than these features, and fits the keys. Reads
+    a few pages."""
     database = directory / files.DATABASE_NAME
     if not database.exists():
         yield Finding("log", "ok", "there is none yet; the first start makes it")
@@ -224,13 +231,19 @@ def examine_log(directory: Path) -> Iterator[Finding]:
         return
     try:
         head = connection.execute("SELECT coalesce(max(offset), 0) FROM entry").fetchone()[0]
+        is_due = is_migration_due(connection, features)
         keys = read_own_keys(connection, directory)
         yield Finding(
-            "log", "ok", f"{head} entries, {shown_bytes(files.file_bytes(database))}, log {keys.trusted.log_id}"
+            "log",
+            "ok",
+            f"{head} entries, {shown_bytes(files.file_bytes(database))}, log {keys.trusted.log_id}"
+            + ("; the next start makes a backup of it and brings its tables up to date" if is_due else ""),
         )
         yield Finding("key", "ok", f"the checkpoint key in {directory / 'keys'} is the log's")
     except sqlite3.Error as error:
         yield Finding("log", "failed", f"{database}: {error}", "overlayd verify; overlayd restore or salvage")
+    except NewerSchema as error:
+        yield Finding("log", "failed", error.detail, error.hint)
     except OverlaydError as error:
         yield Finding("key", "failed", error.detail, error.hint or "put the key file back from your backup of the keys")
     finally:

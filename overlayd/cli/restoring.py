@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
+from overlayd.cli.features import known_features
 from overlayd.cli.log_check import check_copy
 from overlayd.cli.log_report import LogReport
 from overlayd.model.clock import Clock
@@ -21,6 +22,7 @@ from overlayd.storage.backup.copying import sync_file
 from overlayd.storage.backup.manifest import Manifest, check_files, pieces_of, read_manifest
 from overlayd.storage.damage.known_loss import RESTORED_FACT
 from overlayd.storage.damage.mending import forget_mending
+from overlayd.storage.migrations import check_versions
 
 _SIDES = ("", "-wal", "-shm")
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -102,9 +104,11 @@ def restore(
 ) -> Restored:  # fmt: skip
     """Puts the backup in the directory, which this process holds. The next start begins a new epoch.
 
-    Raises RestoreRefused, BackupDamaged when the copy isn't what was inspected, OSError.
+    Raises RestoreRefused, NewerSchema for one that no start of this version would open, BackupDamaged when the copy
+    isn't what was inspected, OSError.
     """
     manifest = inspected.manifest
+    check_versions(manifest.schema, known_features())
     _check_loss(manifest, known, may_lose)
     database = directory / files.DATABASE_NAME
     old = [path for side in _SIDES if (path := database.with_name(database.name + side)).exists()]

@@ -147,6 +147,12 @@ def read_versions(connection: sqlite3.Connection, features: Iterable[Feature]) -
     if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'schema_version'").fetchall():
         return {}
     versions = dict(connection.execute("SELECT feature, version FROM schema_version"))
+    check_versions(versions, features)
+    return versions
+
+
+def check_versions(versions: Mapping[str, int], features: Iterable[Feature]) -> None:
+    """Raises NewerSchema when a later version of one of the features is among these."""
     for feature in features:
         found = versions.get(feature.name, 0)
         if found > len(feature.steps):
@@ -154,7 +160,6 @@ def read_versions(connection: sqlite3.Connection, features: Iterable[Feature]) -
                 f"the tables of {feature.name!r} have version {found}, this program knows {len(feature.steps)}",
                 subject="log.sqlite3", hint="install the newer version again, or restore an older backup",
             )  # fmt: skip
-    return versions
 
 
 def is_migration_due(connection: sqlite3.Connection, features: Iterable[Feature]) -> bool:

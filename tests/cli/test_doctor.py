@@ -7,12 +7,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 from click.testing import CliRunner
+from export_rig import make_log
 from tls_authority import Authority
 
 from overlayd.cli import cli, examinations
 from overlayd.cli.examinations import Finding
 from overlayd.cli.exits import CONFIG, FAILED, OK
+from overlayd.cli.features import known_features
 from overlayd.config import load_settings
 from overlayd.config.settings import Settings
 from overlayd.storage import files
@@ -92,6 +95,16 @@ def test_keys_that_others_may_read(tmp_path: Path) -> None:
     (found, _) = examinations.examine_directory(tmp_path)
     assert (found.state, found.fix) == ("failed", f"chmod 600 {keys / 'log.ed25519'}")
     (keys / "log.ed25519").chmod(0o600)
+    assert states(list(examinations.examine_directory(tmp_path)))["directory"] == "ok"
+
+
+@pytest.mark.parametrize(("mode", "closed"), [(0o777, "0755"), (0o770, "0750"), (0o722, "0700")])
+def test_a_directory_that_others_may_write_to(tmp_path: Path, mode: int, closed: str) -> None:
+    """They could take the log away, or put another there; the command closes it and no more."""
+    tmp_path.chmod(mode)
+    (found, _) = examinations.examine_directory(tmp_path)
+    assert (found.state, found.fix) == ("failed", f"chmod {closed} {tmp_path}")
+    tmp_path.chmod(int(closed, 8))
     assert states(list(examinations.examine_directory(tmp_path)))["directory"] == "ok"
 
 
@@ -187,6 +200,24 @@ def test_a_log_that_is_none(tmp_path: Path) -> None:
     connection.execute("CREATE TABLE x (y)")
     connection.close()
     assert states(list(examinations.examine_log(tmp_path))) == {"log": "failed"}
+
+
+def test_a_log_of_another_version(tmp_path: Path) -> None:
+    """A newer one's is what no start opens; an older one's is brought up to date, which takes a backup."""
+    trio.run(make_log, tmp_path)
+    features = known_features()
+
+    def log_of(version: str) -> examinations.Finding:
+        with sqlite3.connect(tmp_path / files.DATABASE_NAME) as connection:
+            connection.execute(f"UPDATE schema_version SET version = {version} WHERE feature = 'log'")
+        connection.close()
+        return next(finding for finding in examinations.examine_log(tmp_path, features) if finding.name == "log")
+
+    assert "up to date" not in log_of("version").detail
+    older = log_of("version - 1")
+    assert (older.state, "makes a backup" in older.detail) == ("ok", True)
+    newer = log_of("version + 900")
+    assert (newer.state, "have version" in newer.detail, "newer version" in newer.fix) == ("failed", True, True)
 
 
 def test_certificates(tmp_path: Path) -> None:

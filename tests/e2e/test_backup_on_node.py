@@ -196,6 +196,19 @@ def test_altered_backups_are_refused(stopped: Path, tmp_path: Path, change: str)
     assert not list(data.glob("replaced-*"))
 
 
+def test_a_newer_versions_backup_is_refused(stopped: Path, tmp_path: Path) -> None:
+    """No start of this version would open it, so the log that is there stays in its place."""
+    backup, data = tmp_path / "backup", tmp_path / "data"
+    subprocess.run(["cp", "-r", stopped / "backup", backup], check=True)
+    subprocess.run(["cp", "-r", stopped / "data", data], check=True)
+    manifest = read_manifest(backup)
+    newer = msgspec.structs.replace(manifest, schema=manifest.schema | {"webhooks": 900})
+    (backup / "manifest.json").write_bytes(encode_manifest(newer))
+    before = (data / "log.sqlite3").read_bytes()
+    assert "newer version" in overlayd("restore", backup, "--data", data, "--replace", "--accept-loss", code=1)
+    assert (data / "log.sqlite3").read_bytes() == before
+
+
 def test_altered_with_a_fitting_manifest(stopped: Path, tmp_path: Path) -> None:
     """Who alters both still can't sign: the entries don't hash to what the log's key signed."""
     backup = tmp_path / "backup"
