@@ -48,6 +48,9 @@ CREATE TABLE streaming_usage (
 ) STRICT;
 CREATE INDEX streaming_usage_by_principal ON streaming_usage (principal, id);
 """,
+        """
+ALTER TABLE streaming_usage ADD COLUMN latency_us INTEGER NOT NULL DEFAULT 0;  -- mean; 0: nothing was measured
+""",
     ),
 )
 PRUNED_AT_ONCE = 1000
@@ -137,10 +140,10 @@ def add_deliveries(connection: sqlite3.Connection, ended: Iterable[tuple[EndedDe
     """Deliveries with the hashes of their addresses."""
     connection.executemany(
         "INSERT INTO streaming_usage (session, stream, principal, method, address_hash, started_us, ended_us, packets,"
-        " bytes, errors, completed_ppm, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " bytes, errors, completed_ppm, reason, latency_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (one.session, one.stream, one.principal, one.method, hashed, one.started_us, one.ended_us, one.packets,
-             one.bytes, one.errors, one.completed_ppm, one.reason)
+             one.bytes, one.errors, one.completed_ppm, one.reason, one.latency_us)
             for one, hashed in ended
         ],
     )  # fmt: skip

@@ -37,7 +37,7 @@ class EndedDelivery(msgspec.Struct, frozen=True):
 
     `stream`: the stream or pattern that the reader named, ">" for everything. Totals are of the whole delivery; what
     was told through `delivered` is not counted again, of the errors `errors_told`. `completed_ppm`: how much of what there was it had got
-    (1,000,000 = all). `address` is hashed before it is stored.
+    (1,000,000 = all). `address` is hashed before it is stored. `latency_us`: mean of what was measured, 0 where nothing was.
     """
 
     session: str
@@ -53,6 +53,7 @@ class EndedDelivery(msgspec.Struct, frozen=True):
     errors_told: int = 0
     completed_ppm: int = 1_000_000
     reason: str = ""
+    latency_us: int = 0
 
 
 class UsageSink(Protocol):

@@ -59,6 +59,9 @@ class DeliveryBody(msgspec.Struct, kw_only=True):
     bytes: _Count
     errors: _Count
     completed_percent: float
+    latency_ms_mean: Annotated[
+        float | UnsetType, Meta(description="Of webhooks and agents that are called, from the request to its answer")
+    ] = UNSET
     reason: str
 
 

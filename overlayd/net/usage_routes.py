@@ -85,6 +85,7 @@ class _UsageRoutes:
                 id=row[0], session=row[1], stream=row[2], principal=row[3], method=row[4], address_hash=row[5],
                 started_at=format_time_us(row[6]), ended_at=format_time_us(row[7]), packets=row[8], bytes=row[9],
                 errors=row[10], completed_percent=row[11] / 10_000, reason=row[12],
+                latency_ms_mean=row[13] / 1000 if row[13] else UNSET,
             )
             for row in rows[:limit]
         ]  # fmt: skip

@@ -46,6 +46,7 @@ async def test_attempts_are_counted_and_told_as_runs(autojump_clock: MockClock) 
         assert (run.session, run.stream, run.method, run.address) == (f"{one.id}-1", "a", "webhook", "sink")
         assert (run.packets, run.bytes, run.errors, run.errors_told) == (3, 12, 1, 1)
         assert (run.completed_ppm, run.reason, run.principal) == (1_000_000, "paused", "tester")
+        assert run.latency_us == counts["latency_us"] // 4
         assert run.ended_us > run.started_us
 
 

@@ -34,7 +34,7 @@ async def use(node: MeteredNode) -> None:
         EndedDelivery(
             session="s1", stream="a", principal="key:anna", method="websocket", address="192.0.2.1",
             started_us=START_US - 1, ended_us=START_US, packets=6, bytes=600, errors=1, completed_ppm=500_000,
-            reason="stalled",
+            reason="stalled", latency_us=2500,
         )
     )  # fmt: skip
 
@@ -113,6 +113,7 @@ async def test_deliveries_that_are_over_are_told_without_addresses(tmp_path: Pat
         assert [(one["session"], one["packets"], one["completed_percent"], one["reason"]) for one in found] == [
             ("s1", 6, 50.0, "stalled")
         ]
+        assert found[0]["latency_ms_mean"] == 2.5
         assert found[0]["address_hash"] == node.metering.usage.hash_address("192.0.2.1")
         assert len(found[0]["address_hash"]) == 16
         assert "192.0.2.1" not in str(found)

@@ -26,7 +26,10 @@ _SEVERAL = ""
 class _Run:
     """Sums since `started_us`."""
 
-    __slots__ = ("address", "bytes", "errors", "method", "number", "over_at", "packets", "reason", "started_us")
+    __slots__ = (
+        "address", "bytes", "errors", "latencies", "latency_us", "method", "number", "over_at", "packets", "reason",
+        "started_us",
+    )  # fmt: skip
 
     def __init__(self, method: Method, address: str, started_us: int, number: int) -> None:
         self.method: Method = method
@@ -34,7 +37,7 @@ class _Run:
         self.started_us = started_us
         self.number = number
         self.over_at = trio.current_time() + RUN_S
-        self.packets = self.bytes = self.errors = 0
+        self.packets = self.bytes = self.errors = self.latency_us = self.latencies = 0
         self.reason = ""
 
 
@@ -78,6 +81,8 @@ class SubscriptionUsage:
         run.bytes += size
         run.errors += not is_taken
         run.reason = result.reason
+        run.latency_us += result.duration_us
+        run.latencies += 1
 
     def note_fetched(self, subscription: Subscription, by_stream: dict[str, tuple[int, int]], address: str) -> None:
         """A worker fetched so many packets and bytes of each stream."""
@@ -144,5 +149,5 @@ class SubscriptionUsage:
             started_us=run.started_us, ended_us=self._clock.now_us(), packets=run.packets, bytes=run.bytes,
             errors=run.errors, errors_told=run.errors,
             completed_ppm=_ALL_PPM if floor >= head else floor * _ALL_PPM // head,
-            reason=reason or run.reason,
+            reason=reason or run.reason, latency_us=run.latency_us // run.latencies if run.latencies else 0,
         )  # fmt: skip
