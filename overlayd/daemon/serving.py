@@ -79,9 +79,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[list[str]], None], lo
         ) as telemetry,
         open_log(
             directory, settings=settings.storage, limits=settings.limits, defaults=settings.defaults.definition,
-            retention=settings.retention,
-            clock=clock, entropy=entropy, metrics=metrics, features=(*FEATURES, *agentpipe_features(settings.agentpipe)),
-            keys=NodeCheckpointKeys(settings.node.keys, directory, os.environ, entropy),
+            features=(*FEATURES, *agentpipe_features(settings.agentpipe)), retention=settings.retention, clock=clock,
+            keys=NodeCheckpointKeys(settings.node.keys, directory, os.environ, entropy), entropy=entropy, metrics=metrics,
         ) as log,
         stopping_on_signals() as stop_asked,
         open_engine(
