@@ -1,12 +1,13 @@
 """An edge on real sockets that publishes into a log of its own, with or without the publish lane."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from net_rig import LOCAL, Edge, add_probe_routes, open_edge
 from quart_trio import QuartTrio
 
+from overlayd.access.gate import Gate
 from overlayd.model.clock import Entropy, SystemClock
 from overlayd.model.definition import Definition
 from overlayd.model.limits import Limits
@@ -29,11 +30,12 @@ UPLOAD = HEAD + b"Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunk
 
 @asynccontextmanager
 async def open_publishing(
-    directory: Path, limits: Limits, *, is_fast: bool, is_unix: bool = False, listen: ListenSettings = LOCAL
-) -> AsyncIterator[tuple[Edge, Log]]:
-    """The edge and its log; `/healthz`, `/echo` and more probes run on Quart beside."""
+    directory: Path, limits: Limits, *, is_fast: bool, is_unix: bool = False, listen: ListenSettings = LOCAL,
+    gate: Gate | None = None, metrics: Metrics | None = None, add_more: Callable[[QuartTrio, Bodies], None] = lambda *_: None,
+) -> AsyncIterator[tuple[Edge, Log]]:  # fmt: skip
+    """The edge and its log; `/healthz`, `/echo` and more probes run on Quart beside, and what `add_more` adds."""
     settings = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
-    metrics = Metrics()
+    metrics = metrics or Metrics()
     async with open_log(
         directory, settings=settings, limits=limits, defaults=Definition(), clock=SystemClock(), entropy=Entropy(),
         metrics=metrics,
@@ -46,6 +48,7 @@ async def open_publishing(
             publishers.append(Publisher(intake=intake, log=log, limits=limits, lane=lane, bodies=bodies))
             add_publish_routes(app, publisher=publishers[0], spool_directory=directory)
             add_probe_routes(app, lane)
+            add_more(app, bodies)
 
         def open_lane(request_log: RequestLog) -> PublishLane:
             return PublishLane(publisher=publishers[0], spool_directory=directory, request_log=request_log)
@@ -56,6 +59,7 @@ async def open_publishing(
             add_routes=add_routes,
             open_publish_lane=open_lane if is_fast else None,
             settings=listen,
+            gate=gate,
         ) as edge:
             edge.is_unix = is_unix
             yield edge, log

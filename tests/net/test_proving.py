@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from net_rig import LOCAL, Edge, add_probe_routes, open_edge
-from quart_trio import QuartTrio
+from net_rig import Edge
+from publish_rig import open_publishing
 
 from overlayd.access import Peer, Principal
 from overlayd.access.failures import FailureBook
@@ -15,21 +15,11 @@ from overlayd.access.origin import AccessRules, Origin
 from overlayd.access.principal import EVERYDAY
 from overlayd.access.settings import AccessSettings
 from overlayd.model.audit import ignore_record
-from overlayd.model.clock import Entropy, SystemClock
-from overlayd.model.definition import Definition
+from overlayd.model.clock import SystemClock
 from overlayd.model.errors import Unauthorized
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
-from overlayd.model.units import Size
-from overlayd.net.access_log import RequestLog
-from overlayd.net.content import Bodies
-from overlayd.net.lane import Lane
-from overlayd.net.publish import Publisher
-from overlayd.net.publish_lane import PublishLane
-from overlayd.net.publish_routes import add_publish_routes
-from overlayd.pipeline.intake import Intake
-from overlayd.pipeline.schema import SchemaCache
-from overlayd.storage import Log, StorageSettings, open_log
+from overlayd.storage import Log
 
 BODY = b'{"data":{"t":21}}'
 
@@ -78,34 +68,14 @@ class Proving:
 async def proving(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Proving]:
     """With the publish lane and without."""
     limits, metrics, scheme = Limits(), Metrics(), LengthScheme()
-    settings = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
     failures = FailureBook(AccessSettings(), metrics, trio.current_time)
     gate = Gate(
         rules=AccessRules(service_uid=0), schemes=(scheme,), failures=failures, audit=ignore_record,
         clock=SystemClock(), metrics=metrics,
     )  # fmt: skip
     gate.refresh()
-    async with open_log(
-        tmp_path, settings=settings, limits=limits, defaults=Definition(), clock=SystemClock(), entropy=Entropy(),
-        metrics=metrics,
-    ) as log:  # fmt: skip
-        intake = Intake(log=log, limits=limits, schemas=SchemaCache(limits, metrics), metrics=metrics)
-        publishers: list[Publisher] = []
-
-        def add_routes(app: QuartTrio, lane: Lane) -> None:
-            bodies = Bodies(limits, lane, metrics)
-            publishers.append(Publisher(intake=intake, log=log, limits=limits, lane=lane, bodies=bodies))
-            add_publish_routes(app, publisher=publishers[0], spool_directory=tmp_path)
-            add_probe_routes(app, lane)
-
-        def open_lane(request_log: RequestLog) -> PublishLane:
-            return PublishLane(publisher=publishers[0], spool_directory=tmp_path, request_log=request_log)
-
-        async with open_edge(
-            tmp_path, limits=limits, add_routes=add_routes, open_publish_lane=open_lane if request.param else None,
-            settings=LOCAL, gate=gate,
-        ) as edge:  # fmt: skip
-            yield Proving(edge, log, scheme)
+    async with open_publishing(tmp_path, limits, is_fast=request.param, gate=gate, metrics=metrics) as (edge, log):
+        yield Proving(edge, log, scheme)
 
 
 def head(path: str, length: int, *lines: str) -> bytes:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import trio
 from mutual_client import MutualClient, Pairs, SignedHead
-from net_rig import LOCAL, Answer, Edge, RawClient, add_probe_routes, limits_with, open_edge
+from net_rig import Answer, Edge, RawClient, limits_with
+from publish_rig import open_publishing
 from quart import Response
 from quart_trio import QuartTrio
 
@@ -26,27 +27,18 @@ from overlayd.bsv.curve_key import MemoryCurveKey
 from overlayd.bsv.keys import PrivateKey
 from overlayd.model.audit import ignore_record
 from overlayd.model.clock import Entropy, SystemClock
-from overlayd.model.definition import Definition
 from overlayd.model.errors import SignatureInvalid
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.units import Size
-from overlayd.net.access_log import RequestLog
 from overlayd.net.app import answer
 from overlayd.net.content import Bodies
 from overlayd.net.lane import Lane
 from overlayd.net.mutual_routes import add_mutual_routes
-from overlayd.net.publish import Publisher
-from overlayd.net.publish_lane import PublishLane
-from overlayd.net.publish_routes import add_publish_routes
 from overlayd.net.sealed_answer import SealedApp, asking_plainly
-from overlayd.pipeline.intake import Intake
-from overlayd.pipeline.schema import SchemaCache
-from overlayd.storage import StorageSettings, open_log
 
 KEY, NODE = PrivateKey(b"\x21" * 32), PrivateKey(b"\x22" * 32)
 SETTINGS = MutualSettings(signed_answer_bytes=Size(20_000))
-STORAGE = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
 JSON: Pairs = ((b"content-type", b"application/json"),)
 
 
@@ -110,29 +102,15 @@ async def sealing(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterat
         failures=FailureBook(access, metrics, trio.current_time), audit=ignore_record, clock=SystemClock(), metrics=metrics,
     )  # fmt: skip
     gate.refresh()
-    async with open_log(
-        tmp_path, settings=STORAGE, limits=limits, defaults=Definition(), clock=SystemClock(), entropy=Entropy(),
-        metrics=metrics,
-    ) as log:  # fmt: skip
-        intake = Intake(log=log, limits=limits, schemas=SchemaCache(limits, metrics), metrics=metrics)
-        publishers: list[Publisher] = []
 
-        def add_routes(app: QuartTrio, lane: Lane) -> None:
-            bodies = Bodies(limits, lane, metrics)
-            publishers.append(Publisher(intake=intake, log=log, limits=limits, lane=lane, bodies=bodies))
-            add_publish_routes(app, publisher=publishers[0], spool_directory=tmp_path)
-            add_probe_routes(app, lane)
-            add_odd_routes(app)
-            add_mutual_routes(app, peer=peer, gate=gate, bodies=bodies, bytes_max=400)
+    def add_more(app: QuartTrio, bodies: Bodies) -> None:
+        add_odd_routes(app)
+        add_mutual_routes(app, peer=peer, gate=gate, bodies=bodies, bytes_max=400)
 
-        def open_lane(request_log: RequestLog) -> PublishLane:
-            return PublishLane(publisher=publishers[0], spool_directory=tmp_path, request_log=request_log)
-
-        async with open_edge(
-            tmp_path, limits=limits, add_routes=add_routes, open_publish_lane=open_lane if request.param else None,
-            settings=LOCAL, gate=gate,
-        ) as edge:  # fmt: skip
-            yield Sealing(edge, peer, metrics)
+    async with open_publishing(
+        tmp_path, limits, is_fast=request.param, gate=gate, metrics=metrics, add_more=add_more
+    ) as (edge, _):
+        yield Sealing(edge, peer, metrics)
 
 
 async def test_receipts_and_problems_are_signed(sealing: Sealing) -> None:
