@@ -1,5 +1,6 @@
 """`overlayd backup`: makes, lists and checks backups, through the running node or in its absence."""
 
+import os
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from overlayd.cli.output import json_option, print_json, print_table, shown_byte
 from overlayd.cli.target import Target, target_options
 from overlayd.client import SyncClient, backup_calls
 from overlayd.client.retry import ONCE
+from overlayd.config import load_settings
 from overlayd.model.clock import SystemClock, format_time_us
 from overlayd.model.errors import BackupDamaged, DirectoryInUse, NodeUnreachable, VerificationFailed
 from overlayd.model.units import Size
@@ -26,17 +28,21 @@ LOOK_S = 0.2
 
 @click.group("backup", invoke_without_command=True)
 @click.option("--to", "place", metavar="DIR", type=click.Path(path_type=Path),
-              help="Where to put it, while no node runs [default: DIR/backups; a running node has its [backup] dir]")  # fmt: skip
-@click.option("--keep", type=click.IntRange(1), default=BackupSettings().keep, show_default=True,
-              help="Verified backups that stay, while no node runs")  # fmt: skip
+              help="Where to put it, while no node runs [default: [backup] dir of the configuration]")  # fmt: skip
+@click.option("--keep", type=click.IntRange(1),
+              help="Verified backups that stay, while no node runs [default: [backup] keep]")  # fmt: skip
+@click.option("--config", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+              help="Whose [backup] counts while no node runs [default: where `overlayd run` looks for one]")  # fmt: skip
 @target_options
 @json_option
 @click.pass_context
-def command(ctx: click.Context, target: Target, place: Path | None, keep: int, as_json: bool) -> None:
+def command(
+    ctx: click.Context, target: Target, place: Path | None, keep: int | None, config: Path | None, as_json: bool
+) -> None:  # fmt: skip
     """Make a backup: whole, compact, checked entry by entry before it counts.
 
-    A running node makes it itself, to the directory of its settings, and publishing goes on. While no node runs it is made
-    from the files. No private key is in it: `overlayd keys export` saves those.
+    A running node makes it itself, as its settings say, and publishing goes on. While no node runs it is made from the
+    files, as the configuration says. No private key is in it: `overlayd keys export` saves those.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -45,7 +51,10 @@ def command(ctx: click.Context, target: Target, place: Path | None, keep: int, a
     except NodeUnreachable:
         if not target.url.startswith("unix:"):
             raise
-        record = _make_alone(Path(target.url.removeprefix("unix:")).parent, place, keep)
+        settings = load_settings(config, environ=os.environ).settings.backup
+        if keep is not None:
+            settings = msgspec.structs.replace(settings, keep=keep)
+        record = _make_alone(Path(target.url.removeprefix("unix:")).parent, place, settings)
     if as_json:
         print_json(record)
     else:
@@ -136,9 +145,10 @@ def _find_run(listed: BackupsBody, wanted: str) -> BackupBody | None:
     return next(backup for backup in listed.backups if backup.id == wanted)
 
 
-def _make_alone(directory: Path, place: Path | None, keep: int) -> BackupBody:
-    """While no node runs."""
-    clock, place = SystemClock(), (place or default_place(directory)).absolute()
+def _make_alone(directory: Path, place: Path | None, settings: BackupSettings) -> BackupBody:
+    """While no node runs. `place`: instead of that of the settings."""
+    configured = Path(settings.dir) if settings.dir else default_place(directory)
+    clock, place = SystemClock(), (place or configured).absolute()
     if not (directory / "log.sqlite3").exists():
         raise VerificationFailed(f"there is no log in {directory}", subject=str(directory))
     try:
@@ -151,12 +161,12 @@ def _make_alone(directory: Path, place: Path | None, keep: int) -> BackupBody:
     record = begin_record(made_us, place)
     catalogue.add(record)
     try:
-        made = make_backup(directory, place, made_us, BackupSettings())
+        made = make_backup(directory, place, made_us, settings)
     except BaseException:
         catalogue.note_removed(frozenset({record.id}), clock.now_us())
         raise
     catalogue.add(made.record)
-    rotate_backups(catalogue, place, keep, clock.now_us())
+    rotate_backups(catalogue, place, settings.keep, clock.now_us())
     return _shown(made.record)
 
 

@@ -268,4 +268,7 @@ def test_where_a_running_node_puts_backups(tmp_path: Path) -> None:
         assert [word in listed for word in ("gone", "verified")] == [True, True]
     finally:
         assert node.stop() == 0
-    assert len(list((tmp_path / "elsewhere").iterdir())) == 1
+    (there,) = (tmp_path / "elsewhere").iterdir()
+    overlayd("backup", "--data", tmp_path / "data", "--config", tmp_path / "data.toml")
+    (kept,) = (tmp_path / "elsewhere").iterdir()
+    assert kept != there, "the node's absence changed where backups go, or how many stay"
