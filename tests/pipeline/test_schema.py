@@ -17,6 +17,8 @@ from overlayd.model.metrics import Metrics
 from overlayd.pipeline.schema import DRAFTS, CompiledSchema, SchemaCache, compile_schema
 
 LIMITS = Limits()
+PROMPT_S = 0.5
+"""Of the thread's own time; they need a fiftieth of it. What they hold off takes seconds, or for ever."""
 
 
 def check(schema: Any, value: Any, limits: Limits = LIMITS) -> None:
@@ -166,7 +168,7 @@ def test_recursive_schemas_are_bounded_by_the_packet_s_depth() -> None:
         value = {"a": value}
     started = time.thread_time()
     assert mistakes_of(schema, value) == [("schema.cost", "/data")]
-    assert time.thread_time() - started < 0.2
+    assert time.thread_time() - started < PROMPT_S
 
 
 def test_ordinary_recursion_is_free() -> None:
@@ -190,14 +192,14 @@ def test_long_strings_against_heavy_patterns_are_refused() -> None:
     check(heavy, "x" * 10 + "a" * 401 + "c")
     started = time.thread_time()
     assert mistakes_of(heavy, "ab" * 250_000) == [("schema.cost", "/data")]
-    assert time.thread_time() - started < 0.2
+    assert time.thread_time() - started < PROMPT_S
 
 
 def test_backtracking_gives_up() -> None:
     """An exponential pattern with lookaround ends as a mistake, in no time."""
     started = time.thread_time()
     assert mistakes_of({"pattern": "^(?=a)(a|aa|a?)+$"}, "a" * 60 + "!")[0][1] == "/data"
-    assert time.thread_time() - started < 0.2
+    assert time.thread_time() - started < PROMPT_S
     check({"pattern": r"^(?=.{1,253}$)([a-z0-9]([-a-z0-9]*[a-z0-9])?\.)+[a-z]{2,}$"}, "weather-7.plants.example.org")
 
 
@@ -208,7 +210,7 @@ def test_naming_mistakes_does_not_cost_more_than_finding_them() -> None:
     assert mistakes_of({"anyOf": [{"items": {"type": "string"}}, {"items": {"type": "null"}}]}, value) == [
         ("schema.invalid", "/data")
     ]
-    assert time.thread_time() - started < 0.2
+    assert time.thread_time() - started < PROMPT_S
     assert len(mistakes_of({"items": {"type": "string"}}, [1] * 100)) == 20
 
 
@@ -224,7 +226,7 @@ def test_format_regex_is_bounded(text: str) -> None:
     """A packet can't make the node compile a monstrous expression by way of a format."""
     started = time.thread_time()
     assert mistakes_of({"format": "regex"}, text) == [("schema.format", "/data")]
-    assert time.thread_time() - started < 0.2
+    assert time.thread_time() - started < PROMPT_S
     check({"format": "regex"}, "^(a{100}){100}$")
 
 

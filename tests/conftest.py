@@ -1,0 +1,25 @@
+"""What all tests share: property tests that no busy machine can fail, and files that leave nothing open."""
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine that is busy with other things makes single examples slow; that says nothing about the code.
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: no collection of garbage need look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def leaves_nothing_open() -> Iterator[None]:
+    """Collects garbage behind a module's other fixtures, so that a socket nobody closed fails the last test of the file
+    that left it open, and not one of a later file that happens to collect it."""
+    yield
+    gc.collect()
