@@ -262,6 +262,10 @@ def test_a_rebuilt_session_is_the_same(api: Api, node: Node) -> None:
     before = api.get("/api/sessions/rebuilt?includeMessages=true")
     assert api.ask("POST", "/api/sessions/rebuild").status == 403
     assert Admin(node).ask("POST", "/api/sessions/rebuild").status == 200
+    audited = [
+        one["data_payload"] for one in Admin(node).get("/v1/streams/overlayd.audit/packets?limit=1000")["packets"]
+    ]
+    assert [one["subject"] for one in audited if one["action"] == "rebuild"] == ["sessions"]
     assert api.get("/api/sessions/rebuilt?includeMessages=true") == before
     assert found(api, "kept") == ["rebuilt"]
 

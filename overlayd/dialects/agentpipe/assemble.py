@@ -97,7 +97,9 @@ class AgentPipe:
         add_ingest_routes(blueprint, self.surface)
         add_upload_routes(blueprint, self.surface)
         add_read_routes(blueprint, self.surface)
-        add_session_routes(blueprint, self.surface, self.listeners, registry=registry, trouble=trouble)
+        add_session_routes(
+            blueprint, self.surface, self.listeners, registry=registry, trail=access.trail, trouble=trouble
+        )  # fmt: skip
         app.register_blueprint(blueprint)
 
     def live_door(self, inner: ServeLive) -> ServeLive:

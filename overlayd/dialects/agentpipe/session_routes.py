@@ -10,6 +10,7 @@ import trio
 from quart import Blueprint, Response, request
 
 from overlayd.access import require
+from overlayd.access.audit import AuditTrail
 from overlayd.delivery.session import Registry
 from overlayd.dialects.agentpipe.answers import json_answer
 from overlayd.dialects.agentpipe.bodies import ended_of, started_of
@@ -20,7 +21,7 @@ from overlayd.dialects.agentpipe.read_routes import ReadRoutes
 from overlayd.dialects.agentpipe.surface import Surface
 from overlayd.dialects.agentpipe.times import iso_ms
 from overlayd.model.errors import BadParameter
-from overlayd.net.app import principal_of
+from overlayd.net.app import author_of, principal_of
 
 PAGE = 200
 SPEED_MAX = 1000.0
@@ -33,10 +34,11 @@ _encode = msgspec.json.Encoder().encode
 
 
 def add_session_routes(
-    blueprint: Blueprint, surface: Surface, listeners: Listeners, *, registry: Registry, trouble: Callable[[], str]
+    blueprint: Blueprint, surface: Surface, listeners: Listeners, *, registry: Registry, trail: AuditTrail,
+    trouble: Callable[[], str],
 ) -> None:  # fmt: skip
     """`trouble`: why the node can't take packets now, "" when it can."""
-    routes = _SessionRoutes(surface, listeners, registry, trouble)
+    routes = _SessionRoutes(surface, listeners, registry, trail, trouble)
     for path, name, view in (
         ("/api/conversations/<id>/export", "export_conversation", routes.export),
         ("/api/sessions/<id>/export", "export", routes.export),
@@ -53,11 +55,13 @@ class _SessionRoutes:
     """The routes with what they need."""
 
     def __init__(
-        self, surface: Surface, listeners: Listeners, registry: Registry, trouble: Callable[[], str]
+        self, surface: Surface, listeners: Listeners, registry: Registry, trail: AuditTrail,
+        trouble: Callable[[], str],
     ) -> None:  # fmt: skip
         self._surface = surface
         self._listeners = listeners
         self._registry = registry
+        self._trail = trail
         self._trouble = trouble
         self._reads = ReadRoutes(surface)
 
@@ -136,6 +140,7 @@ class _SessionRoutes:
         """Takes the sessions away and makes them again from the log, which goes on behind the answer."""
         require(principal_of(request), "admin")
         async with self._surface.lane.step_out():
+            await self._trail.write(author_of(request).record("rebuild", "sessions"))
             await self._surface.follower.rebuild()
         return json_answer({"success": True, "head": self._surface.log.head})
 
