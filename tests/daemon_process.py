@@ -13,8 +13,8 @@ from types import TracebackType
 import httpx
 from real_waiting import until
 
-START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 40.0
 
 
 class DaemonProcess:
@@ -96,11 +96,18 @@ class DaemonProcess:
         return "".join(self.output)
 
     def __enter__(self) -> "DaemonProcess":
-        return self.wait_ready()
+        try:
+            return self.wait_ready()
+        except BaseException:
+            self._end()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         if self.is_running:
             os.kill(self.pid, signal.SIGKILL)
             self._process.wait(STOP_TIMEOUT_S)

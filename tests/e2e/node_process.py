@@ -7,8 +7,8 @@ import sys
 import threading
 from pathlib import Path
 
-START_S = 30.0
-STOP_S = 20.0
+START_S = 60.0
+STOP_S = 40.0
 
 
 def listen_tls(certificate: Path, **settings: str) -> str:
@@ -64,10 +64,14 @@ class Node:
         assert any(text in line for line in self.output), f"no {text!r} in:\n" + "".join(self.output[-40:])
 
     def wait_ready(self) -> "Node":
-        """Until it takes packets."""
-        self.wait_for(
-            "listening on https://" if self._is_secure else "listening on http://"
-        )  # those with TLS come last
+        """Until it takes packets. One that doesn't come so far is ended."""
+        last = "listening on https://" if self._is_secure else "listening on http://"  # those with TLS come last
+        try:
+            self.wait_for(last)
+        except BaseException:
+            self.process.kill()
+            self.stop()
+            raise
         return self
 
     def stop(self) -> int:
