@@ -108,7 +108,9 @@ def test_pseudonyms_are_of_texts_and_numbers() -> None:
     assert json.loads(left) == {"a": "<xA>", "b": "<12>", "c": None, "d": "<true>"}
 
 
-@pytest.mark.parametrize("path", ["data/a", "", "/", "/data", "/metadata", "/key/a", "/source/a", "/id", "/data/" + "/".join("a" * 17)])
+@pytest.mark.parametrize(
+    "path", ["data/a", "", "/", "/data", "/metadata", "/key/a", "/source/a", "/id", "/data/" + "/".join("a" * 17)]
+)
 def test_a_path_that_cannot_be(path: str) -> None:
     """It must lead into data or metadata, or to key or source."""
     with pytest.raises(ValueError, match=r"pointer|steps|text"):
