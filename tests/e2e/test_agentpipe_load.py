@@ -24,12 +24,11 @@ def check(figures: Figures) -> None:
     """What AgentPipe's documents aim at."""
     assert (figures.errors, figures.lost_listeners) == (0, 0), figures
     assert figures.frames == figures.frames_expected, figures
-    assert figures.answer_p95 < 200, figures
-    assert figures.answer_p99 < 500, figures
 
 
 async def test_a_short_load_is_borne(tmp_path: Path) -> None:
-    """A hundred events a second for three seconds, two hundred listeners."""
+    """A hundred events a second for three seconds, two hundred listeners: none is lost, refused or told twice. How long
+    answers take is for the long form, because other tests share the machine with this one."""
     check(await measure(tmp_path, listeners=200, rate=100, seconds=3))
 
 
@@ -39,4 +38,6 @@ async def test_the_documented_load_is_borne_for_ten_minutes(tmp_path: Path) -> N
     """A hundred events a second, a thousand listeners, all at once."""
     figures = await measure(tmp_path, listeners=1000, rate=100, seconds=600)
     check(figures)
+    assert figures.answer_p95 < 200, figures
+    assert figures.answer_p99 < 500, figures
     assert figures.sent / figures.seconds >= 99
