@@ -16,6 +16,10 @@ from overlayd.delivery.subscriptions.units import Item
 from overlayd.model.entry import StoredEntry
 from overlayd.model.errors import VerificationFailed
 from overlayd.storage import Stream
+from overlayd.storage.pace import Pace
+
+LOOK_PACKETS = 0.1
+"""What asking one subscription about a packet costs, in packets of the pace."""
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -34,7 +38,7 @@ async def find_given(
     """Of a stream's packets at offsets from `low` to `high`, as long as they are there; those that were given nothing and
     have nothing unwanted are left out. Checkpoint. Raises as reading the log. `reached`: by the dispatcher."""
     counts = [_Count(one, reached) for one in subscriptions if one.matcher.is_name_match(stream.name)]
-    after = low - 1
+    after, pace = low - 1, Pace()
     while counts and after < min(high, delivery.log.head):
         page = cut_page(await delivery.log.read_page(after), high)
         for entry in page.entries:
@@ -42,6 +46,7 @@ async def find_given(
                 view = _view(delivery, entry, stream)
                 for count in counts:
                     await count.look(entry, view, stream)
+                await pace.spend(1 + len(counts) * LOOK_PACKETS)
         after = page.after
     return [count.result for count in counts if count.result.offsets or count.result.unwanted]
 
