@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from agentpipe_node import CONFIG, Admin, Api
 from node_process import Node
+from real_waiting import until
 
 from overlayd.client import SyncClient, access_calls
 from overlayd.model.wire_access import KeyIn
@@ -89,7 +90,13 @@ def found(api: Api, query: str, **filters: Any) -> list[str]:
 
 def test_ten_thousand_messages_are_uploaded_listed_searched_and_exported(api: Api, large: str) -> None:
     """As one session, each message once and in its place."""
-    listed = next(one for one in api.get("/api/sessions?limit=100")["data"] if one["id"] == large)
+
+    def whole_session() -> Any:
+        """Sessions are made from the log, behind the answer."""
+        listed = next(one for one in api.get("/api/sessions?limit=100")["data"] if one["id"] == large)
+        return listed if listed["totalMessages"] >= MANY else None
+
+    listed = until(whole_session, "all messages are read from the log")
     assert (listed["totalMessages"], listed["totalTokens"], listed["status"]) == (MANY, 3 * MANY, "COMPLETED")
     page = api.get(f"/api/conversations/{large}/messages?page=100&limit=100")
     assert page["pagination"] == {"page": 100, "limit": 100, "total": MANY, "pages": 100}
@@ -266,7 +273,9 @@ def test_a_rebuilt_session_is_the_same(api: Api, node: Node) -> None:
         one["data_payload"] for one in Admin(node).get("/v1/streams/overlayd.audit/packets?limit=1000")["packets"]
     ]
     assert [one["subject"] for one in audited if one["action"] == "rebuild"] == ["sessions"]
-    assert api.get("/api/sessions/rebuilt?includeMessages=true") == before
+    path = "/api/sessions/rebuilt?includeMessages=true"
+    until(lambda: api.ask("GET", path).status == 200 and api.get(path)["messages"], "the session is there again")
+    assert api.get(path) == before
     assert found(api, "kept") == ["rebuilt"]
 
 

@@ -242,8 +242,9 @@ def test_behind_a_checkpoint_that_somebody_kept(stopped: Path, tmp_path: Path) -
     subprocess.run(["cp", "-r", stopped / "data", data], check=True)
     node = Node(data).wait_ready()
     with SyncClient(node.url) as client:
-        client.publish("a", {"n": 20})
-        (tmp_path / "note").write_text(client.checkpoint())
+        receipt = client.publish("a", {"n": 20})
+        httpx.get(f"{node.url}/v1/streams/a/packets/{receipt.sequence}/proof", timeout=60).raise_for_status()
+        (tmp_path / "note").write_text(client.checkpoint())  # what a proof needed was signed for it
     node.stop()
     target = tmp_path / "fresh"
     arguments = ("restore", stopped / "backup", "--data", target, "--checkpoint", tmp_path / "note")

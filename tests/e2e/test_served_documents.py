@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from js_packages import needs_node, run_js
 from node_process import Node
 from unix_forwarder import UnixForwarder
@@ -23,6 +24,7 @@ from overlayd.net.openapi import build_openapi
 EXCLUDED_CHECKS = "positive_data_acceptance,unsupported_method"
 
 
+@pytest.mark.timeout(400)  # some thousand requests
 def test_schemathesis_finds_no_answer_that_the_document_does_not_allow(node: Node) -> None:
     """Thousands of good and bad requests: no 5xx, and every answer is of a status, type and shape in the document."""
     httpx.post(f"{node.url}/v1/streams/a/data", content=b"1").raise_for_status()
