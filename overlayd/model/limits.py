@@ -92,7 +92,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # People
     erase_packets_max: Annotated[int, Meta(ge=1, description="Packets that one request erases")] = 100_000
     subject_packets_max: Annotated[
-        int, Meta(ge=1, description="Packets about one subject that one request counts; the answer says if there are more")
+        int,
+        Meta(ge=1, description="Packets about one subject that one request counts; the answer says if there are more"),
     ] = 1_000_000
     consents_max: Annotated[int, Meta(ge=1, description="Records of consent on the node")] = 1_000_000
     consents_cached: Annotated[int, Meta(ge=1, description="Records of consent kept in memory")] = 65_536

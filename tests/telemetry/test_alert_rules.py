@@ -168,4 +168,10 @@ def judged(rule: dict[str, Any], case: Case) -> dict[str, Any]:
         for instance, found in (("ill:7878", case.ill), ("well:7878", case.well))
         for name, values in found.items()
     ]
-    return {"name": rule["alert"], "interval": "1m", "input_series": series, "alert_rule_test": times, "external_labels": docs}
+    return {
+        "name": rule["alert"],
+        "interval": "1m",
+        "input_series": series,
+        "alert_rule_test": times,
+        "external_labels": docs,
+    }
