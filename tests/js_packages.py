@@ -18,7 +18,7 @@ needs_node = pytest.mark.skipif(
 def install_js() -> None:
     """Installs what tests/js/package.json names, unless it is there; skips the test when that can't be done."""
     wanted = json.loads((JS / "package.json").read_text())["dependencies"]
-    with (JS / "package-lock.json").open("rb") as lock:  # tests may run as two processes
+    with (JS / "package-lock.json").open("rb") as lock:  # tests run as several processes
         fcntl.flock(lock, fcntl.LOCK_EX)
         _install(wanted)
 
