@@ -72,7 +72,7 @@ class SchemaCost(msgspec.Struct, frozen=True):
         each = by_place + by_char + by_string / 2  # every byte a comma and a quote at once
         if by_place > steps_max:
             return -1
-        return _BYTES_MAX if each <= 0 else min(_BYTES_MAX, int((steps_max - by_place) / each))
+        return _BYTES_MAX if each <= 0 else int(min(_BYTES_MAX, (steps_max - by_place) / each))
 
     def applications_for(self, raw: bytes) -> float:
         """An upper bound for the subschemas that are applied, so also for the mistakes that can be found."""
