@@ -25,7 +25,7 @@ test: $(VENV)/.dev-installed ## Run the quick tests (a few minutes)
 	@$(BIN)/python tests/side_by_side.py
 
 test-slow: $(VENV)/.dev-installed ## Run the slow tests: long crash and load runs
-	@$(BIN)/python -m pytest -q -m slow
+	@OVERLAYD_EXPLORE=1 $(BIN)/python -m pytest -q -m slow
 
 check: $(VENV)/.dev-installed ## Lint, formatting, types, import floors, lock files
 	$(BIN)/ruff check

@@ -1,14 +1,17 @@
 """What all tests share: property tests that no busy machine can fail, and files that leave nothing open."""
 
 import gc
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A machine that is busy with other things makes single examples slow; that says nothing about the code.
-settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("steady")
+# A machine that is busy with other things makes single examples slow; that says nothing about the code. The quick tests try
+# the same examples each time, so that a change fails by what it changed; OVERLAYD_EXPLORE=1, and the slow set, try new ones.
+settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("exploring", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("exploring" if os.environ.get("OVERLAYD_EXPLORE") else "steady")
 
 
 def pytest_collection_finish() -> None:
