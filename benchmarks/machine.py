@@ -4,6 +4,7 @@ import os
 import platform
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 
 SYNC_BYTES = 4096
@@ -72,19 +73,19 @@ def is_quiet(machine: dict[str, object]) -> bool:
 
 
 class CpuClock:
-    """Processor time of a process that isn't ours and doesn't end."""
+    """Processor time of processes that aren't ours. One that ends keeps what it was last seen to have used."""
 
     def __init__(self, *pids: int) -> None:
-        self._pids = pids
+        self._ticks = dict.fromkeys(pids, 0)
         self._began = time.perf_counter()
         self._before = self._used()
 
     def _used(self) -> float:
-        ticks = 0
-        for pid in self._pids:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        for pid in self._ticks:
+            with suppress(FileNotFoundError, ProcessLookupError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                self._ticks[pid] = int(fields[11]) + int(fields[12])
+        return sum(self._ticks.values()) / os.sysconf("SC_CLK_TCK")
 
     def share(self) -> float:
         """Of one processor, since the clock was made."""

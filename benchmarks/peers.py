@@ -33,6 +33,8 @@ def start_redis(directory: Path) -> Server:
     directory.mkdir(parents=True)
     port = free_port()
     options = ["--dir", str(directory), "--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+    # Rewriting its file is a process beside it, which would work on in the turns of others.
+    options += ["--auto-aof-rewrite-percentage", "0"]
     command = [program, "--bind", "127.0.0.1", "--port", str(port), *options]
     process = start(command, directory, port)
     return Server("Redis, appendfsync always", version_of([program, "-v"]), "appendfsync always", True, port,

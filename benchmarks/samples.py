@@ -1,6 +1,8 @@
 """What a benchmark is made of: rows of work, the contenders that do it, and the samples they leave."""
 
+import os
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -91,6 +93,10 @@ class Outcome:
         return self.samples[name][-1].note
 
 
+SETTLE_S = 0.3
+"""For what a server does behind its last answers."""
+
+
 def run_row(row: Row, rounds: int, seconds: float, warm_up_s: float) -> Outcome:
     """Lets the contenders take turns; each round begins with another one."""
     outcome = Outcome(row, {contender.name: [] for contender in row.contenders})
@@ -99,8 +105,15 @@ def run_row(row: Row, rounds: int, seconds: float, warm_up_s: float) -> Outcome:
     for number in range(rounds):
         shift = number % len(row.contenders)
         for contender in (*row.contenders[shift:], *row.contenders[:shift]):
+            settle()
             outcome.samples[contender.name].append(contender.run(seconds))
     return outcome
+
+
+def settle() -> None:
+    """Has what the one before left in the page cache written, so that nobody's turn pays for somebody else's."""
+    os.sync()
+    time.sleep(SETTLE_S)
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
