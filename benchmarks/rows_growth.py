@@ -65,13 +65,12 @@ def entry_rows(full: Server, empty: Server, entries: int) -> list[Row]:
     return rows
 
 
-def opening_row(directory: Path, entries: int) -> Row:
-    """From starting the program to its listening, on a log of so many entries."""
-    node = start_overlayd(directory)
-    fill(node, entries)
-    node.stop()
+def opening_row(full: Server, entries: int) -> Row:
+    """From starting the program to its listening, on the log of the rows before, whose server ends with the first turn."""
+    directory = full.directory
 
     def open_again(end: Callable[[Server], None]) -> Sample:
+        full.stop()
         server, _ = restart_overlayd(directory)
         fill(server, FILLING.batch)  # so that there is something to be found again
         end(server)
@@ -101,4 +100,4 @@ def growth_rows(stack: ExitStack, place: Path, streams: int, entries: int) -> li
     began = time.perf_counter()
     rows = [stream_row(empty, streams), *entry_rows(full, empty, entries)]
     print(f"filled in {time.perf_counter() - began:.0f} s", flush=True)
-    return [*rows, opening_row(place / "opening", entries)]
+    return [*rows, opening_row(full, entries)]
