@@ -25,7 +25,7 @@ def encode_receipt(receipt: Receipt) -> bytes:
     ).encode()
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=16_384)
 def _head(stream: str, epoch: int) -> tuple[str, str]:
     """What the receipts of a stream have in common."""
     return f'{{"stream":{_encode(stream).decode()},"sequence":', f"e{format_epoch(Epoch(epoch))}-"

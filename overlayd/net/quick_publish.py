@@ -31,7 +31,7 @@ from overlayd.storage import Log
 
 QUICK_BYTES = 16 << 10
 """Larger bodies are decoded by their connection's task, which lets others run in between."""
-LINES_MAX = 4096
+LINES_MAX = 16_384
 """Request lines that are remembered with what they ask for."""
 _LENGTH = b"content-length:"
 _SLOW_HEADERS = frozenset((b"expect", b"content-encoding"))

@@ -39,7 +39,7 @@ T = TypeVar("T")
 REJUDGED_MAX = 2
 """How often a request is judged again because its stream was defined anew in between."""
 
-RULES_KEPT = 4096
+RULES_KEPT = 16_384
 """Streams without a schema whose rules are kept, rather than put together for each request."""
 
 _NO_STREAM = bytes(32)
