@@ -16,7 +16,7 @@ NODE_RIGHTS: frozenset[Right] = frozenset(("admin", "agent", "audit"))
 EVERYWHERE = ">"
 OWN = "@own"
 """Stands where a pattern stands: the streams that the principal's owner created."""
-DECISIONS_KEPT = 16_384
+DECISIONS_KEPT = 4096
 GRANTS_KEPT = 1024
 _HINT = (
     "a scope is a right (publish, read, subscribe, manage, admin, agent, audit), and for the first four maybe a colon "
