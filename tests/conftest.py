@@ -6,12 +6,22 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from late_threads import make_late
 
 # A machine that is busy with other things makes single examples slow; that says nothing about the code. The quick tests try
 # the same examples each time, so that a change fails by what it changed; OVERLAYD_EXPLORE=1, and the slow set, try new ones.
 settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("exploring", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("exploring" if os.environ.get("OVERLAYD_EXPLORE") else "steady")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_threads() -> Iterator[None]:
+    """Makes threads late for the whole run where that is asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        if most_s := os.environ.get("OVERLAYD_LATE_THREADS"):
+            make_late(patch, float(most_s))
+        yield
 
 
 def pytest_collection_finish() -> None:
