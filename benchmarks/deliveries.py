@@ -6,6 +6,7 @@ or, beside the others: make bench PART=deliveries
 """
 
 import argparse
+import http.client
 import json
 import os
 import re
@@ -19,6 +20,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.sink import address_of
+
 CONFIG = """
 [webhooks]
 allow_private = ["127.0.0.0/8"]
@@ -30,18 +33,27 @@ level = "warning"
 WAIT_S = 120.0
 SUBSCRIPTIONS = 100
 """Of the row where each packet goes to all of them."""
+BESIDE_BODY = json.dumps({"type": "measured", "data": {"text": "x" * 80}})
+JSON = {"Content-Type": "application/json"}
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class Receiver:
-    """benchmarks/sink.py as a process."""
+    """benchmarks/sink.py as a process: so many hosts."""
 
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.sink"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    def __init__(self, hosts: int = 1) -> None:
+        self.process = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-m", "benchmarks.sink", str(hosts)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self.process.stdout is not None
-        self.url = f"http://127.0.0.1:{int(self.process.stdout.readline())}"
+        self._port = int(self.process.stdout.readline())
+
+    def url(self, word: str, host: int = 0) -> str:
+        """An endpoint of one of the hosts; `word`: how it answers."""
+        return f"http://{address_of(host)}:{self._port}/{word}"
 
     def ask(self) -> tuple[int, int]:
         """Requests taken so far, and the slowest hundredth since the last time, in microseconds."""
@@ -164,7 +176,7 @@ def measure_fan(directory: Path, receiver: Receiver, packets: int) -> Pace:
     """Every packet to 100 subscriptions; so many deliveries in all."""
     with closing(Node(directory)) as node:
         for number in range(SUBSCRIPTIONS):
-            node.subscribe(f"s{number}", f"{receiver.url}/ok")
+            node.subscribe(f"s{number}", receiver.url("ok"))
         node.publish(20)
         node.wait_settled(20 * SUBSCRIPTIONS)
         count = max(1, packets // SUBSCRIPTIONS)
@@ -175,7 +187,7 @@ def measure_single(directory: Path, receiver: Receiver, packets: int, **webhook:
     """One subscription that is behind."""
     with closing(Node(directory)) as node:
         node.publish(packets)
-        url = f"{receiver.url}/ok"
+        url = receiver.url("ok")
         return measure(node, packets, lambda: node.subscribe("one", url, start="beginning", **webhook))
 
 
@@ -183,7 +195,7 @@ def measure_restart(directory: Path, receiver: Receiver, undelivered: int) -> tu
     """A kill while so many packets are undelivered; seconds from the start of the next process until it listens, and
     until its first delivery."""
     node = Node(directory)
-    node.subscribe("one", f"{receiver.url}/ok", concurrency=16)
+    node.subscribe("one", receiver.url("ok"), concurrency=16)
     node.call("/v1/subscriptions/one/pause", {})
     node.publish(undelivered)
     before, _ = receiver.ask()
@@ -201,48 +213,79 @@ def measure_restart(directory: Path, receiver: Receiver, undelivered: int) -> tu
 
 
 class Beside(NamedTuple):
-    """What good subscriptions felt: their slowest hundredth, and publishing, in milliseconds; memory in MiB."""
+    """What good subscriptions and a publisher felt: the slowest hundredth in milliseconds, packets a second; memory in
+    MiB."""
 
     good: int
     slowest_ms: float
-    publish_ms: float
+    publish_rate: float
     memory_mib: float
 
     def __str__(self) -> str:
         return (
-            f"{self.good} good subscriptions: slowest hundredth {self.slowest_ms:.0f} ms, publish {self.publish_ms:.1f} ms, "
-            f"{self.memory_mib:.0f} MiB"
+            f"{self.good} good subscriptions: slowest hundredth {self.slowest_ms:.0f} ms, {self.publish_rate:.0f} packets/s "
+            f"published one by one, {self.memory_mib:.0f} MiB"
         )
 
 
 def measure_beside(directory: Path, receiver: Receiver, everybody: int, *, is_rough: bool) -> Beside:
-    """Of so many subscriptions 30 % hang, 30 % fail and 1 % trickle, or are paused; a packet now and then, and how late the
-    others get it."""
+    """Of so many subscriptions, each at a host of its own, 30 % hang, 30 % fail and 1 % trickle, or are paused; a packet now and then, how late the
+    others get it, and how many packets somebody publishes meanwhile, to another stream."""
     node, good = Node(directory), 0
     try:
         for number in range(everybody):
             share = number * 1000 // everybody
             word = "hang" if share < 300 else "error" if share < 600 else "slow" if share < 610 else "ok"
             good += word == "ok"
-            node.subscribe(f"s{number}", f"{receiver.url}/{word if is_rough or word == 'ok' else 'none'}")
+            node.subscribe(f"s{number}", receiver.url(word, number))
             if not is_rough and word != "ok":
                 node.call(f"/v1/subscriptions/s{number}/pause", {})
         slowest_of(node, receiver, good)  # connections are opened, bad ones have failed once
-        slowest_ms, publish_ms = slowest_of(node, receiver, good)
-        return Beside(good, slowest_ms, publish_ms, node.memory_mib)
+        with closing(Publisher(node.url)) as publisher:
+            slowest_ms = slowest_of(node, receiver, good, publisher)
+        return Beside(good, slowest_ms, publisher.rate, node.memory_mib)
     finally:
         node.close(is_killed=True)
 
 
-def slowest_of(node: Node, receiver: Receiver, good: int) -> tuple[float, float]:
-    """The slowest hundredth of the deliveries of ten packets, one every half second, the slowest packet's; and the median
-    of publishing; milliseconds."""
+class Publisher:
+    """Publishes small packets, each when the one before is confirmed, on one connection to a stream nobody reads."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+        self.published = 0
+        self.took_s = 0.0
+
+    def publish_for(self, seconds: float) -> None:
+        """For so long."""
+        began = now = time.perf_counter()
+        while now < began + seconds:
+            self._connection.request("POST", "/v1/streams/beside/packets", BESIDE_BODY, JSON)
+            answer = self._connection.getresponse()
+            assert answer.status == 201, answer.read()
+            answer.read()
+            self.published += 1
+            now = time.perf_counter()
+        self.took_s += now - began
+
+    @property
+    def rate(self) -> float:
+        return self.published / self.took_s
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def slowest_of(node: Node, receiver: Receiver, good: int, publisher: Publisher | None = None) -> float:
+    """The slowest hundredth of the deliveries of ten packets, one every half second, the slowest packet's; milliseconds."""
     delays = []
-    publishes = []
     for _ in range(10):
         before, _ = receiver.ask()
-        publishes.append(node.publish(1))
-        time.sleep(0.5)
+        node.publish(1)
+        if publisher is None:
+            time.sleep(0.5)
+        else:
+            publisher.publish_for(0.5)
         taken, slowest = receiver.ask()
         deadline = time.perf_counter() + 10
         while taken < before + good and time.perf_counter() < deadline:
@@ -250,7 +293,7 @@ def slowest_of(node: Node, receiver: Receiver, good: int) -> tuple[float, float]
             taken, slowest = receiver.ask()
         assert taken == before + good, f"{taken - before} of {good} came"
         delays.append(slowest)
-    return max(delays) / 1000, sorted(publishes)[5] * 1000
+    return max(delays) / 1000
 
 
 def main() -> None:
@@ -261,7 +304,7 @@ def main() -> None:
     parser.add_argument("--undelivered", type=int, default=100_000, help="of the row `restart`")
     parser.add_argument("--subscriptions", type=int, default=300, help="of the row `bad`")
     chosen = parser.parse_args()
-    with closing(Receiver()) as receiver:
+    with closing(Receiver(chosen.subscriptions)) as receiver:
         for row in chosen.rows.split(","):
             with tempfile.TemporaryDirectory() as place:
                 print_row(row, Path(place) / "data", receiver, chosen)

@@ -1,6 +1,7 @@
 """A receiver of webhooks in a process of its own: answers 204, or badly, by the path that was asked for.
 
-Run by benchmarks/deliveries.py: `python -m benchmarks.sink`. Prints its port; a line on standard input asks how many
+Run by benchmarks/deliveries.py: `python -m benchmarks.sink HOSTS`. Listens at so many addresses of the loopback network,
+all at the same port, which it prints; a line on standard input asks how many
 requests were taken well, and how long after their packet's publishing the slowest hundredth of them came.
 """
 
@@ -10,10 +11,17 @@ import socket
 import sys
 import time
 
+ADDRESSES = 250
+"""Of each network 127.0.x."""
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
 ERROR = b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 _SENT = re.compile(rb'"sent": ?(\d+)')
+
+
+def address_of(host: int) -> str:
+    """The address of one of the hosts, counted from 0."""
+    return f"127.0.{host // ADDRESSES}.{1 + host % ADDRESSES}"
 
 
 class Peer:
@@ -30,11 +38,14 @@ class Peer:
 class Sink:
     """All connections on one selector."""
 
-    def __init__(self) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
-        self.listener.setblocking(False)
+    def __init__(self, hosts: int) -> None:
         self.selector = selectors.EpollSelector()
-        self.selector.register(self.listener, selectors.EVENT_READ, None)
+        self.port = 0
+        for host in range(hosts):
+            listener = socket.create_server((address_of(host), self.port), backlog=4096)
+            listener.setblocking(False)
+            self.selector.register(listener, selectors.EVENT_READ, listener)
+            self.port = listener.getsockname()[1]
         self.selector.register(sys.stdin, selectors.EVENT_READ, "ask")
         self.taken = 0
         self.delays_us: list[int] = []
@@ -43,11 +54,11 @@ class Sink:
 
     def run(self) -> None:
         """Until standard input ends."""
-        print(self.listener.getsockname()[1], flush=True)
+        print(self.port, flush=True)
         while True:
             for key, _ in self.selector.select(0.5):
-                if key.data is None:
-                    self.accept()
+                if isinstance(key.data, socket.socket):
+                    self.accept(key.data)
                 elif key.data == "ask":
                     if not sys.stdin.readline():
                         return
@@ -58,11 +69,11 @@ class Sink:
                 self.trickled_at = time.perf_counter()
                 self.drip()
 
-    def accept(self) -> None:
+    def accept(self, listener: socket.socket) -> None:
         """Everybody who waits."""
         while True:
             try:
-                wire, _ = self.listener.accept()
+                wire, _ = listener.accept()
             except BlockingIOError:
                 return
             wire.setblocking(False)
@@ -124,4 +135,4 @@ class Sink:
 
 
 if __name__ == "__main__":
-    Sink().run()
+    Sink(int(sys.argv[1])).run()

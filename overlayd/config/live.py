@@ -74,6 +74,7 @@ FIXED_LIMITS = frozenset(
         "outbound_lookups",
         "webhook_bodies_bytes",
         "deliveries_in_flight",
+        "troubled_attempts_per_s",
         "agent_runs_per_hour",
         "agent_runs_per_day",
         "agent_bytes_per_day",

@@ -219,6 +219,10 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deliveries_in_flight: Annotated[
         int, Meta(ge=1, description="Deliveries in flight beyond one for each subscription")
     ] = 1000
+    troubled_attempts_per_s: Annotated[
+        int,
+        Meta(ge=1, description="Attempts a second at endpoints that failed three times in a row, all of them together"),
+    ] = 100
     dead_letters_per_subscription: Annotated[
         int, Meta(ge=1, description="Dead letters of one subscription; the oldest go first")
     ] = 10_000

@@ -13,7 +13,7 @@ from overlayd.delivery.subscriptions.content import Contents, MayRead
 from overlayd.delivery.subscriptions.dispatcher import Dispatcher
 from overlayd.delivery.subscriptions.finding import Finder
 from overlayd.delivery.subscriptions.meters import SubscriptionMeters
-from overlayd.delivery.subscriptions.pacing import NodePlaces
+from overlayd.delivery.subscriptions.pacing import NodePlaces, TroubledTurns
 from overlayd.delivery.subscriptions.pull import Desk
 from overlayd.delivery.subscriptions.rounds import Rounds
 from overlayd.delivery.subscriptions.subscription import Subscription
@@ -59,7 +59,8 @@ class Engine:
         self.shop = Workshop(
             finder=lambda subscription: Finder(subscription, delivery, self.meters),
             contents=Contents(delivery, may_read, self.meters), rounds=self.rounds, meters=self.meters,
-            places=NodePlaces(delivery.limits.deliveries_in_flight), limits=delivery.limits, settings=self.settings,
+            places=NodePlaces(delivery.limits.deliveries_in_flight),
+            turns=TroubledTurns(delivery.limits.troubled_attempts_per_s), limits=delivery.limits, settings=self.settings,
             clock=delivery.clock, chance=chance, announce=announce, frontier=lambda: self.dispatcher.frontier,
             wait_reached=self.dispatcher.wait_reached,
             next_dead_id=self._next_dead_id, stir=lambda: self._stirred.set(), replies=replies,

@@ -5,6 +5,7 @@ import math
 import msgspec
 
 TROUBLED_FAILURES = 3
+TOGETHER_S = 0.25
 
 
 class NodePlaces:
@@ -27,6 +28,21 @@ class NodePlaces:
     @property
     def free(self) -> int:
         return self._free
+
+
+class TroubledTurns:
+    """When endpoints that keep failing are tried again: so many a second, all of them together, one after the other. The
+    more there are, the longer each waits; what the node spends on them stays the same. Those who wait begin together, a
+    few times a second: the event loop's turns and the commits that they share cost less than half."""
+
+    def __init__(self, per_s: int) -> None:
+        self._each_s = 1.0 / per_s
+        self._last_at = -math.inf
+
+    def next_at(self, now: float) -> float:
+        """Draws a turn: when it is."""
+        self._last_at = max(now, self._last_at + self._each_s)
+        return now if self._last_at == now else math.ceil(self._last_at / TOGETHER_S) * TOGETHER_S
 
 
 class Window:

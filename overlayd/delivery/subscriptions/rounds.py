@@ -1,9 +1,11 @@
 """Writes down what subscriptions settled: in rounds, each one transaction for everything that changed since the last.
 
 While one round commits, the next one gathers, so a busy node settles hundreds of deliveries with one commit and an
-idle one settles each at once.
+idle one settles each at once. What nobody waits for, above all that an attempt failed, lingers for a moment: however
+many endpoints are bad, publishers don't wait behind a commit for each of their failures.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -18,6 +20,8 @@ from overlayd.storage import Log
 from overlayd.storage.own import OwnPacket, Rows
 
 TROUBLE_PAUSE_S = 0.5
+LINGER_S = 0.25
+"""A failed attempt may wait so long for others to be written with it. A kill meanwhile has it made, and counted, again."""
 WRITE_S = 30.0
 _log = structlog.get_logger("delivery.rounds")
 
@@ -86,6 +90,7 @@ class Rounds:
         self._wants_position = False
         self._ticket = RoundTicket()
         self._work = trio.Event()
+        self._write_at = math.inf
         self.is_writing = False
         self.stored_position: Cursor | None = None
         self.busy: dict[int, Subscription] = {}
@@ -102,14 +107,26 @@ class Rounds:
         streams that tell about it, for the same transaction. Doesn't yield."""
         self._dirty[subscription.number] = subscription
         self._own += own
-        self._work.set()
+        self._hurry()
+        return self._ticket
+
+    def mark_unhurried(self, subscription: Subscription) -> RoundTicket:
+        """As `mark`, in the next round that is written for somebody else, or after `LINGER_S`. Doesn't yield."""
+        self._dirty[subscription.number] = subscription
+        if self._write_at == math.inf:
+            self._write_at = trio.current_time() + LINGER_S
+            self._work.set()
         return self._ticket
 
     def mark_position(self) -> RoundTicket:
         """The dispatcher's position is written in the next round."""
         self._wants_position = True
-        self._work.set()
+        self._hurry()
         return self._ticket
+
+    def _hurry(self) -> None:
+        self._write_at = -math.inf
+        self._work.set()
 
     async def flush(self, subscription: Subscription) -> None:
         """Until everything about it is written; nothing has changed since when it returns. Checkpoint. Raises as
@@ -126,9 +143,16 @@ class Rounds:
     async def run(self) -> None:
         """Writes until it is cancelled. Cancelled while a round commits, that round is still written."""
         while True:
-            await self._work.wait()
-            self._work = trio.Event()
+            await self._wait_for_work()
+            self._write_at = math.inf
             await self._write_round()
+
+    async def _wait_for_work(self) -> None:
+        """Until something is to be written now."""
+        while self._write_at > trio.current_time():
+            with trio.move_on_at(self._write_at):
+                await self._work.wait()
+            self._work = trio.Event()
 
     async def _write_round(self) -> None:
         round, ticket, own = self._gather(), self._ticket, self._own

@@ -15,9 +15,9 @@ from overlayd.delivery.subscriptions.content import Contents, Parcel, body_bytes
 from overlayd.delivery.subscriptions.finding import Finder, gap_id, note_gap
 from overlayd.delivery.subscriptions.letters import letter_of
 from overlayd.delivery.subscriptions.meters import SubscriptionMeters
-from overlayd.delivery.subscriptions.pacing import NodePlaces
+from overlayd.delivery.subscriptions.pacing import NodePlaces, TroubledTurns
 from overlayd.delivery.subscriptions.retry import RETRY_AFTER_MAX_S
-from overlayd.delivery.subscriptions.rounds import Rounds
+from overlayd.delivery.subscriptions.rounds import LINGER_S, Rounds
 from overlayd.delivery.subscriptions.settings import SubscriptionSettings
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.delivery.subscriptions.tables import AttemptBody
@@ -67,6 +67,7 @@ class Workshop(msgspec.Struct):
     rounds: Rounds
     meters: SubscriptionMeters
     places: NodePlaces
+    turns: TroubledTurns
     limits: Limits
     settings: SubscriptionSettings
     clock: Clock
@@ -99,7 +100,7 @@ class Worker:
             while True:
                 bell = subscription.bell
                 if self._service.is_troubled:
-                    await trio.sleep(YIELD_S * (0.5 + self._shop.chance.random()))
+                    await self._give_way()
                 is_moving = await self._find()
                 self._launch(nursery)
                 if not self._active and not subscription.has_work:
@@ -108,7 +109,15 @@ class Worker:
                     with trio.move_on_at(self._deadline()):
                         await bell.wait()
         if not subscription.shared_row:
-            self._shop.rounds.mark(subscription)
+            self._shop.rounds.mark_unhurried(subscription)
+
+    async def _give_way(self) -> None:
+        """An endpoint that keeps failing lets others go first, and waits for its turn, whatever comes meanwhile."""
+        subscription = self._subscription
+        await trio.sleep(YIELD_S * (0.5 + self._shop.chance.random()))
+        while subscription.is_served and trio.current_time() < self._service.held_until:
+            with trio.move_on_at(self._service.held_until):
+                await subscription.bell.wait()
 
     async def _find(self) -> bool:
         """Looks at one more page if there is use for it; whether there may be more. Checkpoint."""
@@ -129,9 +138,10 @@ class Worker:
 
     def _has_room(self) -> bool:
         """Enough is at hand when every place is taken, or there are packets for all of them. Streams that are held
-        may hide others behind them, so the search goes on while a place is free."""
+        may hide others behind them, so the search goes on while a place is free. An endpoint that keeps failing needs
+        one packet at a time; the others wait in the log, where they cost nothing."""
         ledger, rules = self._subscription.ledger, self._subscription.rules
-        if ledger.outstanding >= self._shop.limits.outstanding_max:
+        if ledger.outstanding >= self._shop.limits.outstanding_max or (self._service.is_troubled and ledger.ready):
             return False
         if ledger.ready >= max(READY_MIN, rules.concurrency * rules.batch_size):
             return False
@@ -223,7 +233,8 @@ class Worker:
         shop.usage.note_attempt(subscription, parcel, result)
         shop.meters.tell_stream(unit, result.outcome)
         event = self._note(unit, result)
-        await shop.rounds.mark(subscription).wait()
+        is_tried_later = unit.state == "waiting" and unit.due > trio.current_time() + LINGER_S and event is None
+        await (shop.rounds.mark_unhurried if is_tried_later else shop.rounds.mark)(subscription).wait()
         if event is not None:
             await self._tell(event)
 
@@ -328,6 +339,7 @@ class Worker:
             return None
         unit.attempts += 1
         self._service.failures += 1
+        self._wait_for_turn()
         failing_us = self._failing_us(now_us)
         subscription.change(
             failed=subscription.rest.failed + 1, last_failure_us=now_us, last_error=result.reason, failing_us=failing_us
@@ -390,6 +402,16 @@ class Worker:
         self._shop.meters.dead.inc()
         if subscription.dead_letters > self._shop.limits.dead_letters_per_subscription:
             self._shop.stir()
+
+    def _wait_for_turn(self) -> None:
+        """An endpoint that keeps failing is tried again when it is its turn."""
+        if not self._service.is_troubled:
+            return
+        now = trio.current_time()
+        turn_at = self._shop.turns.next_at(now)
+        if turn_at > now:
+            self._shop.meters.metrics.count_limit_hit("troubled_attempts_per_s")
+            self._service.held_until = max(self._service.held_until, turn_at)
 
     def _disable(self, reason: str, now_us: int) -> dict[str, Any]:
         subscription = self._subscription
