@@ -59,6 +59,8 @@ WHERE offset IN (SELECT value FROM json_each(?)) AND sealed IS NULL AND substr(e
 _HEADER_FROM = """
 SELECT offset, e, leaf FROM entry WHERE offset >= ? AND substr(e, 1, 1) <> x'00' ORDER BY offset LIMIT 1"""
 """Past rows that only hold the place of an entry that is lost."""
+_HEADER_BACK = """
+SELECT offset, e, leaf FROM entry WHERE offset <= ? AND substr(e, 1, 1) <> x'00' ORDER BY offset DESC LIMIT 1"""
 _SEALED_START = "SELECT substr(sealed, 1, ?) FROM entry WHERE offset = ?"
 STUB_GUESS_BYTES = 1024
 """Nearly every row's head and meta are shorter."""
@@ -164,16 +166,16 @@ def read_appended_times(connection: sqlite3.Connection, offsets: Sequence[int]) 
     return {offset: int.from_bytes(appended, "big") for offset, appended in rows}
 
 
-def read_appended_us(connection: sqlite3.Connection, offset: int) -> int | None:
-    """When the first entry at or after an offset was appended."""
+def read_appended_us(connection: sqlite3.Connection, offset: int, *, is_back: bool = False) -> int | None:
+    """When the first entry at or after an offset was appended; with `is_back` the last one at or before it."""
     while True:
-        row = connection.execute(_HEADER_FROM, (offset,)).fetchone()
+        row = connection.execute(_HEADER_BACK if is_back else _HEADER_FROM, (offset,)).fetchone()
         if row is None:
             return None
         found, raw, leaf = row
         if leaf_hash(raw) == leaf:
             return EntryHeader.decode(raw).appended_us
-        offset = found + 1  # a damaged one says nothing about time
+        offset = found - 1 if is_back else found + 1  # a damaged one says nothing about time
 
 
 def find_offset_at(connection: sqlite3.Connection, low: int, high: int, time_us: int) -> int:

@@ -242,7 +242,7 @@ def _replay(connection: sqlite3.Connection, state: LogState, size: int) -> None:
     for index in state.indexes:
         index.adopt()
     if size and not state.last_us:
-        state.last_us = queries.read_appended_us(connection, size) or 0
+        state.last_us = queries.read_appended_us(connection, size, is_back=True) or 0  # the newest may be lost
     state.head.advance(size)
 
 

@@ -123,3 +123,19 @@ async def test_a_damaged_cut_log_is_mended(cut_log: Path, seed: int) -> None:
         assert all(served[offset] == sound[offset] for offset in sound if offset in served)
         assert await log.root_at(head) == root
     assert check(cut_log).is_intact
+
+
+async def test_time_goes_on_behind_entries_that_are_lost(cut_log: Path) -> None:
+    """No entry is appended before the newest that is left, wherever the wall clock stands by then."""
+    hit_of = pages_of(cut_log)
+    path = cut_log / "log.sqlite3"
+    entry_root = next(row.root for row in load_schema(cut_log).rows if row.name == "entry")
+    content = bytearray(path.read_bytes())
+    for page in {entry_root, *hit_of[max(hit_of)]}:
+        content[(page - 1) * 4096 : page * 4096] = bytes(4096)
+    path.write_bytes(content)
+    async with Rig(cut_log).open() as log:  # its clock is where the log's was at the beginning
+        _, lost = await read_everything(log, log.minimum_index)
+        assert max(hit_of) in {offset for low, high in lost for offset in range(low, high + 1)}
+        await append(log, "s")
+    assert check(cut_log).faults == []
