@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 from late_threads import make_late
+from patient_clock import patient_clock as patient
+from trio.testing import MockClock
 
 # A machine that is busy with other things makes single examples slow; that says nothing about the code. The quick tests try
 # the same examples each time, so that a change fails by what it changed; OVERLAYD_EXPLORE=1, and the slow set, try new ones.
@@ -22,6 +24,20 @@ def late_threads() -> Iterator[None]:
         if most_s := os.environ.get("OVERLAYD_LATE_THREADS"):
             make_late(patch, float(most_s))
         yield
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    """In place of pytest-trio's: time jumps as soon as everybody waits, but not while a thread is at work."""
+    with patient(0) as clock:
+        yield clock
+
+
+@pytest.fixture
+def patient_clock() -> Iterator[MockClock]:
+    """Time jumps when nobody has anything to do, but not while bytes or a thread are on their way."""
+    with patient() as clock:
+        yield clock
 
 
 def pytest_collection_finish() -> None:

@@ -1,7 +1,7 @@
 """Arcade's events: hints that come as they happen, that may be lost, and that say so when they were."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import chaos_sink as chaos
@@ -9,7 +9,6 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from patient_clock import patient_clock
 from source_rig import KEY, SourceRig, only, plain, source_rig, submit_one
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -38,14 +37,6 @@ async def rig(tmp_path: Path) -> AsyncIterator[SourceRig]:
         yield made
 
 
-@pytest.fixture
-def mock_clock() -> Iterator[MockClock]:
-    """Time jumps when everybody waits, the chain's thread included; a little later than at once, because bytes travel
-    through the kernel."""
-    with patient_clock() as clock:
-        yield clock
-
-
 async def connected(rig: SourceRig, count: int = 2) -> None:
     """Waits until the fake has so many listeners."""
     while len(rig.arcade.listeners) < count:  # noqa: ASYNC110 - the fake has no event for it
@@ -58,7 +49,7 @@ async def next_of(box: EventBox) -> SourceEvent:
         return await box.receive()
 
 
-async def test_what_happens_is_told(rig: SourceRig, mock_clock: MockClock) -> None:
+async def test_what_happens_is_told(rig: SourceRig, patient_clock: MockClock) -> None:
     """The present tip at once, then states with proofs, and tips, each on its stream."""
     remote, item = rig.remote("arcade"), rig.spend()
     await submit_one(remote.pool, item)
@@ -81,7 +72,7 @@ async def test_what_happens_is_told(rig: SourceRig, mock_clock: MockClock) -> No
         assert plain(event.status) == (SourceState.MINED, True)
 
 
-async def test_after_a_break_it_goes_on_where_it_was(rig: SourceRig, mock_clock: MockClock) -> None:
+async def test_after_a_break_it_goes_on_where_it_was(rig: SourceRig, patient_clock: MockClock) -> None:
     """The last id is sent along, and what moved meanwhile is replayed; nothing is said to be missing."""
     remote, item = rig.remote("arcade"), rig.spend()
     await submit_one(remote.pool, item)
@@ -104,7 +95,7 @@ async def test_after_a_break_it_goes_on_where_it_was(rig: SourceRig, mock_clock:
 
 
 async def test_a_break_before_the_first_event_means_that_some_may_be_lost(
-    rig: SourceRig, mock_clock: MockClock
+    rig: SourceRig, patient_clock: MockClock
 ) -> None:
     """Without an id nothing is replayed, so polling is asked for."""
     remote = rig.remote("arcade")
@@ -118,7 +109,7 @@ async def test_a_break_before_the_first_event_means_that_some_may_be_lost(
                 pass
 
 
-async def test_a_gap_is_passed_on(rig: SourceRig, mock_clock: MockClock) -> None:
+async def test_a_gap_is_passed_on(rig: SourceRig, patient_clock: MockClock) -> None:
     """Arcade says that it lost events for us: poll."""
     remote = rig.remote("arcade")
     async with remote.pool.open_events() as box:
@@ -135,7 +126,9 @@ async def test_a_gap_is_passed_on(rig: SourceRig, mock_clock: MockClock) -> None
         'event: status\ndata: {"txid": 7}\n\n', "event: status\ndata: " + "[" * 5000 + "\n\n",
     ],
 )  # fmt: skip
-async def test_an_event_that_cant_be_read_counts_as_missed(rig: SourceRig, frame: str, mock_clock: MockClock) -> None:
+async def test_an_event_that_cant_be_read_counts_as_missed(
+    rig: SourceRig, frame: str, patient_clock: MockClock
+) -> None:
     """It may have been about anything: noted with the source, and polled for."""
     remote = rig.remote("arcade")
     async with remote.pool.open_events() as box:
@@ -146,7 +139,7 @@ async def test_an_event_that_cant_be_read_counts_as_missed(rig: SourceRig, frame
     assert rig.errors("arcade", Fault.MALFORMED) == 1
 
 
-async def test_forged_proofs_in_events_are_left_out(rig: SourceRig, mock_clock: MockClock) -> None:
+async def test_forged_proofs_in_events_are_left_out(rig: SourceRig, patient_clock: MockClock) -> None:
     """As in answers: the state is a hint, a proof that isn't one is gone; tips that can't be read are passed over."""
     remote, item = rig.remote("arcade"), rig.spend()
     await submit_one(remote.pool, item)
@@ -161,7 +154,7 @@ async def test_forged_proofs_in_events_are_left_out(rig: SourceRig, mock_clock: 
     assert rig.errors("arcade", Fault.BAD_PROOF) == 1
 
 
-async def test_streams_are_opened_less_and_less_often_while_they_fail(rig: SourceRig, mock_clock: MockClock) -> None:
+async def test_streams_are_opened_less_and_less_often_while_they_fail(rig: SourceRig, patient_clock: MockClock) -> None:
     """Refused, or silent for a minute: again after a pause that grows up to its end."""
     remote = rig.remote("arcade", backoff_max=Duration(60))
     rig.arcade.desk.always("/events", chaos.answer(503, b'{"error":"events stream not enabled"}'))
@@ -176,7 +169,7 @@ async def test_streams_are_opened_less_and_less_often_while_they_fail(rig: Sourc
     assert rig.errors("arcade", Fault.FAILED) == pytest.approx(opened, abs=1)
 
 
-async def test_events_that_nobody_reads_are_dropped_and_missed(rig: SourceRig, mock_clock: MockClock) -> None:
+async def test_events_that_nobody_reads_are_dropped_and_missed(rig: SourceRig, patient_clock: MockClock) -> None:
     """Memory is bounded: those before the loss are given, then the loss is told, then it goes on."""
     remote, item = rig.remote("arcade", source_events=3), rig.spend()
     await submit_one(remote.pool, item)

@@ -1,7 +1,7 @@
 """Sources that fail: slow, silent, busy, talking nonsense, lying about proofs. All of it is told from a verdict."""
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import trio
 from chain_rig import outgoing
 from fakes.fake_desk import Reply, break_proof
 from fakes.fake_sv_node import RpcFailed
-from patient_clock import patient_clock
 from source_rig import SourceRig, look_up_one, only, plain, source_rig, submit_one
 from trio.testing import MockClock
 
@@ -32,14 +31,6 @@ async def rig(tmp_path: Path) -> AsyncIterator[SourceRig]:
     """The fakes and what asks them."""
     async with source_rig(tmp_path) as made:
         yield made
-
-
-@pytest.fixture
-def mock_clock() -> Iterator[MockClock]:
-    """Time jumps when everybody waits, the chain's thread included; a little later than at once, because bytes travel
-    through the kernel."""
-    with patient_clock() as clock:
-        yield clock
 
 
 async def ask(source: Any) -> None:
@@ -99,7 +90,7 @@ async def test_every_way_to_fail_has_a_name(
 
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("step", [chaos.hang, chaos.hang_unread, chaos.trickle(b"HTTP/1.1 200 OK\r\n" * 9)])
-async def test_a_slow_source_is_given_up(rig: SourceRig, kind: str, step: chaos.Step, mock_clock: MockClock) -> None:
+async def test_a_slow_source_is_given_up(rig: SourceRig, kind: str, step: chaos.Step, patient_clock: MockClock) -> None:
     """After `timeout`, whatever it does meanwhile; and the time it took is measured."""
     source = only(rig.remote(rig.source(kind, timeout=Duration(3))))
     rig.desk(kind).always(".*", step)

@@ -1,7 +1,7 @@
 """Several sources as one: who is asked when, what is made of different answers, and what a lie is worth."""
 
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from itertools import permutations
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from chain_rig import FileStore, book_of, outgoing
 from fakes.fake_desk import Reply, break_proof
 from hypothesis import given
 from hypothesis import strategies as st
-from patient_clock import patient_clock
 from source_rig import SourceRig, look_up_one, only, plain, source_rig, submit_one
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -42,14 +41,6 @@ async def rig(tmp_path: Path) -> AsyncIterator[SourceRig]:
         yield made
 
 
-@pytest.fixture
-def mock_clock() -> Iterator[MockClock]:
-    """Time jumps when everybody waits, the chain's thread included; a little later than at once, because bytes travel
-    through the kernel."""
-    with patient_clock() as clock:
-        yield clock
-
-
 @pytest.mark.parametrize(("dead", "alive"), list(permutations(BROADCASTERS, 2)))
 async def test_the_next_is_asked_when_one_fails(rig: SourceRig, dead: str, alive: str) -> None:
     """Broadcast, look-up and proof come from the one that works; the other isn't asked again for a while."""
@@ -65,7 +56,7 @@ async def test_the_next_is_asked_when_one_fails(rig: SourceRig, dead: str, alive
     assert rig.errors(dead, Fault.UNREACHABLE) == 1
 
 
-async def test_a_source_that_is_well_again_is_asked_again(rig: SourceRig, mock_clock: MockClock) -> None:
+async def test_a_source_that_is_well_again_is_asked_again(rig: SourceRig, patient_clock: MockClock) -> None:
     """After its pause; the pauses grow with each failure in a row, are never quite the same, and have an end."""
     remote, item = rig.remote("arc", "node", backoff_max=Duration(60)), rig.spend()
     await submit_one(remote.pool, item)
@@ -89,7 +80,7 @@ async def test_a_source_that_is_well_again_is_asked_again(rig: SourceRig, mock_c
 
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_source_is_left_alone_for_as_long_as_it_asks(
-    rig: SourceRig, status: int, mock_clock: MockClock
+    rig: SourceRig, status: int, patient_clock: MockClock
 ) -> None:
     """Retry-After counts, up to `backoff_max`; what asks for more hits a limit."""
     remote = rig.remote("arc", "node", backoff_max=Duration(100))
@@ -237,7 +228,7 @@ async def test_a_policy_comes_from_whoever_has_one(rig: SourceRig) -> None:
     assert (await rig.remote("whatsonchain", "node", "arc").pool.read_policy()).sat_per_kb == 1
 
 
-async def test_a_source_of_another_network_is_never_used(rig: SourceRig, mock_clock: MockClock) -> None:
+async def test_a_source_of_another_network_is_never_used(rig: SourceRig, patient_clock: MockClock) -> None:
     """Asked once before anything else; refused for long, and looked at again after that."""
     remote = rig.remote("node", "whatsonchain", backoff_max=Duration(100))
     remote.pool._network = MAINNET
@@ -251,7 +242,7 @@ async def test_a_source_of_another_network_is_never_used(rig: SourceRig, mock_cl
     assert (await look_up_one(remote.pool, TXID)).state is SourceState.UNKNOWN
 
 
-async def test_the_rate_of_a_source_is_kept(rig: SourceRig, mock_clock: MockClock) -> None:
+async def test_the_rate_of_a_source_is_kept(rig: SourceRig, patient_clock: MockClock) -> None:
     """Three a second, evenly: the source never has to say 429, and twenty are asked about in one request."""
     rig.woc.rate = 3
     remote, items = rig.remote(rig.source("whatsonchain", rate=3.0), source_wait=Duration(60)), []
@@ -268,7 +259,7 @@ async def test_the_rate_of_a_source_is_kept(rig: SourceRig, mock_clock: MockCloc
     assert trio.current_time() - started >= (requests - 1) / 3.0 - 0.1
 
 
-async def test_a_source_whose_turn_is_far_isnt_waited_for(rig: SourceRig, mock_clock: MockClock) -> None:
+async def test_a_source_whose_turn_is_far_isnt_waited_for(rig: SourceRig, patient_clock: MockClock) -> None:
     """Past `source_wait` the next one is asked, which is counted."""
     source = rig.source("arc", rate=0.5)
     remote = rig.remote(source, "node", source_wait=Duration(3))
@@ -281,7 +272,7 @@ async def test_a_source_whose_turn_is_far_isnt_waited_for(rig: SourceRig, mock_c
     assert rig.errors("arc", Fault.BUSY) >= 1
 
 
-async def test_only_so_many_requests_are_under_way(rig: SourceRig, mock_clock: MockClock) -> None:
+async def test_only_so_many_requests_are_under_way(rig: SourceRig, patient_clock: MockClock) -> None:
     """`source_requests` bounds what one source gets at once."""
     remote = rig.remote("arc", source_requests=3)
     most = now = 0
@@ -302,7 +293,7 @@ async def test_only_so_many_requests_are_under_way(rig: SourceRig, mock_clock: M
 
 
 async def test_after_downtime_everything_pending_is_found_out(
-    rig: SourceRig, tmp_path: Path, mock_clock: MockClock
+    rig: SourceRig, tmp_path: Path, patient_clock: MockClock
 ) -> None:
     """Blocks, a reorg and a double spend went by while nobody asked: one poll tells it all, with nothing called back."""
     items = [rig.spend() for _ in range(5)]
@@ -355,7 +346,7 @@ async def test_pauses_are_told_apart_from_counts() -> None:
     assert metrics.registry.get_sample_value("overlayd_chain_source_backoff_seconds", {"source": "one"}) == 0.0
 
 
-async def test_requests_are_spread_evenly(mock_clock: MockClock) -> None:
+async def test_requests_are_spread_evenly(patient_clock: MockClock) -> None:
     """Ten at once at five a second end 1.8 seconds later; whoever comes when it is full is told how long it takes."""
     full = []
     pace = Pace("one", 5.0, wait_max_s=1.7, on_full=lambda: full.append(1))
@@ -401,7 +392,7 @@ async def test_headers_come_from_all_sources_and_the_most_work_counts(rig: Sourc
 
 
 async def test_headers_are_asked_for_now_and_then_and_when_nudged(
-    rig: SourceRig, tmp_path: Path, mock_clock: MockClock
+    rig: SourceRig, tmp_path: Path, patient_clock: MockClock
 ) -> None:
     """At the interval, or at once when somebody heard of a block; a source in trouble is passed over."""
     remote = rig.remote("node", book=await book_of(FileStore(tmp_path / "own.sqlite3")), header_interval=Duration(30))
@@ -427,7 +418,7 @@ async def test_headers_are_asked_for_now_and_then_and_when_nudged(
     assert "120 minutes old" in sync.describe_staleness()
 
 
-async def test_a_source_that_hangs_holds_up_no_other(rig: SourceRig, tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_a_source_that_hangs_holds_up_no_other(rig: SourceRig, tmp_path: Path, patient_clock: MockClock) -> None:
     """Each is followed at its own speed: blocks go on coming from the one that answers."""
     remote = rig.remote(
         rig.source("headers", timeout=Duration(600)), "node", book=await book_of(FileStore(tmp_path / "own.sqlite3")),

@@ -302,9 +302,8 @@ async def test_entering_a_live_reading_waits_for_the_welcome() -> None:
             assert live.welcome.session == "s-1"
 
 
-async def test_silence_counts_as_a_lost_connection(mock_clock: trio.testing.MockClock) -> None:
+async def test_silence_counts_as_a_lost_connection(patient_clock: trio.testing.MockClock) -> None:
     """A node that sends no heartbeat for three times its interval is left."""
-    mock_clock.autojump_threshold = 0.05
     async with fake_node() as node, Client(node.url, chance=random.Random(1)) as client:
         script = script_of(node, [WELCOME], [WELCOME, packet_message("s", 1)])
 

@@ -23,12 +23,6 @@ from overlayd.model.subscription import AgentRule
 from overlayd.model.units import Size
 
 
-@pytest.fixture
-def mock_clock() -> MockClock:
-    """Time jumps when everybody waits; disk, threads and sockets get their moment."""
-    return MockClock(autojump_threshold=0.02)
-
-
 def hits(agents: AgentNode, limit: str) -> float:
     """How often it was hit."""
     registry = agents.node.parts.engine.delivery.metrics.registry
@@ -55,7 +49,7 @@ def test_the_smaller_bound_counts_and_windows_end() -> None:
     assert hold.brake == "bytes_per_day"
 
 
-async def test_runs_per_hour_hold_the_rest_until_the_next_hour(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_runs_per_hour_hold_the_rest_until_the_next_hour(tmp_path: Path, patient_clock: MockClock) -> None:
     """What is over the brake waits in the log; the hit is counted and shown."""
     async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
         clock = agents.node.clock
@@ -75,7 +69,7 @@ async def test_runs_per_hour_hold_the_rest_until_the_next_hour(tmp_path: Path, m
         await until(lambda: len(sink.turns) == 4)
 
 
-async def test_bytes_per_day_count_what_is_given_and_replied(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_bytes_per_day_count_what_is_given_and_replied(tmp_path: Path, patient_clock: MockClock) -> None:
     """Both together are the budget."""
     async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
         subscription = await agents.agent(sink.url, bytes_per_day="1KiB")
@@ -88,7 +82,7 @@ async def test_bytes_per_day_count_what_is_given_and_replied(tmp_path: Path, moc
         assert hits(agents, "agent_bytes_per_day") >= 1
 
 
-async def test_the_newest_of_a_key_counts_while_they_wait(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_the_newest_of_a_key_counts_while_they_wait(tmp_path: Path, patient_clock: MockClock) -> None:
     """Older ones are settled as coalesced and counted; packets without a key aren't."""
     async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
         subscription = await agents.agent(sink.url, coalesce="key")
@@ -114,7 +108,7 @@ async def test_the_newest_of_a_key_counts_while_they_wait(tmp_path: Path, mock_c
         assert subscription.rest.delivered == 5
 
 
-async def test_all_agents_pause_and_go_on(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_all_agents_pause_and_go_on(tmp_path: Path, patient_clock: MockClock) -> None:
     """Nothing is begun while they are paused, and nothing is lost; after a restart they are still paused."""
     async with open_agents(tmp_path, features=(FEATURE,)) as agents, chaos.open_sink() as sink:
         switch = AgentSwitch(agents.node.log, agents.node.parts, agents.node.clock)
@@ -149,7 +143,7 @@ async def fetched_agent(agents: AgentNode, **rest: Any) -> tuple[Subscription, D
     return subscription, agents.node.parts.engine.desk(subscription)
 
 
-async def test_a_fetched_message_is_settled_with_its_reply(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_a_fetched_message_is_settled_with_its_reply(tmp_path: Path, patient_clock: MockClock) -> None:
     """Once; a reply that can't be taken leaves the lease as it is; the brake holds the next fetch."""
     async with open_agents(tmp_path) as agents:
         subscription, desk = await fetched_agent(agents, runs_per_day=2)
@@ -174,7 +168,7 @@ async def test_a_fetched_message_is_settled_with_its_reply(tmp_path: Path, mock_
         assert revived.rest.runs.hour_runs == 2
 
 
-async def test_paused_agents_fetch_nothing(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_paused_agents_fetch_nothing(tmp_path: Path, patient_clock: MockClock) -> None:
     """They are told why; what they hold they may still settle."""
     async with open_agents(tmp_path, features=(FEATURE,)) as agents:
         _, desk = await fetched_agent(agents)

@@ -17,13 +17,7 @@ from overlayd.model.definition import Definition
 from overlayd.model.limits import HOPS_MAX, Limits
 
 
-@pytest.fixture
-def mock_clock() -> MockClock:
-    """Time jumps when everybody waits; disk, threads and sockets get their moment."""
-    return MockClock(autojump_threshold=0.02)
-
-
-async def test_a_reply_is_linked_to_what_it_answers(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_a_reply_is_linked_to_what_it_answers(tmp_path: Path, patient_clock: MockClock) -> None:
     """Ids, correlation, causation, hops and the offset it was made from; and the delivery is settled."""
     async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
         subscription = await agents.agent(sink.url)
@@ -45,7 +39,7 @@ async def test_a_reply_is_linked_to_what_it_answers(tmp_path: Path, mock_clock: 
         assert subscription.rest.runs.replies == 1
 
 
-async def test_an_agent_is_told_who_a_packet_is_from(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_an_agent_is_told_who_a_packet_is_from(tmp_path: Path, patient_clock: MockClock) -> None:
     """In the packet format and in the agents' own, with the state of the producer's signature."""
     async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
         plain = await agents.agent(sink.url)
@@ -66,7 +60,7 @@ async def test_an_agent_is_told_who_a_packet_is_from(tmp_path: Path, mock_clock:
         assert body["packets"][0]["version_id"] == "1"
 
 
-async def test_a_trigger_wakes_for_what_it_names(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_a_trigger_wakes_for_what_it_names(tmp_path: Path, patient_clock: MockClock) -> None:
     """A predicate and the filter hold together."""
     async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
         subscription = await agents.agent(
@@ -92,7 +86,7 @@ async def test_a_trigger_wakes_for_what_it_names(tmp_path: Path, mock_clock: Moc
     ],
 )
 async def test_a_reply_that_cant_be_taken_fails_the_attempt(
-    tmp_path: Path, mock_clock: MockClock, body: bytes, reason: str
+    tmp_path: Path, patient_clock: MockClock, body: bytes, reason: str
 ) -> None:
     """With a plain reason, and nothing is appended; the next try may do better."""
     limits = Limits(agent_reply_packets=2)
@@ -110,7 +104,7 @@ async def test_a_reply_that_cant_be_taken_fails_the_attempt(
             assert agents.count("overlayd_limit_hits_total", limit=hit or "") == 1
 
 
-async def test_what_was_wrong_with_a_reply_goes_with_the_packet(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_what_was_wrong_with_a_reply_goes_with_the_packet(tmp_path: Path, patient_clock: MockClock) -> None:
     """A refusal quotes the reply, which repeats the packet: only where an erasure takes it away, not in the reason."""
     async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
         subscription = await agents.agent(sink.url)
@@ -129,7 +123,7 @@ async def test_what_was_wrong_with_a_reply_goes_with_the_packet(tmp_path: Path, 
             assert sum("planted" in one.excerpt for one in stored) == count
 
 
-async def test_a_reply_needs_the_grant_and_the_stream_at_that_time(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_a_reply_needs_the_grant_and_the_stream_at_that_time(tmp_path: Path, patient_clock: MockClock) -> None:
     """Revoked meanwhile: refused until it is given again. A paused stream: the same."""
     async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
         subscription = await agents.agent(sink.url)
@@ -147,7 +141,7 @@ async def test_a_reply_needs_the_grant_and_the_stream_at_that_time(tmp_path: Pat
         assert len(await agents.packets()) == 2
 
 
-async def test_a_repeated_delivery_replies_once(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_a_repeated_delivery_replies_once(tmp_path: Path, patient_clock: MockClock) -> None:
     """After a seek back the agent is run again, and says something else: the first reply stands."""
     async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
         subscription = await agents.agent(sink.url)
@@ -162,7 +156,7 @@ async def test_a_repeated_delivery_replies_once(tmp_path: Path, mock_clock: Mock
         assert agents.count("overlayd_agent_replies_repeated_total") == 1
 
 
-async def test_a_crash_behind_the_reply_finds_the_delivery_settled(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_a_crash_behind_the_reply_finds_the_delivery_settled(tmp_path: Path, patient_clock: MockClock) -> None:
     """The row that settles is as durable as the reply, though nothing else was written: no second run."""
     async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
         subscription = await agents.agent(sink.url)
@@ -183,7 +177,7 @@ async def test_a_crash_behind_the_reply_finds_the_delivery_settled(tmp_path: Pat
         assert len(await again.packets()) == 2
 
 
-async def test_two_agents_that_answer_each_other_stop(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_two_agents_that_answer_each_other_stop(tmp_path: Path, patient_clock: MockClock) -> None:
     """At the eighth hop nothing more is made, and the attempts say why in plain words."""
     async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
         await agents.node.publish("x", stream="ping")

@@ -10,6 +10,7 @@ import trio
 from delivery_fakes import FakeLog
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patient_clock import patient_clock
 from push_pair import MemoryPeer, MemoryPushStream, push_pair
 from socket_harness import ANYBODY, Node
 from test_delivery_socket_limits import handshake
@@ -191,7 +192,8 @@ def test_slow_readers_skip_and_double_nothing(seed: int) -> None:
             assert all(not line.behind for line in node.lane.fan_out.lines)
             nursery.cancel_scope.cancel()
 
-    trio.run(main, clock=MockClock(autojump_threshold=0))
+    with patient_clock(0) as clock:
+        trio.run(main, clock=clock)
 
 
 class BytePace:

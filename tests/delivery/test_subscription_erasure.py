@@ -6,7 +6,6 @@ from typing import Any
 
 import chaos_sink as chaos
 import msgspec
-import pytest
 import trio
 from socket_harness import Node as Sockets
 from trio.testing import MockClock
@@ -15,12 +14,6 @@ from webhook_node import WebhookNode, open_node
 from overlayd.delivery.frames import Erased
 from overlayd.delivery.subscriptions.definition import parse_new
 from overlayd.delivery.subscriptions.subscription import Reading, Subscription
-
-
-@pytest.fixture
-def mock_clock() -> MockClock:
-    """Time jumps when everybody waits; disk, threads and sockets get their moment."""
-    return MockClock(autojump_threshold=0.02)
 
 
 async def subscribe(node: WebhookNode, **body: Any) -> Subscription:
@@ -46,7 +39,7 @@ async def bodies(sink: chaos.ChaosSink) -> list[dict[str, Any]]:
     return [json.loads(await turn.body()) for turn in sink.turns]
 
 
-async def test_everybody_who_had_it_is_told_once(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_everybody_who_had_it_is_told_once(tmp_path: Path, patient_clock: MockClock) -> None:
     """Webhook, agent by webhook, pull and live, each by its own means; who wanted another type hears nothing."""
     async with (
         open_node(tmp_path) as node, chaos.open_sink() as hook, chaos.open_sink() as brain, chaos.open_sink() as other,
@@ -93,7 +86,7 @@ async def _fetch_all(desk: Any) -> Any:
         await desk.ack([message.lease for message in fetched.messages])
 
 
-async def test_notices_survive_a_restart_and_a_receiver_that_is_away(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_notices_survive_a_restart_and_a_receiver_that_is_away(tmp_path: Path, patient_clock: MockClock) -> None:
     """The notice is a delivery like others: tried again, over a restart too, under one id."""
     async with open_node(tmp_path) as node, chaos.open_sink() as sink:
         await node.publish(0)
@@ -117,7 +110,7 @@ async def test_notices_survive_a_restart_and_a_receiver_that_is_away(tmp_path: P
         assert {sink.turns[0].headers["webhook-id"], *seen} == {seen[0]}
 
 
-async def test_what_was_passed_over_and_is_given_later_is_told(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_what_was_passed_over_and_is_given_later_is_told(tmp_path: Path, patient_clock: MockClock) -> None:
     """Sought forward and back again, a subscription is given what it had passed over, and told when it is erased."""
     async with open_node(tmp_path) as node, chaos.open_sink() as sink:
         await node.publish(0)

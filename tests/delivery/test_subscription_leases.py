@@ -7,8 +7,8 @@ import msgspec
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patient_clock import patient_clock
 from subscription_rig import FakeOutlet, MemoryLog, MovingClock, killed
-from trio.testing import MockClock
 
 from overlayd.delivery.matching import PacketView
 from overlayd.delivery.subscriptions.leases import Lease
@@ -182,7 +182,8 @@ def test_leases(steps: list[tuple[Any, ...]]) -> None:
         finally:
             await model.stack.aclose()
 
-    trio.run(main, clock=MockClock(autojump_threshold=0))
+    with patient_clock(0) as clock:
+        trio.run(main, clock=clock)
 
 
 @given(

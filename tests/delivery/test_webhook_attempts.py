@@ -21,12 +21,6 @@ from overlayd.outbound import OutboundSettings
 from overlayd.outbound.retry_after import parse_retry_after
 
 
-@pytest.fixture
-def mock_clock() -> MockClock:
-    """Time jumps when everybody waits; disk and sockets get their moment."""
-    return MockClock(autojump_threshold=0.05)
-
-
 async def attempt(rig: WebhookRig, url: str, **options: Any) -> AttemptResult:
     """One attempt with one small packet."""
     return await rig.attempt(delivery_of(WebhookRule(url=url, **options), packet_messages({"a": 1})))
@@ -106,7 +100,7 @@ def test_any_retry_after_is_seconds_or_nothing(text: str) -> None:
     ],
 )
 async def test_failures_have_plain_reasons(
-    step: chaos.Step, reason: str, tmp_path: Path, mock_clock: MockClock
+    step: chaos.Step, reason: str, tmp_path: Path, patient_clock: MockClock
 ) -> None:
     """Each is tried again, with a word for programs and words for people."""
     async with open_rig(tmp_path) as rig, chaos.open_sink() as sink:
@@ -126,7 +120,7 @@ async def test_failures_have_plain_reasons(
     ],
     ids=["endless", "bomb", "trickling", "cut"],
 )  # fmt: skip
-async def test_a_2xx_counts_whatever_its_body(step: chaos.Step, tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_a_2xx_counts_whatever_its_body(step: chaos.Step, tmp_path: Path, patient_clock: MockClock) -> None:
     """The receiver has the packet; of its words so much is kept as came in time, within the cap."""
     async with open_rig(tmp_path) as rig, chaos.open_sink() as sink:
         await rig.create_secret()
@@ -174,7 +168,7 @@ async def test_bodies_over_the_limit_are_never_sent(tmp_path: Path) -> None:
         assert rig.hits("webhook_body_bytes") == 2
 
 
-async def test_large_bodies_in_flight_are_bounded(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_large_bodies_in_flight_are_bounded(tmp_path: Path, patient_clock: MockClock) -> None:
     """Those over 64 KiB share `webhook_bodies_bytes`; small ones pass by."""
     async with open_rig(tmp_path, webhook_bodies_bytes=250_000) as rig, chaos.open_sink() as sink:
         for number in range(4):
@@ -229,7 +223,7 @@ async def test_without_a_secret_nothing_is_sent(tmp_path: Path) -> None:
         assert len(sink.turns) == 1
 
 
-async def test_a_cancelled_attempt_leaves_nothing_behind(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_a_cancelled_attempt_leaves_nothing_behind(tmp_path: Path, patient_clock: MockClock) -> None:
     """Its place and its room are free again."""
     async with open_rig(tmp_path, outbound_requests=1, webhook_bodies_bytes=100_000) as rig, chaos.open_sink() as sink:
         await rig.create_secret()

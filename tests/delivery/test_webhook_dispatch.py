@@ -15,12 +15,6 @@ from webhook_node import open_node
 from webhook_rig import StillClock
 
 
-@pytest.fixture
-def mock_clock() -> MockClock:
-    """Time jumps when everybody waits; disk, threads and sockets get their moment."""
-    return MockClock(autojump_threshold=0.02)
-
-
 async def until(condition: Callable[[], bool], *, step_s: float = 0.25, tries: int = 400) -> None:
     """Waits, in virtual time, until something holds."""
     for _ in range(tries):
@@ -35,7 +29,7 @@ async def values_of(sink: chaos.ChaosSink) -> list[Any]:
     return [json.loads(await turn.body())["packet"]["data_payload"] for turn in sink.turns]
 
 
-async def test_packets_arrive_in_order_signed_and_once(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_packets_arrive_in_order_signed_and_once(tmp_path: Path, patient_clock: MockClock) -> None:
     """Ordered by stream: every packet, in the order of the log, verified with its subscription's secret."""
     async with open_node(tmp_path) as node, chaos.open_sink() as sink:
         subscription, secret = await node.subscribe(sink.url, ordering="stream")
@@ -49,7 +43,7 @@ async def test_packets_arrive_in_order_signed_and_once(tmp_path: Path, mock_cloc
         assert sink.connections == 1
 
 
-async def test_a_failing_receiver_gets_each_packet_again_under_its_id(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_a_failing_receiver_gets_each_packet_again_under_its_id(tmp_path: Path, patient_clock: MockClock) -> None:
     """Reset, silence, rubbish, then well: nothing is lost, and the id stays while time and signature change."""
     async with open_node(tmp_path) as node, chaos.open_sink() as sink:
         _, secret = await node.subscribe(
@@ -64,7 +58,7 @@ async def test_a_failing_receiver_gets_each_packet_again_under_its_id(tmp_path: 
             Webhook(secret).verify(await turn.body(), turn.headers)
 
 
-async def test_retry_after_holds_the_subscription_back(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_retry_after_holds_the_subscription_back(tmp_path: Path, patient_clock: MockClock) -> None:
     """Nothing is sent before the receiver's time is over."""
     async with open_node(tmp_path) as node, chaos.open_sink() as sink:
         await node.subscribe(sink.url, retry={"schedule": ["1s", "1s"]})
@@ -74,7 +68,7 @@ async def test_retry_after_holds_the_subscription_back(tmp_path: Path, mock_cloc
         assert sink.turns[1].at_s - sink.turns[0].at_s >= 9.9
 
 
-async def test_410_disables_the_subscription(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_410_disables_the_subscription(tmp_path: Path, patient_clock: MockClock) -> None:
     """With its reason, and told to the node's own events; nothing more is sent."""
     async with open_node(tmp_path) as node, chaos.open_sink() as sink:
         subscription, _ = await node.subscribe(sink.url)
@@ -87,7 +81,7 @@ async def test_410_disables_the_subscription(tmp_path: Path, mock_clock: MockClo
         assert len(sink.turns) == 1
 
 
-async def test_batches_and_filters_reach_their_receivers(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_batches_and_filters_reach_their_receivers(tmp_path: Path, patient_clock: MockClock) -> None:
     """A batch holds packets of one stream in order; whoever is attached to another stream gets nothing of it."""
     async with open_node(tmp_path) as node, chaos.open_sink() as sink, chaos.open_sink() as other:
         await node.subscribe(sink.url, batch_size=10, batch_wait="1s", ordering="stream")
@@ -100,7 +94,7 @@ async def test_batches_and_filters_reach_their_receivers(tmp_path: Path, mock_cl
         assert not other.turns
 
 
-async def test_a_rotation_reaches_the_next_request(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_a_rotation_reaches_the_next_request(tmp_path: Path, patient_clock: MockClock) -> None:
     """Both secrets verify at once; deliveries don't stop."""
     async with open_node(tmp_path) as node, chaos.open_sink() as sink:
         subscription, old = await node.subscribe(sink.url)
@@ -114,7 +108,7 @@ async def test_a_rotation_reaches_the_next_request(tmp_path: Path, mock_clock: M
             Webhook(secret).verify(body, turn.headers)
 
 
-async def test_a_restart_goes_on_where_it_was(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_a_restart_goes_on_where_it_was(tmp_path: Path, patient_clock: MockClock) -> None:
     """What was delivered isn't delivered again; what wasn't comes, under the secret from before."""
     clock = StillClock()
     clock.us -= 2 * 3_600_000_000
@@ -146,7 +140,7 @@ async def test_a_restart_goes_on_where_it_was(tmp_path: Path, mock_clock: MockCl
     ],
 )
 async def test_whatever_breaks_nothing_is_lost_or_renamed(
-    url: str, step: "chaos.Step | None", reason: str, tmp_path: Path, mock_clock: MockClock
+    url: str, step: "chaos.Step | None", reason: str, tmp_path: Path, patient_clock: MockClock
 ) -> None:
     """Each attempt has a plain reason, its retry has the same id, and once the receiver is well everything arrives."""
     async with open_node(tmp_path) as node, chaos.open_sink() as sink:

@@ -20,12 +20,6 @@ TOKEN = "Bearer 5d41402abc4b2a76b9719d911017c592"
 HEADERS = {"Authorization": TOKEN, "X-Plain": ""}
 
 
-@pytest.fixture
-def mock_clock() -> MockClock:
-    """Time jumps when everybody waits; disk, threads and sockets get their moment."""
-    return MockClock(autojump_threshold=0.02)
-
-
 def shown(node: WebhookNode, name: str = "hook") -> str:
     """What is told of a subscription."""
     found = node.parts.book.find(name)
@@ -33,7 +27,7 @@ def shown(node: WebhookNode, name: str = "hook") -> str:
     return msgspec.json.encode(body, enc_hook=str).decode()
 
 
-async def test_values_are_sent_sealed_and_not_shown(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_values_are_sent_sealed_and_not_shown(tmp_path: Path, patient_clock: MockClock) -> None:
     """Also after a restart; names are told, and no file but in the key's reach holds a value."""
     async with open_node(tmp_path) as node, chaos.open_sink() as sink:
         await node.subscribe(sink.url, headers=HEADERS)
@@ -63,7 +57,7 @@ async def test_values_are_sent_sealed_and_not_shown(tmp_path: Path, mock_clock: 
         assert await node.log.read(lambda c: c.execute("SELECT count(*) FROM webhook_headers").fetchone()) == (0,)
 
 
-async def test_rows_of_before_are_sealed_at_the_start(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_rows_of_before_are_sealed_at_the_start(tmp_path: Path, patient_clock: MockClock) -> None:
     """Earlier versions kept values in the definition; nothing of them is left in any file after the next stop."""
     async with open_node(tmp_path) as node, chaos.open_sink() as sink:
         subscription, _ = await node.subscribe(sink.url, headers=HEADERS)
@@ -87,7 +81,7 @@ async def test_rows_of_before_are_sealed_at_the_start(tmp_path: Path, mock_clock
         assert node.parts.book.find("hook").definition == found.definition
 
 
-async def test_without_its_key_file_a_subscription_waits(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_without_its_key_file_a_subscription_waits(tmp_path: Path, patient_clock: MockClock) -> None:
     """Nothing is sent without the headers that were asked for; with the key file back everything is as it was."""
     async with open_node(tmp_path) as node, chaos.open_sink() as sink:
         await node.subscribe(sink.url, headers=HEADERS)

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import trio.testing
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "net"))
 
@@ -30,12 +29,6 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if name == "TLS":
         monkeypatch.setattr(tls_wire, "IS_WANTED", True)
     return name
-
-
-@pytest.fixture
-def patient_clock() -> trio.testing.MockClock:
-    """Jumps over waits once nothing has happened for a moment, so that bytes in the kernel arrive first."""
-    return trio.testing.MockClock(autojump_threshold=0.01)
 
 
 @pytest.fixture

@@ -14,12 +14,6 @@ from overlayd.outbound import OutboundRequest, Reason
 from overlayd.outbound.answer import AnswerReader
 
 
-@pytest.fixture
-def mock_clock() -> MockClock:
-    """Time jumps when everybody waits; a little later than at once, because bytes travel through the kernel."""
-    return MockClock(autojump_threshold=0.02)
-
-
 async def test_an_answer_comes_back_whole(make_rig: RigMaker) -> None:
     """Method, path, headers and body arrive as written; status, headers and body come back."""
     rig = make_rig()
@@ -109,7 +103,7 @@ async def test_bad_answers_fail_with_a_reason(make_rig: RigMaker, step: chaos.St
     ids=["endless", "bomb", "cut", "not gzip", "trickling"],
 )
 async def test_a_body_that_is_only_evidence_is_cut(
-    make_rig: RigMaker, step: chaos.Step, kept: bytes, mock_clock: MockClock
+    make_rig: RigMaker, step: chaos.Step, kept: bytes, patient_clock: MockClock
 ) -> None:
     """When the status is what counts, a bad body is cut and the status stands."""
     rig = make_rig()
@@ -132,7 +126,7 @@ async def test_a_body_that_is_only_evidence_is_cut(
     ids=["hangs", "hangs at the body", "head by the byte", "body by the byte"],
 )
 async def test_the_whole_exchange_has_one_deadline(
-    make_rig: RigMaker, step: chaos.Step, reason: Reason, mock_clock: MockClock
+    make_rig: RigMaker, step: chaos.Step, reason: Reason, patient_clock: MockClock
 ) -> None:
     """However the other side spends it, the time is over after `timeout_s`, and the reason says in which part."""
     rig = make_rig()
@@ -143,7 +137,9 @@ async def test_the_whole_exchange_has_one_deadline(
         assert trio.current_time() - started == pytest.approx(7.0, abs=0.2)
 
 
-async def test_a_request_that_nobody_takes_times_out_while_sending(make_rig: RigMaker, mock_clock: MockClock) -> None:
+async def test_a_request_that_nobody_takes_times_out_while_sending(
+    make_rig: RigMaker, patient_clock: MockClock
+) -> None:
     """A receiver that doesn't read holds up a large body; the reason says that it was the sending."""
     rig = make_rig()
     async with chaos.open_sink() as sink:
@@ -162,7 +158,7 @@ async def test_an_answer_before_the_body_was_sent_counts(make_rig: RigMaker) -> 
         assert sink.connections == 2
 
 
-async def test_large_bodies_arrive(make_rig: RigMaker, mock_clock: MockClock) -> None:
+async def test_large_bodies_arrive(make_rig: RigMaker, patient_clock: MockClock) -> None:
     """What the kernel doesn't take at once is written as it takes it."""
     rig = make_rig()
     async with chaos.open_sink() as sink:
@@ -188,7 +184,7 @@ async def test_nobody_listening_is_said(make_rig: RigMaker) -> None:
     assert (await rig.refuse(url)).reason == Reason.CONNECT_REFUSED
 
 
-async def test_a_connection_that_nobody_accepts_times_out(make_rig: RigMaker, mock_clock: MockClock) -> None:
+async def test_a_connection_that_nobody_accepts_times_out(make_rig: RigMaker, patient_clock: MockClock) -> None:
     """A full backlog swallows the connection; the bound on connecting ends the wait."""
     rig = make_rig()
     listener = trio.socket.socket()
@@ -231,7 +227,7 @@ async def test_head_limits_count_their_hits(make_rig: RigMaker) -> None:
     assert (rig.hits("outbound_head_bytes"), rig.hits("outbound_head_lines")) == (1, 1)
 
 
-async def test_a_stream_is_read_as_it_comes(make_rig: RigMaker, mock_clock: MockClock) -> None:
+async def test_a_stream_is_read_as_it_comes(make_rig: RigMaker, patient_clock: MockClock) -> None:
     """A streamed answer gives pieces without a bound in all, and ends after a silence."""
     rig = make_rig()
 
@@ -259,7 +255,7 @@ async def test_a_stream_is_read_as_it_comes(make_rig: RigMaker, mock_clock: Mock
             assert await stream.receive() + await stream.receive() in (b"onetwo", b"one" + b"two")
 
 
-async def test_cancelling_closes_the_connection(make_rig: RigMaker, mock_clock: MockClock) -> None:
+async def test_cancelling_closes_the_connection(make_rig: RigMaker, patient_clock: MockClock) -> None:
     """A call that is cancelled leaves neither a connection nor a place behind."""
     rig = make_rig()
     async with chaos.open_sink() as sink:

@@ -3,19 +3,12 @@
 from functools import partial
 
 import chaos_sink as chaos
-import pytest
 import trio
 from outbound_rig import OutboundRig, RigMaker
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from overlayd.model.errors import OutboundFailure
 from overlayd.outbound import OutboundRequest, Reason
-
-
-@pytest.fixture
-def mock_clock() -> MockClock:
-    """Time jumps when everybody waits, bytes on their way included."""
-    return MockClock(autojump_threshold=0.02)
 
 
 async def call(rig: OutboundRig, url: str, owner: str, done: list[str] | None = None) -> None:
@@ -29,7 +22,7 @@ async def call(rig: OutboundRig, url: str, owner: str, done: list[str] | None = 
         pass
 
 
-async def test_a_host_has_so_many_places(make_rig: RigMaker, mock_clock: MockClock) -> None:
+async def test_a_host_has_so_many_places(make_rig: RigMaker, patient_clock: MockClock) -> None:
     """Further calls wait their turn, in the order of asking; other hosts aren't held up."""
     rig = make_rig(outbound_requests_per_host=2)
     async with chaos.open_sink() as slow, chaos.open_sink() as quick:
@@ -45,7 +38,7 @@ async def test_a_host_has_so_many_places(make_rig: RigMaker, mock_clock: MockClo
     assert rig.hits("outbound_requests_per_host") > 0
 
 
-async def test_the_node_has_so_many_places(make_rig: RigMaker, mock_clock: MockClock) -> None:
+async def test_the_node_has_so_many_places(make_rig: RigMaker, patient_clock: MockClock) -> None:
     """Over all hosts; who gets none within its time is told so, and nothing was sent."""
     rig = make_rig(outbound_requests=1)
     async with chaos.open_sink() as hanging, chaos.open_sink() as other, trio.open_nursery() as nursery:
@@ -58,7 +51,7 @@ async def test_the_node_has_so_many_places(make_rig: RigMaker, mock_clock: MockC
     assert rig.count("overlayd_outbound_requests_open") == 0
 
 
-async def test_an_owner_earns_its_places(make_rig: RigMaker, mock_clock: MockClock) -> None:
+async def test_an_owner_earns_its_places(make_rig: RigMaker, patient_clock: MockClock) -> None:
     """One call at a time at first, one more with each that went well."""
     rig = make_rig()
     most = 0
@@ -74,7 +67,7 @@ async def test_an_owner_earns_its_places(make_rig: RigMaker, mock_clock: MockClo
                 await trio.sleep(1.001)
 
 
-async def test_hanging_endpoints_hold_one_place_each(make_rig: RigMaker, mock_clock: MockClock) -> None:
+async def test_hanging_endpoints_hold_one_place_each(make_rig: RigMaker, patient_clock: MockClock) -> None:
     """Owners whose calls hang don't take the host's places from those whose calls are answered."""
     rig = make_rig(outbound_requests_per_host=20)
     done: list[str] = []
@@ -96,7 +89,7 @@ async def test_hanging_endpoints_hold_one_place_each(make_rig: RigMaker, mock_cl
     assert rig.count("overlayd_outbound_requests_open") == 0
 
 
-async def test_a_slow_failure_puts_an_owner_back_to_one(make_rig: RigMaker, mock_clock: MockClock) -> None:
+async def test_a_slow_failure_puts_an_owner_back_to_one(make_rig: RigMaker, patient_clock: MockClock) -> None:
     """What it had earned is gone once a call hangs; quick failures leave it alone."""
     rig = make_rig()
     async with chaos.open_sink() as sink:
@@ -115,7 +108,7 @@ async def test_a_slow_failure_puts_an_owner_back_to_one(make_rig: RigMaker, mock
             nursery.cancel_scope.cancel()
 
 
-async def test_who_is_cancelled_while_waiting_leaves_no_trace(make_rig: RigMaker, mock_clock: MockClock) -> None:
+async def test_who_is_cancelled_while_waiting_leaves_no_trace(make_rig: RigMaker, patient_clock: MockClock) -> None:
     """Also when the place was given in the very moment of the cancellation."""
     rig = make_rig(outbound_requests_per_host=1)
     async with chaos.open_sink() as sink:

@@ -10,12 +10,6 @@ from overlayd.outbound import OutboundRequest, Reason
 from overlayd.outbound.networks import NetworkPolicy, parse_networks
 
 
-@pytest.fixture
-def mock_clock() -> MockClock:
-    """Time jumps when everybody waits, bytes on their way included."""
-    return MockClock(autojump_threshold=0.02)
-
-
 async def test_a_connection_serves_many_calls(make_rig: RigMaker) -> None:
     """One after the other, calls share a connection; at the same time each has its own."""
     rig = make_rig()
@@ -30,7 +24,7 @@ async def test_a_connection_serves_many_calls(make_rig: RigMaker) -> None:
     assert rig.count("overlayd_outbound_connections_total") == 3
 
 
-async def test_a_connection_that_was_closed_meanwhile_is_not_used(make_rig: RigMaker, mock_clock: MockClock) -> None:
+async def test_a_connection_that_was_closed_meanwhile_is_not_used(make_rig: RigMaker, patient_clock: MockClock) -> None:
     """A server that closes an idle connection costs nobody a failure, and no request is sent twice."""
     rig = make_rig()
 
@@ -81,7 +75,7 @@ async def test_a_call_is_repeated_once_and_only_where_it_may_be(make_rig: RigMak
         assert (await rig.refuse(sink.url, is_repeatable=True)).reason == Reason.ANSWER_CLOSED
 
 
-async def test_words_without_a_request_spoil_a_connection(make_rig: RigMaker, mock_clock: MockClock) -> None:
+async def test_words_without_a_request_spoil_a_connection(make_rig: RigMaker, patient_clock: MockClock) -> None:
     """An answer that belongs to no request is never taken for the next one's."""
     rig = make_rig()
 
@@ -124,7 +118,7 @@ async def test_idle_connections_are_bounded(make_rig: RigMaker) -> None:
         assert nothing_kept.count("overlayd_outbound_connections_idle") == 0
 
 
-async def test_idle_connections_close_after_a_while(make_rig: RigMaker, mock_clock: MockClock) -> None:
+async def test_idle_connections_close_after_a_while(make_rig: RigMaker, patient_clock: MockClock) -> None:
     """Without any further call, after `outbound_idle_timeout`; and all of them at the end."""
     rig = make_rig()
     async with chaos.open_sink() as sink, trio.open_nursery() as nursery:
@@ -139,7 +133,7 @@ async def test_idle_connections_close_after_a_while(make_rig: RigMaker, mock_clo
     assert rig.count("overlayd_outbound_connections_idle") == 0
 
 
-async def test_connections_grow_old(make_rig: RigMaker, mock_clock: MockClock) -> None:
+async def test_connections_grow_old(make_rig: RigMaker, patient_clock: MockClock) -> None:
     """However busy, a connection is replaced after five minutes, so that a name that moved is followed."""
     rig = make_rig(outbound_idle_timeout=400)
     async with chaos.open_sink() as sink:

@@ -26,12 +26,6 @@ def authority() -> trustme.CA:
     return trustme.CA(key_type=trustme.KeyType.ECDSA)
 
 
-@pytest.fixture
-def mock_clock() -> MockClock:
-    """Time jumps when everybody waits, bytes on their way included."""
-    return MockClock(autojump_threshold=0.02)
-
-
 def server_context(issued: trustme.LeafCert) -> ssl.SSLContext:
     """A server that shows this certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -130,7 +124,7 @@ async def test_old_protocols_are_refused(authority: trustme.CA, tls_rig: Outboun
         assert (await tls_rig.refuse(sink.url)).reason == Reason.TLS_FAILED
 
 
-async def test_a_handshake_that_hangs_times_out(tls_rig: OutboundRig, mock_clock: MockClock) -> None:
+async def test_a_handshake_that_hangs_times_out(tls_rig: OutboundRig, patient_clock: MockClock) -> None:
     """Whoever accepts a connection and says nothing is given up after `outbound_tls_timeout`."""
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     async with listener:
