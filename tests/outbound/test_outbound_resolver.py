@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 from outbound_rig import RigMaker
+from real_waiting import until, until_async
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from overlayd.model.errors import OutboundFailure
@@ -44,9 +45,9 @@ class Names:
 
 
 @pytest.fixture
-def patient_clock() -> MockClock:
-    """Time jumps when everybody waits, but lets threads begin."""
-    return MockClock(autojump_threshold=0.03)
+def hasty_clock() -> MockClock:
+    """Time jumps over threads at work: here they hang on purpose."""
+    return MockClock(autojump_threshold=0)
 
 
 @pytest.fixture
@@ -117,18 +118,18 @@ async def test_callers_share_a_look_up(names: Names) -> None:
                 await resolver.resolve("slow.example")
 
         nursery.start_soon(ask_first)
-        await wait_all_tasks_blocked()
+        await until_async(lambda: names.asked, "the first look-up begins")
         for _ in range(9):
             nursery.start_soon(resolver.resolve, "slow.example")
         await wait_all_tasks_blocked()
         first.cancel()
-        await wait_all_tasks_blocked()
+        await until_async(lambda: len(names.asked) == 2, "another begins")
         names.held.set()
     assert names.asked == ["slow.example"] * 2
 
 
 async def test_hanging_name_servers_cannot_pile_up_threads(
-    names: Names, make_rig: RigMaker, patient_clock: MockClock
+    names: Names, make_rig: RigMaker, hasty_clock: MockClock
 ) -> None:
     """Threads that nobody waits for any more keep their places until the system lets go; then there is room again."""
     rig = make_rig(outbound_lookups=2, allow=("192.0.2.0/24",))
@@ -142,12 +143,13 @@ async def test_hanging_name_servers_cannot_pile_up_threads(
         for number in range(5):
             nursery.start_soon(ask, number)
     assert set(reasons) == {Reason.DNS_BUSY}
+    until(lambda: len(names.asked) >= 2, "both threads begin")
     assert len(names.asked) == 2
     assert rig.hits("outbound_lookups") > 0
     names.held.set()
 
 
-async def test_a_look_up_has_its_own_deadline(names: Names, make_rig: RigMaker, patient_clock: MockClock) -> None:
+async def test_a_look_up_has_its_own_deadline(names: Names, make_rig: RigMaker, hasty_clock: MockClock) -> None:
     """One slow name ends after `outbound_lookup_timeout`, whatever the time of the whole call."""
     rig = make_rig(allow=("192.0.2.0/24",))
     names.held.clear()
