@@ -86,6 +86,8 @@ async def test_what_is_done_later_is_told_then(tmp_path: Path, monkeypatch: pyte
         with trio.fail_after(30):
             while await node.parts.log.read(_states) != ["paused"]:
                 await trio.lowlevel.checkpoint()
+            while len(await audited(node)) < 2:  # a reader may see the state before its writer hears of it
+                await trio.lowlevel.checkpoint()
         assert await audited(node) == ["subscription.create", "subscription.pause"]
         nursery.cancel_scope.cancel()
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from real_waiting import PATIENCE_S
 from storage_rig import Rig, append, receipts
 
 from overlayd.model.bodies import KeyChange, decode_node_body
@@ -20,6 +21,7 @@ from overlayd.model.note import VerifierKey, open_note, parse_origin
 from overlayd.model.signer import CheckpointKey
 from overlayd.model.units import Duration
 from overlayd.storage import Log, checkpoints, log_keys
+from overlayd.storage.checkpoints import SIGN_TIMEOUT_S
 from overlayd.storage.key_files import KeyFiles, SeedKey
 
 
@@ -197,7 +199,6 @@ async def test_a_key_that_is_gone_stops_checkpoints_and_nothing_else(
     rig: Rig, autojump_clock: trio.testing.MockClock
 ) -> None:  # fmt: skip
     """Packets are taken; who asks for a checkpoint is told why not; it comes by itself when the key is back."""
-    autojump_clock.autojump_threshold = 0.05  # signing runs in threads
     shelf = Shelf(rig.directory, rig)
     async with rig.open(keys=shelf) as log:
         public_key = VerifierKey.parse(log.vkey).public_key
@@ -231,7 +232,6 @@ async def test_a_new_key_that_goes_away_doesnt_hold_up_the_old_one(
     rig: Rig, autojump_clock: trio.testing.MockClock
 ) -> None:  # fmt: skip
     """Between the entry and the checkpoint of both, the old key signs alone; the takeover comes when the new one is back."""
-    autojump_clock.autojump_threshold = 0.05
     rig.set_settings(checkpoint=Duration(1))
     shelf = Shelf(rig.directory, rig)
     async with rig.open(keys=shelf) as log:
@@ -259,17 +259,28 @@ async def test_a_new_key_that_goes_away_doesnt_hold_up_the_old_one(
         assert [fact.state for fact in log.keys.facts()] == ["retired", "current"]
 
 
-async def test_a_silent_device_is_given_up_after_a_while(rig: Rig, autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_silent_device_is_given_up_after_a_while(rig: Rig, mock_clock: trio.testing.MockClock) -> None:
     """The call's thread is left to it; nobody waits longer than SIGN_TIMEOUT_S, and the node ends all the same."""
-    shelf, release = Shelf(rig.directory, rig), threading.Event()
-    autojump_clock.autojump_threshold = 0.05
+    shelf, called, release = Shelf(rig.directory, rig), trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def say_nothing() -> None:
+        token.run_sync_soon(called.set)
+        release.wait(PATIENCE_S)
+
+    async def let_time_pass() -> None:
+        await called.wait()
+        mock_clock.jump(SIGN_TIMEOUT_S)
+
     async with rig.open(keys=shelf) as log:
         await append(log, "s")
         await log.checkpoint(log.head)
-        shelf.wait = lambda: release.wait(20)
         await append(log, "s")
-        with pytest.raises(SignerUnavailable, match="gave no answer in 10 s"):
-            await log.checkpoint(log.head)
+        shelf.wait = say_nothing
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(let_time_pass)
+            with pytest.raises(SignerUnavailable, match="gave no answer in 10 s"):
+                await log.checkpoint(log.head)
         release.set()
 
 
