@@ -1,7 +1,9 @@
 """Rows of publishing: single packets by 1, 64 and 256 clients, and batches of 100."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 from benchmarks.generator import generate
 from benchmarks.outside import NATIVE, NCHAN, load_http, load_redis
@@ -64,18 +66,30 @@ class Publishing:
 
     def contenders(self, work: Work) -> tuple[Contender, ...]:
         """The node, each peer that can do the work, and SQLite."""
-        found = [Contender(self._node.name, lambda seconds: self._load_node(work, seconds))]
+        found = [Contender(self._node.name, self._alone("", partial(self._load_node, work)))]
         for key, server in self._peers.items():
             if key == "nchan" and work.batch > 1:
                 continue
             found.append(
-                Contender(server.name, lambda seconds, key=key: self._load_peer(key, work, seconds),  # type: ignore[misc]
-                          server.is_durable, caveat(key, work))
+                Contender(server.name, self._alone(key, partial(self._load_peer, key, work)), server.is_durable,
+                          caveat(key, work))
             )  # fmt: skip
         if self._limit is not None:
-            limit = self._limit
-            found.append(Contender(limit.name, lambda seconds: self._load_limit(limit, work, seconds)))
+            load = self._alone("", partial(self._load_limit, self._limit, work))
+            found.append(Contender(self._limit.name, load))
         return tuple(found)
+
+    def _alone(self, key: str, load: Callable[[float], Sample]) -> Callable[[float], Sample]:
+        """The same load, while all other peers are held. The node isn't: it does nothing unasked, and has timers."""
+
+        def run(seconds: float) -> Sample:
+            with ExitStack() as held:
+                for other, server in self._peers.items():
+                    if other != key:
+                        held.enter_context(server.held())
+                return load(seconds)
+
+        return run
 
     def publish_rows(self, readers: int, clients: Sequence[int] = SINGLE_CLIENTS) -> list[Row]:
         """Single packets, as the product is used and bare."""
@@ -100,9 +114,9 @@ class Publishing:
                             f"random UUID ids, 100 streams, a fifth with a schema, {readers} live readers"))  # fmt: skip
             rows.append(Row("batch", f"{title}, bare", "rate", self.contenders(bare), "one stream, no ids, no readers"))
         checked = Work(clients, "array", BATCH, is_checked=True)
-        ours = Contender("overlayd, schema", lambda seconds: self._load_node(checked, seconds))
+        ours = Contender("overlayd, schema", self._alone("", partial(self._load_node, checked)))
         plain = Work(clients, "array", BATCH, streams=1)
-        beside = Contender("overlayd, no schema", lambda seconds: self._load_node(plain, seconds))
+        beside = Contender("overlayd, no schema", self._alone("", partial(self._load_node, plain)))
         rows.append(Row("batch", f"arrays of {BATCH}, a schema on every stream", "rate", (ours, beside),
                         "random UUID ids; 100 streams with a schema, beside one without"))  # fmt: skip
         return rows

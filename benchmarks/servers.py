@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +58,18 @@ class Server:
     def resident_kib(self) -> int:
         """Resident memory of all its processes."""
         return resident_kib(self.pids)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, none of its processes runs: it takes nothing from whoever's turn it is."""
+        pids = self.pids
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """Ends it, harder if need be."""
