@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 import httpx
-from real_waiting import until
+from real_waiting import PATIENCE_S, until
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0
@@ -128,7 +128,7 @@ class Producer(threading.Thread):
     def run(self) -> None:
         """Publishes, one request after the other, retrying nothing."""
         number = 0
-        with httpx.Client(base_url=self._url, timeout=20) as client:
+        with httpx.Client(base_url=self._url, timeout=PATIENCE_S) as client:
             while not self._ending.is_set():
                 packets = [
                     {"id": f"{self._prefix}-{number + i}", "data": {"from": self._name, "n": number + i}}
@@ -157,7 +157,7 @@ class Producer(threading.Thread):
 def read_all(url: str, stream: str) -> list[dict[str, object]]:
     """Every packet of a stream, in order."""
     packets: list[dict[str, object]] = []
-    with httpx.Client(base_url=url, timeout=20) as client:
+    with httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
         after = 0
         while True:
             answer = client.get(f"/v1/streams/{stream}/packets", params={"after": after, "limit": 1000})

@@ -12,6 +12,8 @@ from typing import TypeVar
 import trio
 
 PATIENCE_S = 60.0
+SOON_S = 25.0
+"""As much patience as can be had where the node's own time for a silent client (30 s) would end the wait as well."""
 LOOK_S = 0.02
 
 Found = TypeVar("Found")

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import trio
 from e2e.node_process import Node
-from real_waiting import pause_async
+from real_waiting import PATIENCE_S, pause_async
 from source_rig import SourceRig, source_rig
 
 from overlayd.bsv.base58 import parse_address
@@ -20,8 +20,6 @@ from overlayd.bsv.network import REGTEST
 from overlayd.bsv.script import lock_to_hash
 from overlayd.model.clock import SystemClock
 from overlayd.model.txid import parse_txid
-
-WAIT_S = 30.0
 
 
 class FollowingNode:
@@ -42,7 +40,7 @@ class FollowingNode:
 
     async def wait_state(self, sequence: int, state: str) -> dict[str, Any]:
         """Until a packet stands so."""
-        with trio.move_on_after(WAIT_S):
+        with trio.move_on_after(PATIENCE_S):
             while (packet := await self.state(sequence))["confirmation_status"] != state:
                 await pause_async(0.05)
             return packet
@@ -50,7 +48,7 @@ class FollowingNode:
 
     async def wait_height(self, height: int) -> dict[str, Any]:
         """Until our headers have come so far."""
-        with trio.fail_after(WAIT_S):
+        with trio.fail_after(PATIENCE_S):
             while (chain := await self.ask("GET", "/v1/chain"))["tip"]["height"] < height:
                 await pause_async(0.05)
             return dict(chain)
@@ -90,7 +88,7 @@ async def following(
     try:
         await trio.to_thread.run_sync(node.wait_ready)
         transport = httpx.AsyncHTTPTransport(uds=str(directory / "node" / "overlayd.sock"))
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=WAIT_S) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=PATIENCE_S) as client:
             yield FollowingNode(node, client)
     finally:
         with trio.CancelScope(shield=True):
@@ -136,7 +134,7 @@ async def test_packets_are_confirmed_through_sources_alone(rig: SourceRig, tmp_p
         states = {source["name"]: source for source in chain["sources"]}
         assert set(states) == {"arc", "whatsonchain", "headers", "node"}
         await rig.chain.reorg(1, transactions="remine")
-        with trio.fail_after(WAIT_S):
+        with trio.fail_after(PATIENCE_S):
             while (again := await node.state(1)).get("block_hash", "") in ("", packet.get("block_hash")):
                 await pause_async(0.05)
         assert again["txid"] == first["txid"]
@@ -152,7 +150,7 @@ async def test_callbacks_make_it_look(rig: SourceRig, tmp_path: Path) -> None:
         script = lock_to_hash(parse_address(wallet["address"], REGTEST))
         deposit = await rig.chain.pay(script, 50_000, 5)
         await node.ask("POST", "/v1/wallet/deposits", {"tx": deposit.raw.hex()})
-        with trio.fail_after(WAIT_S):
+        with trio.fail_after(PATIENCE_S):
             while deposit.txid not in rig.arc.known:
                 await pause_async(0.05)
         await rig.chain.mine()

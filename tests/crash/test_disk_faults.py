@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from daemon_process import DaemonProcess, Producer, check_nothing_lost, wait_for_packets
-from real_waiting import looks
+from real_waiting import PATIENCE_S, looks
 
 can_trace = (
     shutil.which("strace") is not None
@@ -61,7 +61,7 @@ def test_no_room_is_answered_with_507_and_passes(tmp_path: Path) -> None:
     # strace counts calls per thread, and the node tries again once a second: a short window ends soon in each.
     with DaemonProcess(data, prefix=_inject(data, "pwrite64", "error=ENOSPC:when=60..63")) as daemon:
         statuses = []
-        with httpx.Client(base_url=daemon.url, timeout=20) as client:
+        with httpx.Client(base_url=daemon.url, timeout=PATIENCE_S) as client:
             for number in looks():
                 statuses.append(client.post("/v1/streams/plant.a/data", json={"n": number}).status_code)
                 if statuses[-1] == 507:
@@ -106,7 +106,7 @@ def test_a_full_disk_refuses_publishers_and_serves_readers(small_disk: Path) -> 
         with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(4096))
-        with httpx.Client(base_url=daemon.url, timeout=20) as client:
+        with httpx.Client(base_url=daemon.url, timeout=PATIENCE_S) as client:
             statuses = [
                 client.post("/v1/streams/plant.a/data", content=b'"' + b"x" * 50_000 + b'"').status_code
                 for _ in range(50)

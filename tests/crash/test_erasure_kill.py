@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from daemon_process import DaemonProcess
-from real_waiting import pause
+from real_waiting import PATIENCE_S, pause
 
 MARK = "planted-51c9"
 PACKETS = 600
@@ -25,7 +25,7 @@ def _fill(url: str, stream: str) -> None:
     ]
     answer = httpx.post(
         f"{url}/v1/streams/{stream}/packets", content="".join(lines),
-        headers={"Content-Type": "application/x-ndjson"}, timeout=30,
+        headers={"Content-Type": "application/x-ndjson"}, timeout=PATIENCE_S,
     )  # fmt: skip
     assert answer.status_code == 201, answer.text
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from daemon_process import DaemonProcess
-from real_waiting import pause
+from real_waiting import PATIENCE_S, pause
 
 DISK_BYTES = 64 << 20
 ENVIRONMENT = {
@@ -41,7 +41,9 @@ def publish(client: httpx.Client, stream: str) -> int:
 def own_client(directory: Path) -> httpx.Client:
     """The service's own user, who may do everything."""
     return httpx.Client(
-        transport=httpx.HTTPTransport(uds=str(directory / "overlayd.sock")), base_url="http://localhost", timeout=20
+        transport=httpx.HTTPTransport(uds=str(directory / "overlayd.sock")),
+        base_url="http://localhost",
+        timeout=PATIENCE_S,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from daemon_process import DaemonProcess
+from real_waiting import PATIENCE_S
 
 HERE = Path(__file__).parent
 PUBLISHES = 40
@@ -78,7 +79,7 @@ def _trace_publishes(tmp_path: Path, script: Path | None) -> tuple[list[Call], l
     ]  # fmt: skip
     markers = [f"marker{number:04d}x" for number in range(PUBLISHES)]
     with DaemonProcess(tmp_path / "data", prefix=prefix, script=script) as daemon:
-        with httpx.Client(base_url=daemon.url, timeout=30) as client:
+        with httpx.Client(base_url=daemon.url, timeout=PATIENCE_S) as client:
             for marker in markers:
                 packet = {"id": marker, "data": {"again": [marker] * 4}}
                 assert client.post("/v1/streams/plant.a/packets", json=packet).status_code == 201

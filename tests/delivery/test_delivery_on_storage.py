@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import trio
 from delivery_fakes import FakeLog, make_delivery, query_of
+from real_waiting import PATIENCE_S
 
 from overlayd.delivery.delivery import Delivery
 from overlayd.delivery.frames import encode_message
@@ -161,7 +162,7 @@ async def test_live_on_the_real_log(tmp_path: Path) -> None:
 
         ready = trio.Semaphore(0)
         await write(1000)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             async with trio.open_nursery() as nursery:
                 for number in range(8):
                     nursery.start_soon(read, number)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from node_process import Node
+from real_waiting import PATIENCE_S
 
 DATA = Path(__file__).parents[1] / "data" / "agentpipe"
 KEY = "ap_test_conformance-key-0000000000"
 """The one in the recordings."""
 CONFIG = f'[agentpipe]\nenabled = true\nbridge_key = "{KEY}"\n'
-WAIT_S = 10.0
 
 
 class Reply:
@@ -106,7 +106,7 @@ class Listener:
 
     def __init__(self, api: Api, path: str, headers: dict[str, str]) -> None:
         named = {"Authorization": f"Bearer {api.key}"} | {k.replace("_", "-"): v for k, v in headers.items()}
-        self._socket = socket.create_connection((api.host, api.port), WAIT_S)
+        self._socket = socket.create_connection((api.host, api.port), PATIENCE_S)
         lines = [f"GET {path} HTTP/1.1", "Host: localhost", *(f"{name}: {value}" for name, value in named.items())]
         self._socket.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
         self._file: BinaryIO = self._socket.makefile("rb")
@@ -150,7 +150,7 @@ def replay(api: Api, scenario: str) -> list[Reply]:
     """The recorded requests of a scenario, byte for byte over one connection."""
     recorded = json.loads((DATA / "recorded-bridge-requests.json").read_text())["scenarios"][scenario]["requests"]
     replies = []
-    with socket.create_connection((api.host, api.port), WAIT_S) as connection, connection.makefile("rb") as file:
+    with socket.create_connection((api.host, api.port), PATIENCE_S) as connection, connection.makefile("rb") as file:
         for request in recorded:
             head = [request["request_line"], *(f"{name}: {value}" for name, value in request["headers"])]
             connection.sendall("\r\n".join(head).encode() + b"\r\n\r\n" + request["body_text"].encode())

@@ -14,7 +14,7 @@ import trio
 from click.testing import CliRunner
 from live_sockets import Refused, open_socket
 from node_process import Node
-from real_waiting import until
+from real_waiting import PATIENCE_S, SOON_S, until
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from overlayd.cli import cli
@@ -59,7 +59,7 @@ def audited(node: Node, action: str) -> list[dict[str, Any]]:
 def ask(node: Node, method: str, path: str, key: str = "", body: bytes | None = None) -> tuple[int, dict[str, Any]]:
     """One request over TCP: status and JSON body."""
     host = node.url.removeprefix("http://")
-    connection = http.client.HTTPConnection(host, timeout=10)
+    connection = http.client.HTTPConnection(host, timeout=PATIENCE_S)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     if body is not None:
         headers["Content-Type"] = "application/json"
@@ -112,7 +112,7 @@ def test_a_key_is_for_its_streams(node: Node) -> None:
 def test_one_connection_two_streams_and_a_revocation(node: Node) -> None:
     """The quick way of a kept-alive connection asks for each stream, and for each request whether the key counts."""
     made = make(node, "publish:kept.a")
-    connection = http.client.HTTPConnection(node.url.removeprefix("http://"), timeout=10)
+    connection = http.client.HTTPConnection(node.url.removeprefix("http://"), timeout=PATIENCE_S)
     headers = {"Authorization": f"Bearer {made.key}", "Content-Type": "application/json"}
 
     def publish(stream: str) -> int:
@@ -159,7 +159,7 @@ async def test_a_revoked_key_ends_its_live_connections(node: Node) -> None:
 async def read_to_end(connection: WebSocketConnection) -> tuple[list[dict[str, Any]], int]:
     """Everything that a WebSocket still gets, and the code that it is closed with."""
     told = []
-    with trio.fail_after(5):
+    with trio.fail_after(SOON_S):
         while True:
             try:
                 told.append(json.loads(await connection.get_message()))
@@ -169,7 +169,7 @@ async def read_to_end(connection: WebSocketConnection) -> tuple[list[dict[str, A
 
 def open_events(node: Node, key: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
     """Server-sent events whose head has come."""
-    connection = http.client.HTTPConnection(node.url.removeprefix("http://"), timeout=10)
+    connection = http.client.HTTPConnection(node.url.removeprefix("http://"), timeout=PATIENCE_S)
     connection.request("GET", "/v1/live?stream=live.a", headers={"Authorization": f"Bearer {key}"})
     answer = connection.getresponse()
     assert answer.status == 200
@@ -193,7 +193,7 @@ def test_a_revoked_key_ends_an_upload(node: Node) -> None:
     made = make(node, "publish:upload")
     publish_one(node, "upload")
     host, port = node.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as stream:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as stream:
         head = (
             f"POST /v1/streams/upload/packets HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {made.key}\r\n"
             "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"

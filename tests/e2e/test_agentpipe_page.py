@@ -18,11 +18,10 @@ import trio
 from agentpipe_node import CONFIG, KEY, Api
 from live_sockets import open_socket
 from node_process import Node
-from real_waiting import pause_async
+from real_waiting import PATIENCE_S, pause_async
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-WAIT_S = 30.0
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -104,7 +103,7 @@ async def test_a_page_shows_a_conversation_arriving(tmp_path: Path) -> None:
             api.begin("shown")
             page = f"{origin}/agentpipe_live.html"
             where = f"{page}#{urlencode({'url': node.url, 'key': KEY})}"
-            with browsing(where, tmp_path / "profile") as profile, trio.fail_after(WAIT_S):
+            with browsing(where, tmp_path / "profile") as profile, trio.fail_after(PATIENCE_S):
                 async with open_socket(await debugger_of(profile, page), {}) as socket:
                     await wait_for(socket, "Subscribed to all events")
                     assert "shown begins: Hello agents" in await wait_for(socket, "begins")

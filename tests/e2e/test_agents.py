@@ -16,6 +16,7 @@ import trio
 from click.testing import CliRunner
 from js_packages import JS, install_js, needs_node
 from node_process import Node
+from real_waiting import PATIENCE_S
 from trio_websocket import open_websocket_url
 
 from overlayd.cli import cli
@@ -33,7 +34,7 @@ streams = ["asked"]
 agent = { output = "answered", trigger = { gt = ["n", 0] } }
 webhook = { url = "URL", ordering = "stream", retry = { schedule = ["50ms", "50ms", "50ms", "1s", "1s"] } }
 """
-WAIT_S = 20.0
+WAIT_S = 50.0
 
 
 class Agent:
@@ -139,7 +140,7 @@ def test_nothing_is_lost_or_doubled_by_kills_around_replies(tmp_path: Path, agen
         client.define("answered", {})
         client.publish_many("asked", [{"data": {"n": n}} for n in range(count)])
     for _ in range(kills):
-        assert nodes[-1].process.wait(WAIT_S) == -9
+        assert nodes[-1].process.wait(PATIENCE_S) == -9
         nodes[-1].stop()
         calls_left[0] = 2
         nodes.append(start(directory, agent))
@@ -268,7 +269,7 @@ async def ask_live(socket: Any, kind: str, **message: Any) -> dict[str, Any]:
 
 async def reply_with_less(url: str, headers: dict[str, str]) -> None:
     """What a narrower ticket of the agent's own key is let do: read, but neither reply nor push out who may."""
-    with trio.fail_after(WAIT_S):
+    with trio.fail_after(PATIENCE_S):
         async with httpx.AsyncClient(base_url=url, headers=headers) as raw:
             tickets = []
             for scope in ("subscribe", "publish:in"):
@@ -289,7 +290,7 @@ async def reply_with_less(url: str, headers: dict[str, str]) -> None:
 
 async def reply_live(url: str, headers: dict[str, str]) -> None:
     """Reads a packet by the subscription's name and replies to it; a reply to nothing is refused."""
-    with trio.fail_after(WAIT_S):
+    with trio.fail_after(PATIENCE_S):
         async with open_live(url, headers) as socket:
             message = await ask_live(socket, "packet", type="subscribe", id="a", name="l")
             assert message["packet"]["producer"]["principal"].startswith("key:")

@@ -14,6 +14,7 @@ from canaries import Canaries
 from joserfc import jwt
 from joserfc.jwk import OctKey
 from node_process import Node, listen_tls
+from real_waiting import PATIENCE_S
 from tls_authority import Authority
 
 from overlayd.access.secret_text import digest_of, draw_key, draw_ticket, format_digest
@@ -83,7 +84,7 @@ class Run:
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> bytes:
         """One request; its whole answer is looked at."""
-        connection = http.client.HTTPConnection(self.node.url.removeprefix("http://"), timeout=10)
+        connection = http.client.HTTPConnection(self.node.url.removeprefix("http://"), timeout=PATIENCE_S)
         try:
             connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
             answer = connection.getresponse()

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 from node_process import Node
+from real_waiting import PATIENCE_S
 
 from overlayd.cli import cli
 from overlayd.cli.exits import CONFIG, FAILED, OK, SIGNED_ONLY, TEMPORARY, USAGE
 
-WAIT_S = 30.0
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("OVERLAYD_")}
 
 
@@ -39,7 +39,7 @@ def command(*arguments: object, stdin: str = "", **env: str) -> Done:
 def process(*arguments: object) -> Done:
     """Runs a command as a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "overlayd", *map(str, arguments)], capture_output=True, text=True, timeout=WAIT_S,
+        [sys.executable, "-m", "overlayd", *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE_S,
         env=ENVIRONMENT,
     )  # fmt: skip
     return Done(done.returncode, done.stdout, done.stderr)
@@ -60,7 +60,7 @@ def started(*arguments: object) -> "subprocess.Popen[str]":
 
 def finished(running: "subprocess.Popen[str]") -> tuple[int, str, str]:
     """Its code and what is left of its output."""
-    out, err = running.communicate(timeout=WAIT_S)
+    out, err = running.communicate(timeout=PATIENCE_S)
     return running.returncode, out, err
 
 
@@ -288,6 +288,6 @@ def test_tail_into_a_closed_pipe_ends_quietly(node: Node) -> None:
     assert tailing.stderr is not None
     said = tailing.stderr.read()
     tailing.stderr.close()
-    assert tailing.wait(WAIT_S) == FAILED
+    assert tailing.wait(PATIENCE_S) == FAILED
     assert said.startswith("cursor ")
     assert "Traceback" not in said

@@ -10,13 +10,12 @@ from typing import Any
 import httpx
 import trio
 from node_process import Node
-from real_waiting import pause_async, until_async
+from real_waiting import PATIENCE_S, pause_async, until_async
 from test_subscriptions import Sink
 
 from overlayd.client import Client
 from overlayd.model.wire import encode_wire
 
-WAIT_S = 30.0
 CONFIG = """
 [webhooks]
 allow_private = ["127.0.0.0/8"]
@@ -36,7 +35,7 @@ class Station:
     def __init__(self, directory: Path) -> None:
         self.node = Node(directory, config=CONFIG).wait_ready()
         transport = httpx.HTTPTransport(uds=str(directory / "overlayd.sock"))
-        self.admin = httpx.Client(transport=transport, base_url="http://localhost", timeout=WAIT_S)
+        self.admin = httpx.Client(transport=transport, base_url="http://localhost", timeout=PATIENCE_S)
 
     def ask(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
         answer = self.admin.request(method, path, json=body)
@@ -119,7 +118,7 @@ async def follow_events(url: str, heard: Heard, opened: trio.Event) -> None:
     query = {"stream": "c.>", "deliver": "confirmed", **({"after": heard.cursor} if heard.cursor else {"from": "now"})}
     headers = {"Accept": "text/event-stream"}
     async with (
-        httpx.AsyncClient(base_url=url, timeout=WAIT_S) as client,
+        httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client,
         client.stream("GET", "/v1/live", params=query, headers=headers) as answer,
     ):
         assert answer.status_code == 200

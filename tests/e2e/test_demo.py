@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import trio
 from node_process import Node
-from real_waiting import pause_async
+from real_waiting import PATIENCE_S, pause_async
 
 from overlayd.chain.settings import ChainSettings
 from overlayd.cli import demo, demo_chain
@@ -21,7 +21,6 @@ from overlayd.config import Settings
 from overlayd.storage import StorageSettings
 
 DAYS = 60
-WAIT_S = 30.0
 
 
 async def test_the_demo_shows_what_arrives_and_what_to_try(
@@ -33,7 +32,7 @@ async def test_the_demo_shows_what_arrives_and_what_to_try(
     said = ""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(demo.Demo(settings, load_weather()[:DAYS], 300.0).run, [node.url])
-        with trio.fail_after(WAIT_S):
+        with trio.fail_after(PATIENCE_S):
             while "Try:" not in said:
                 await pause_async(0.02)
                 said += capsys.readouterr().out
@@ -67,7 +66,7 @@ async def test_the_demo_shows_what_blocks_confirm(tmp_path: Path, capsys: pytest
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(demo.Demo(settings, load_weather()[:DAYS], 15.0).run, [running.url])
-            with trio.fail_after(WAIT_S):
+            with trio.fail_after(PATIENCE_S):
                 while "Try:" not in said or not re.search(rf"{WEATHER_STREAM} (\d+ to )?{DAYS} confirmed", said):
                     await pause_async(0.02)
                     said += capsys.readouterr().out
@@ -103,7 +102,7 @@ async def test_the_curl_lines_work_as_typed(node: Node) -> None:
         )
         process = await nursery.start(start)
         seen = b""
-        with trio.fail_after(WAIT_S):
+        with trio.fail_after(PATIENCE_S):
             while b"event: subscribed" not in seen:
                 seen += await process.stdout.receive_some(4096)
             await client.publish(HOST_STREAM, {"load_1m": 0.1, "load_5m": 0.1, "load_15m": 0.1,
@@ -118,7 +117,7 @@ def test_run_demo_as_a_process(tmp_path: Path) -> None:
     for first in (1, 1462):
         running = Node(tmp_path / "data", "--demo", "--demo-rate", "1000").wait_ready()
         try:
-            running.wait_for("curl -N", 3 * WAIT_S)
+            running.wait_for("curl -N", 3 * PATIENCE_S)
         finally:
             running.process.send_signal(signal.SIGINT)
             code = running.stop()

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from node_process import Node
-from real_waiting import looks
+from real_waiting import PATIENCE_S, looks
 
 from overlayd.cli import cli
 from overlayd.cli.exits import BROKEN, OK, REGTEST, SIGNED_ONLY
@@ -22,7 +22,6 @@ network = "regtest"
 block_interval = "0s"
 anchor_packets = 1
 """
-WAIT_S = 30.0
 
 
 class Exporter:
@@ -33,7 +32,7 @@ class Exporter:
         self.data = directory / "data"
         self.node = Node(self.data, config=CONFIG).wait_ready()
         transport = httpx.HTTPTransport(uds=str(self.data / "overlayd.sock"))
-        self.client = httpx.Client(transport=transport, base_url="http://localhost", timeout=WAIT_S)
+        self.client = httpx.Client(transport=transport, base_url="http://localhost", timeout=PATIENCE_S)
         self.vkey = self.ask("GET", "/v1/log/keys")["keys"][0]["key"]
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:

@@ -4,6 +4,7 @@ import json
 
 import httpx
 from node_process import Node
+from real_waiting import PATIENCE_S
 
 
 def _read(node: Node, **query: str) -> dict[str, object]:
@@ -41,7 +42,7 @@ def test_a_live_reader_with_a_filter_gets_only_matches(node: Node) -> None:
     query = {"stream": "filters.b", "from": "beginning", "filter": "data.n >= 5"}
     seen = []
     with httpx.stream(
-        "GET", f"{node.url}/v1/live", params=query, headers={"Accept": "application/x-ndjson"}, timeout=20
+        "GET", f"{node.url}/v1/live", params=query, headers={"Accept": "application/x-ndjson"}, timeout=PATIENCE_S
     ) as answer:
         for line in answer.iter_lines():
             message = json.loads(line) if line.strip() else {}

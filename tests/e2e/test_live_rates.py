@@ -10,6 +10,7 @@ import pytest
 import trio
 from live_sockets import open_socket
 from node_process import Node
+from real_waiting import PATIENCE_S
 from trio_websocket import ConnectionClosed
 
 HANDSHAKE = {
@@ -46,7 +47,7 @@ async def test_live_connections_and_messages_are_held_to_rates(strict: Node) -> 
     """The fourth message is answered with an error, then the session ends with 4029; the fourth connection is a 429.
     Each is told what is left."""
     url = f"{strict.url}/v1/live"
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE_S):
         async with httpx.AsyncClient() as client, client.stream("GET", url, headers=EVENTS) as streaming:
             assert left_of(dict(streaming.headers)) == 2
         async with open_socket(url, {}) as socket:

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from js_packages import JS, install_js, needs_node
 from node_process import Node
+from real_waiting import PATIENCE_S
 from test_commands import Done, command, on
 
 from overlayd.bsv.base58 import address_of, format_wif
@@ -29,7 +30,6 @@ CONFIG = """
 network = "regtest"
 block_interval = "1s"
 """
-WAIT_S = 60.0
 RULE = {"confirm": {"commit": "packet", "depths": [1, 2]}}
 KEY = PrivateKey((5).to_bytes(32, "big"))
 ADDRESS = address_of(KEY.public_key, REGTEST)
@@ -113,7 +113,7 @@ def test_the_clients_page_does_what_it_says(chain_node: Node, tmp_path: Path) ->
     text = text.replace('"8f0e…", vout=0', f'"{coin.txid}", vout={coin.vout}')
     (tmp_path / "producer.key").write_text(KEY.secret.hex() + "\n")
     done = subprocess.run(
-        [sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_S, check=False
+        [sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 0, done.stderr
     txid, height = done.stdout.split()
@@ -163,7 +163,7 @@ def test_what_was_not_answered_is_sent_again_as_it_was(chain_node: Node, tmp_pat
     where = ("--coins", str(tmp_path / "coins.json"), "--data", str(chain_node.directory), "--no-follow")
     for number, moment in enumerate(("before", "after"), 1):
         killed = subprocess.run(
-            [sys.executable, "-c", script, moment, "produce", "made.cli", *where], timeout=WAIT_S, check=False,
+            [sys.executable, "-c", script, moment, "produce", "made.cli", *where], timeout=PATIENCE_S, check=False,
             input=f'{{"data":1,"id":"k{number}"}}', text=True, capture_output=True,
             env=os.environ | {"OVERLAYD_PRODUCER_KEY": KEY.secret.hex()},
         )  # fmt: skip
@@ -206,14 +206,14 @@ def test_the_javascript_producer_needs_nothing_but_bsv_sdk(chain_node: Node, tmp
     environment = os.environ | {"PRODUCER_KEY": KEY.secret.hex(), "PRODUCER_MODULES": str(JS / "package.json")}
     arguments = ["node", str(EXAMPLES / "producer.mjs"), chain_node.url, "made.js", str(coin)]
     asked = subprocess.run(
-        [*arguments, "1"], env=environment, capture_output=True, text=True, timeout=WAIT_S, check=False
+        [*arguments, "1"], env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert asked.returncode == 1
     assert ADDRESS in asked.stderr
     coin.write_text(on(chain_node, "regtest", "pay", ADDRESS, "5000", "--json").stdout)
     for sequence, data in enumerate(('{"t":21.50}', '"ünïcode \\u2603"'), 1):
         done = subprocess.run(
-            [*arguments, data], env=environment, capture_output=True, text=True, timeout=WAIT_S, check=False
+            [*arguments, data], env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         first, *_, last = done.stdout.splitlines()

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from js_packages import needs_node, run_js
 from node_process import Node
-from real_waiting import looks
+from real_waiting import PATIENCE_S, looks
 
 from overlayd.cli import cli
 from overlayd.cli.exits import BROKEN, OK, REGTEST, SIGNED_ONLY
@@ -21,7 +21,6 @@ network = "regtest"
 block_interval = "0s"
 anchor_packets = 1
 """
-WAIT_S = 30.0
 STREAMS = ("p.single", "p.batch")
 
 
@@ -32,7 +31,7 @@ class Prover:
         self.directory = directory
         self.node = Node(directory / "data", config=CONFIG).wait_ready()
         transport = httpx.HTTPTransport(uds=str(directory / "data" / "overlayd.sock"))
-        self.client = httpx.Client(transport=transport, base_url="http://localhost", timeout=WAIT_S)
+        self.client = httpx.Client(transport=transport, base_url="http://localhost", timeout=PATIENCE_S)
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         answer = self.client.request(method, path, json=body)

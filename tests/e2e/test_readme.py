@@ -16,11 +16,11 @@ from pathlib import Path
 import msgspec
 import pytest
 from node_process import Node
+from real_waiting import PATIENCE_S
 
 from overlayd.client import SyncClient
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 30.0
 _BLOCK = re.compile(r'(?:<!-- test: until "(?P<until>[^"]+)" -->\n)?```(?P<language>\w+)\n(?P<text>.*?)```', re.DOTALL)
 
 
@@ -60,7 +60,9 @@ def run(block: Block, directory: Path, node: Node) -> subprocess.CompletedProces
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     arguments = [sys.executable, "-c", text] if block.language == "python" else ["bash", "-euo", "pipefail", "-c", text]
     if not block.until:
-        return subprocess.run(arguments, cwd=directory, env=environment, capture_output=True, text=True, timeout=WAIT_S)
+        return subprocess.run(
+            arguments, cwd=directory, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+        )
     process = subprocess.Popen(arguments, cwd=directory, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     said = ""
@@ -121,5 +123,5 @@ def example(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs one of the examples."""
     return subprocess.run(
         [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)], capture_output=True, text=True,
-        timeout=WAIT_S,
+        timeout=PATIENCE_S,
     )  # fmt: skip

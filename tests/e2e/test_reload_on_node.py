@@ -11,6 +11,7 @@ import pytest
 import trio
 from live_sockets import open_socket
 from node_process import Node
+from real_waiting import PATIENCE_S
 from test_commands import on
 from trio_websocket import WebSocketConnection
 
@@ -91,7 +92,7 @@ def configured(tmp_path: Path) -> Iterator[Configured]:
 
 async def until(socket: WebSocketConnection, kind: str) -> None:
     """Reads messages up to one of the kind."""
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE_S):
         while msgspec.json.decode(await socket.get_message())["type"] != kind:
             pass
 

@@ -15,6 +15,7 @@ import pytest
 import trio
 from live_sockets import Refused, open_socket
 from node_process import Node
+from real_waiting import PATIENCE_S
 from trio_websocket import ConnectionClosed
 
 from overlayd.access.roles import BUILT_IN
@@ -89,7 +90,7 @@ class Walk:
 
     def ask(self, who: str, method: str, path: str) -> int:
         """The status of a request without a body, so that nothing is changed by those who are let in."""
-        connection = http.client.HTTPConnection(self.node.url.removeprefix("http://"), timeout=10)
+        connection = http.client.HTTPConnection(self.node.url.removeprefix("http://"), timeout=PATIENCE_S)
         try:
             connection.request(method, path, headers=self.headers_of(who))
             answer = connection.getresponse()

@@ -19,6 +19,7 @@ from joserfc.jwk import OKPKey
 from js_packages import needs_node, run_js
 from live_sockets import Refused, open_socket
 from node_process import Node
+from real_waiting import PATIENCE_S
 from trio_websocket import ConnectionClosed
 
 from overlayd.access.identity.headers import signed_digest
@@ -126,7 +127,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 def ask(node: Node, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> tuple[int, dict[str, Any]]:
     """One request over TCP: status and JSON body."""
-    connection = http.client.HTTPConnection(node.url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(node.url.removeprefix("http://"), timeout=PATIENCE_S)
     if body:
         headers = {"Content-Type": "application/json", **headers}
     connection.request(method, path, body or None, headers)
@@ -244,7 +245,7 @@ async def test_a_live_session_ends_with_its_token(node: Node) -> None:
             while True:
                 messages.append(json.loads(await socket.get_message()))
 
-        with trio.fail_after(10), pytest.raises(ConnectionClosed) as caught:
+        with trio.fail_after(PATIENCE_S), pytest.raises(ConnectionClosed) as caught:
             await read_on()
     assert (messages[-1]["type"], messages[-1]["reason"]) == ("bye", "access.expired")
     assert caught.value.reason is not None

@@ -7,14 +7,13 @@ from pathlib import Path
 import httpx
 import msgspec
 from node_process import Node
-from real_waiting import until
+from real_waiting import PATIENCE_S, until
 from test_commands import on
 
 from overlayd.cli.exits import FAILED, OK
 from overlayd.client import SyncClient, statistics_calls
 from overlayd.model.wire_statistics import StatsBody, StreamStats
 
-WAIT_S = 20.0
 PACKETS = 5
 
 
@@ -50,7 +49,7 @@ def test_deliveries_are_counted_and_packets_survive_a_kill(tmp_path: Path) -> No
                 subscription = {"name": name, "kind": "webhook", "streams": [stream], "webhook": {"url": hook + path}}
                 httpx.post(f"{node.url}/v1/subscriptions", json=subscription).raise_for_status()
             with httpx.stream(
-                "GET", f"{node.url}/v1/live?stream=live", headers={"Accept": "application/x-ndjson"}, timeout=WAIT_S
+                "GET", f"{node.url}/v1/live?stream=live", headers={"Accept": "application/x-ndjson"}, timeout=PATIENCE_S
             ) as live:
                 lines = live.iter_lines()
                 next(lines)

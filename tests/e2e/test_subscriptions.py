@@ -12,13 +12,11 @@ import pytest
 import trio
 from click.testing import CliRunner
 from node_process import Node
-from real_waiting import until
+from real_waiting import PATIENCE_S, until
 
 from overlayd.cli import cli
 from overlayd.client import Client, SyncClient
 from overlayd.model.errors import SubscriptionConflict, UnknownSubscription
-
-WAIT_S = 20.0
 
 
 class Sink:
@@ -50,7 +48,7 @@ class Sink:
 
     def wait(self, count: int) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.requests) >= count, WAIT_S), len(self.requests)
+            assert self._changed.wait_for(lambda: len(self.requests) >= count, PATIENCE_S), len(self.requests)
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +308,7 @@ class Socket:
         await self._connection.send_message(json.dumps(message))
 
     async def receive(self) -> dict[str, Any]:
-        with trio.fail_after(WAIT_S):
+        with trio.fail_after(PATIENCE_S):
             found: dict[str, Any] = json.loads(await self._connection.get_message())
         assert found["type"] != "error", found
         return found
@@ -325,7 +323,7 @@ class Socket:
         """How the node closes the connection."""
         from trio_websocket import ConnectionClosed
 
-        with trio.fail_after(WAIT_S):
+        with trio.fail_after(PATIENCE_S):
             while True:
                 try:
                     await self._connection.get_message()

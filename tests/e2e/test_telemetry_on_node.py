@@ -15,11 +15,11 @@ from typing import Any
 import httpx
 import pytest
 from node_process import Node
+from real_waiting import PATIENCE_S
 
 from overlayd.client import SyncClient
 from overlayd.model.errors import UncertainPublish
 
-WAIT_S = 20.0
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
 WANTED = f"00-{TRACE}-{PARENT}-01"
@@ -70,13 +70,13 @@ class Collector:
             return [span for span in self.spans() if span["name"] == name]
 
         with self._changed:
-            assert self._changed.wait_for(lambda: len(named()) >= count, WAIT_S), (name, self.spans())
+            assert self._changed.wait_for(lambda: len(named()) >= count, PATIENCE_S), (name, self.spans())
         return named()
 
     def wait_at(self, path: str) -> tuple[dict[str, str], bytes]:
         """Until something came to a path."""
         with self._changed:
-            assert self._changed.wait_for(lambda: bool(self.at(path)), WAIT_S), path
+            assert self._changed.wait_for(lambda: bool(self.at(path)), PATIENCE_S), path
         return self.at(path)[0]
 
 
@@ -115,7 +115,7 @@ def test_one_trace_goes_through_the_log(tmp_path: Path, collector: Collector) ->
     config = config_of(collector.url)
     node = Node(tmp_path / "data", config=config).wait_ready()
     try:
-        with httpx.Client(base_url=node.url, timeout=WAIT_S) as client:
+        with httpx.Client(base_url=node.url, timeout=PATIENCE_S) as client:
             hook = {"name": "hook", "kind": "webhook", "streams": ["s"], "webhook": {"url": f"{collector.url}/hook"}}
             client.post("/v1/subscriptions", json=hook).raise_for_status()
             with client.stream("GET", "/v1/live?stream=s", headers={"Accept": "application/x-ndjson"}) as live:
@@ -143,7 +143,9 @@ def test_one_trace_goes_through_the_log(tmp_path: Path, collector: Collector) ->
         node.stop()
         node = Node(node.directory, config=config).wait_ready()
         late = "/v1/live?stream=s&from=beginning"
-        with httpx.stream("GET", node.url + late, headers={"Accept": "application/x-ndjson"}, timeout=WAIT_S) as live:
+        with httpx.stream(
+            "GET", node.url + late, headers={"Accept": "application/x-ndjson"}, timeout=PATIENCE_S
+        ) as live:
             packets = read_packets(live)
             assert [next(packets)["packet_sequence"] for _ in range(3)] == [1, 2, 3]
         *_, again = collector.wait(3, "deliver s")
@@ -222,7 +224,7 @@ def test_a_node_that_crashes_says_so(tmp_path: Path, collector: Collector) -> No
         with contextlib.suppress(UncertainPublish), SyncClient(url) as client:
             client.publish("s", {"words": CANARY})
         headers, body = collector.wait_at("/api/5/envelope/")
-        assert process.wait(WAIT_S) != 0
+        assert process.wait(PATIENCE_S) != 0
     assert "sentry_key=abc123" in headers["X-Sentry-Auth"]
     assert CANARY.encode() not in body
     event = json.loads(body.split(b"\n")[2])

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import trio
 from node_process import Node, listen_tls
+from real_waiting import PATIENCE_S
 from tls_authority import Authority
 
 from overlayd.client import Client, SyncClient, TlsFiles
@@ -103,7 +104,7 @@ def test_the_commands_over_https(secure: SecureNode) -> None:
     def run(*arguments: str, said: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "overlayd", *arguments], capture_output=True, text=True, env=os.environ | environ,
-            check=False, timeout=30, input=said,
+            check=False, timeout=PATIENCE_S, input=said,
         )  # fmt: skip
 
     files = ("--cacert", secure.ca, "--cert", secure.press)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from canaries import Canaries
 from node_process import Node
-from real_waiting import until
+from real_waiting import PATIENCE_S, until
 
 from overlayd.client import SyncClient
 from overlayd.client.retry import ONCE
@@ -34,7 +34,7 @@ def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SoftToken
 
 def readiness(node: Node, check: str = "checkpoint_key") -> tuple[int, str]:
     """Status of /readyz, and what it says about the key."""
-    connection = http.client.HTTPConnection(node.url.removeprefix("http://"), timeout=10)
+    connection = http.client.HTTPConnection(node.url.removeprefix("http://"), timeout=PATIENCE_S)
     try:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
@@ -98,6 +98,6 @@ def test_the_wallets_token_is_away_at_start(token: SoftToken, tmp_path: Path) ->
     assert "a token isn't there" in "".join(node.output)
     (tmp_path / "data" / "keys" / "log.ed25519").unlink()
     keyless = Node(tmp_path / "data", config=config)
-    keyless.process.wait(timeout=20)
+    keyless.process.wait(timeout=PATIENCE_S)
     assert keyless.stop() not in (0, None)
     assert "none of the keys is the one that signs this log" in "".join(keyless.output)

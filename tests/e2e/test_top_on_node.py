@@ -11,11 +11,10 @@ from collections.abc import Callable
 
 import httpx
 from node_process import Node
+from real_waiting import PATIENCE_S
 from test_commands import on
 
 from overlayd.cli.exits import OK, UNREACHABLE, USAGE
-
-WAIT_S = 20.0
 
 
 def test_one_snapshot_as_text(node: Node) -> None:
@@ -56,7 +55,7 @@ def test_live_until_it_is_interrupted(node: Node) -> None:
         process.send_signal(signal.SIGINT)
         rest = read_until(leader, lambda text: b"\x1b[?1049l" in text)
         assert b"Traceback" not in rest
-        assert process.wait(WAIT_S) == OK
+        assert process.wait(PATIENCE_S) == OK
     finally:
         process.kill()
         process.wait()
@@ -67,6 +66,6 @@ def read_until(file: int, is_enough: Callable[[bytes], bool]) -> bytes:
     """What a terminal shows until it is enough."""
     text = b""
     while not is_enough(text):
-        assert select.select([file], [], [], WAIT_S)[0], text[-2000:]
+        assert select.select([file], [], [], PATIENCE_S)[0], text[-2000:]
         text += os.read(file, 65536)
     return text

@@ -11,6 +11,7 @@ import msgspec
 import tls_wire
 import trio
 from net_rig import RawClient
+from real_waiting import SOON_S
 
 from overlayd.config import Settings
 from overlayd.daemon import Parts, serve_edge
@@ -107,7 +108,7 @@ class HostileNode:
     async def assert_healthy(self) -> None:
         """A client with good manners publishes over HTTP and WebSocket and gets what it published, and nothing of
         ours has crashed."""
-        with trio.fail_after(5):
+        with trio.fail_after(SOON_S):
             async with self.open_socket("?stream=healthy") as socket:
                 assert (await socket.read())["type"] == "subscribed"
                 answer = await self.ask("POST", "/v1/streams/healthy/packets", b'{"data":1}', Content_Type=JSON)

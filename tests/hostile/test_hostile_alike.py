@@ -5,6 +5,7 @@ from pathlib import Path
 
 import trio
 from hostile_rig import open_hostile_node
+from real_waiting import PATIENCE_S
 from test_hostile_lanes import ALL
 
 
@@ -16,7 +17,7 @@ async def test_hostile_bytes_are_answered_alike_on_both_ways(tmp_path: Path) -> 
         async with open_hostile_node(tmp_path / str(is_fast), is_fast=is_fast) as node:
             found = {}
             for name, raw in ALL.items():
-                with trio.fail_after(30):
+                with trio.fail_after(PATIENCE_S):
                     async with await node.connect() as client:
                         said = b""
                         with suppress(trio.BrokenResourceError):

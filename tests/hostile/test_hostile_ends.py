@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import trio
 from hostile_rig import JSON, UPGRADE, HostileNode, open_hostile_node
+from real_waiting import PATIENCE_S
 
 from overlayd.model.errors import ConfigInvalid
 
 WAYS = ("lane", "Quart", "TLS")
 
+SHUTDOWN_S = 9.0
+"""Less than `head_timeout`, which would end some of them as well."""
 HOST = b"Host: localhost\r\n"
 
 
@@ -54,7 +57,7 @@ async def ids_of(node: HostileNode) -> dict[str, int]:
 async def test_shutdown_while_nobody_lets_go(tmp_path: Path) -> None:
     """Clients that read nothing, stop in the middle or never begin hold shutdown up for its grace and no longer."""
     held = []
-    with trio.fail_after(8):
+    with trio.fail_after(PATIENCE_S) as scope:
         async with open_hostile_node(tmp_path, drain_timeout=0.3) as node:
             for number in range(20):
                 body = b'{"data":"%s"}' % (b"x" * 50_000)
@@ -75,6 +78,7 @@ async def test_shutdown_while_nobody_lets_go(tmp_path: Path) -> None:
                 stream.sendall(raw)
                 held.append(stream)
             await node.assert_healthy()
+            scope.deadline = trio.current_time() + SHUTDOWN_S
     for stream in held:
         stream.close()
 

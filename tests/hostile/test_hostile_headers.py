@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 from hostile_rig import HostileNode, open_hostile_node
+from real_waiting import SOON_S
 
 HEADERS = (
     "Accept", "Accept-Encoding", "Content-Encoding", "Content-Type", "Last-Event-ID", "If-Match", "If-None-Match",
@@ -46,7 +47,7 @@ async def status_of(node: HostileNode, raw: bytes) -> int:
         said = b""
         try:
             await client.send(raw)
-            with trio.move_on_after(5):
+            with trio.move_on_after(SOON_S):
                 while b"\r\n" not in said:
                     more = await client.stream.receive_some(4096)
                     if not more:

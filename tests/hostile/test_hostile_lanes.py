@@ -8,6 +8,7 @@ from pathlib import Path
 import trio
 from hostile_rig import open_hostile_node
 from net_rig import RawClient
+from real_waiting import PATIENCE_S
 from test_hostile_wire import RAW
 
 WAYS = ("lane", "Quart", "Unix", "TLS")
@@ -44,7 +45,7 @@ async def test_hostile_bytes_to_where_packets_are_posted(tmp_path: Path) -> None
     async with open_hostile_node(tmp_path) as node:
         for name, raw in ALL.items():
             for before in (b"", POST + b"Content-Length: 10\r\n\r\n" + PACKET):
-                with trio.fail_after(30):
+                with trio.fail_after(PATIENCE_S):
                     async with await node.connect() as client:
                         with suppress(trio.BrokenResourceError):
                             await client.send(before + raw)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 from hostile_rig import JSON, open_hostile_node
+from real_waiting import SOON_S
 
 from overlayd.model.units import Size
 from overlayd.pipeline.json_text import parse_json
@@ -54,7 +55,7 @@ async def test_bodies_that_stop_keep_nobody_out(tmp_path: Path) -> None:
         for at, client in enumerate(attackers):
             content_type = b"Content-Encoding: identity\r\n" if at % 2 else b""
             await client.send(POST + content_type + b"Content-Length: 900000\r\n\r\n" + b" " * (49_000 + at * 100))
-        with trio.fail_after(5):
+        with trio.fail_after(SOON_S):
             while node.count("overlayd_bodies_in_flight_bytes") < 190_000:  # noqa: ASYNC110 - real sockets
                 await trio.sleep(0.002)
             packet = b'{"data":"%s"}' % (b"x" * 20_000)
@@ -75,7 +76,7 @@ async def test_uploads_that_stop_keep_nobody_out(tmp_path: Path) -> None:
         for client in attackers:
             head = POST.replace(b"application/json", b"application/x-ndjson") + b"Transfer-Encoding: chunked\r\n\r\n"
             await client.send(head + b"%x\r\n" % 49_500 + b"x" * 49_500 + b"\r\n")
-        with trio.fail_after(5):
+        with trio.fail_after(SOON_S):
             while node.count("overlayd_bodies_in_flight_bytes") < 190_000:  # noqa: ASYNC110 - real sockets
                 await trio.sleep(0.002)
             packet = b'{"data":"%s"}' % (b"x" * 20_000)
@@ -90,7 +91,7 @@ async def test_a_chunk_that_never_comes(tmp_path: Path) -> None:
     async with open_hostile_node(tmp_path, stall_timeout=0.2) as node:
         async with await node.connect() as client:
             await client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\n")
-            with trio.fail_after(20):
+            with trio.fail_after(SOON_S):
                 answer = await client.read_answer()
             assert (answer.status, answer.json["code"]) == (408, "request.timeout")
         await node.assert_healthy()
@@ -102,7 +103,7 @@ async def test_messages_that_stop_keep_nobody_out(tmp_path: Path) -> None:
         async with node.open_socket() as one, node.open_socket() as two, node.open_socket() as healthy:
             await one.send_frame(1, b"x" * 49_500, length=59_000)
             await two.send_frame(1, b"x" * 48_500, length=59_000)
-            with trio.fail_after(4):
+            with trio.fail_after(SOON_S):
                 while node.parts.live_sockets._parts.budget._bytes < 98_000:  # noqa: ASYNC110
                     await trio.sleep(0.002)
                 packet = {"data": "x" * 5000}

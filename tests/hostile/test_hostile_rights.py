@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_waiting import PATIENCE_S
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "e2e"))
 
@@ -49,7 +50,7 @@ def make(node: Node, *scopes: str, **members: Any) -> KeyMade:
 
 def ask(node: Node, method: str, path: str, key: str, body: Any = None) -> tuple[int, Any]:
     """One request over TCP: status and JSON body."""
-    with closing(http.client.HTTPConnection(node.url.removeprefix("http://"), timeout=20)) as connection:
+    with closing(http.client.HTTPConnection(node.url.removeprefix("http://"), timeout=PATIENCE_S)) as connection:
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         connection.request(method, path, None if body is None else json.dumps(body), headers)
         answer = connection.getresponse()
@@ -82,7 +83,7 @@ def test_a_key_revoked_while_its_body_comes_does_nothing(node: Node, method: str
     """Who holds a stolen key could keep requests begun, and finish them when the key is revoked."""
     key = make(node, *EVERYTHING)
     host, _, port = node.url.removeprefix("http://").partition(":")
-    with closing(socket.create_connection((host, int(port)), timeout=20)) as link:
+    with closing(socket.create_connection((host, int(port)), timeout=PATIENCE_S)) as link:
         link.sendall(
             f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key.key}\r\nConnection: close\r\n"
             f"Content-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n".encode()

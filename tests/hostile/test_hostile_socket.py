@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 from hostile_rig import HostileNode, open_hostile_node
+from real_waiting import SOON_S
 
 WAYS = ("lane", "Quart", "Unix", "TLS")
 
@@ -42,7 +43,7 @@ async def test_frames_that_break_the_protocol(node: HostileNode) -> None:
     """Each is answered by a close frame that says why, and only that connection ends."""
     for name, (raw, code) in FRAMES.items():
         async with node.open_socket() as socket:
-            with trio.fail_after(5):
+            with trio.fail_after(SOON_S):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_send_what_it_takes, socket.client.stream, raw)
                     assert await socket.read() == code, name

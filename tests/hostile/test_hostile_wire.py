@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 from net_rig import Edge, RawClient, open_edge
+from real_waiting import PATIENCE_S
 
 WAYS = ("lane", "Unix", "TLS")
 
@@ -73,10 +74,10 @@ async def test_hostile_bytes(edge: Edge, raw: bytes) -> None:
         with suppress(trio.BrokenResourceError):
             await client.send(raw)
             await client.stream.send_eof()
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_S):
             await client.read_rest()
     await assert_healthy(edge)
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_S):
         await edge.wait_connections()
 
 
@@ -89,7 +90,7 @@ async def test_hostile_bytes_and_reset(edge: Edge, raw: bytes) -> None:
     client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     await trio.aclose_forcefully(client.stream)
     await assert_healthy(edge)
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_S):
         await edge.wait_connections()
 
 

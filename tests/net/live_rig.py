@@ -9,6 +9,7 @@ from typing import Any
 import trio
 from net_rig import Edge, open_edge
 from quart_trio import QuartTrio
+from real_waiting import SOON_S
 from route_rig import Node, open_node
 
 from overlayd.delivery.delivery import Delivery
@@ -109,6 +110,6 @@ async def open_live_edge(
 
 async def wait_until(is_so: Any) -> None:
     """Polls something that another task brings about, in real time."""
-    with trio.fail_after(5):
+    with trio.fail_after(SOON_S):
         while not is_so():  # noqa: ASYNC110 - real sockets
             await trio.sleep(0.002)

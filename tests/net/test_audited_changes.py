@@ -8,6 +8,7 @@ import msgspec
 import pytest
 import trio
 from metering_rig import MeteredNode, holder, open_metered
+from real_waiting import PATIENCE_S
 
 from overlayd.access.principal import Principal
 from overlayd.delivery.subscriptions import rounds
@@ -83,7 +84,7 @@ async def test_what_is_done_later_is_told_then(tmp_path: Path, monkeypatch: pyte
         assert (await node.ask("POST", "/v1/subscriptions/s/pause", who=MANAGER)).status == 507
         assert await node.parts.log.read(_states) == ["active"]
         full.clear()
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_S):
             while await node.parts.log.read(_states) != ["paused"]:
                 await trio.lowlevel.checkpoint()
             while len(await audited(node)) < 2:  # a reader may see the state before its writer hears of it
@@ -123,7 +124,7 @@ async def test_dead_letters_that_are_thrown_away(tmp_path: Path) -> None:
         assert (await node.ask("POST", "/v1/subscriptions", definition, who=MANAGER)).status == 201
         assert (await node.publish("a", 3, who=MANAGER)).status == 201
         one = "/v1/subscriptions/s"
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_S):
             leases: list[str] = []
             while len(leases) < 3:
                 given = (await node.ask("POST", f"{one}/fetch", {"max": 3, "wait": "1s"}, who=MANAGER)).json["messages"]

@@ -13,6 +13,7 @@ import trio_websocket
 from httpx_sse._decoders import SSEDecoder
 from live_rig import open_live, open_live_edge, wait_until
 from net_rig import Edge, RawClient
+from real_waiting import PATIENCE_S, SOON_S
 from route_rig import principal_with
 
 from overlayd.model.limits import Limits
@@ -48,7 +49,7 @@ class SseClient:
 
     async def next(self) -> tuple[str, dict[str, Any], str]:
         """The next event: its name, data and last event id."""
-        with trio.fail_after(5):
+        with trio.fail_after(SOON_S):
             while not self._events:
                 size = int(await self.client._read_until(b"\r\n"), 16)
                 chunk = (await self.client._read_exactly(size)).decode()
@@ -104,7 +105,7 @@ async def test_ndjson_on_sockets(tmp_path: Path, is_fast: bool) -> None:
     async with open_live_edge(tmp_path, is_fast=is_fast) as (live, edge):
         client = await edge.connect()
         await client.send(b"GET /v1/live?stream=s HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-ndjson\r\n\r\n")
-        with trio.fail_after(5):
+        with trio.fail_after(SOON_S):
             head = await client._read_until(b"\r\n\r\n")
             assert b"content-type: application/x-ndjson; charset=utf-8" in head
             assert b'{"type":"subscribed"' in await client._read_until(b'"never":[]}\n')
@@ -147,7 +148,7 @@ async def test_reset_in_the_middle_of_a_replay(tmp_path: Path, transport: str) -
         client.stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.stream.socket.close()
         await wait_until(lambda: len(live.registry) == 0)
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_S):
             async with await edge.connect() as other:
                 assert (await other.request("GET", "/v1/read?limit=1")).status == 200
         assert edge.count("overlayd_net_connection_crashes_total") == 0
@@ -282,7 +283,7 @@ async def test_websocket_on_sockets(tmp_path: Path) -> None:
                     json.dumps({"type": "publish", "ref": number, "stream": "s", "packets": [{"data": number}]})
                 )
             refs, payloads, cursor = [], [], ""
-            with trio.fail_after(5):
+            with trio.fail_after(SOON_S):
                 while len(refs) < 200 or len(payloads) < 200:
                     message = json.loads(await socket.get_message())
                     if message["type"] == "receipt":
@@ -320,7 +321,7 @@ async def test_publishes_of_one_socket_keep_their_order(tmp_path: Path) -> None:
                         "packets": [{"data": {"n": number, "pad": pad}}],
                     })
                 )  # fmt: skip
-            with trio.fail_after(10):
+            with trio.fail_after(SOON_S):
                 refs = {json.loads(await socket.get_message())["ref"] for _ in range(90)}
         assert refs == set(range(90))
         for stream in range(3):
@@ -399,7 +400,7 @@ async def test_many_readers_see_one_order(tmp_path: Path) -> None:
             finished += 1
 
         ready = trio.Semaphore(0)
-        with trio.fail_after(10):
+        with trio.fail_after(SOON_S):
             async with trio.open_nursery() as nursery:
                 for number in range(30):
                     nursery.start_soon(event_source if number % 2 else socket)

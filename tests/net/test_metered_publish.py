@@ -6,6 +6,7 @@ import msgspec
 import pytest
 import trio
 from metering_rig import ADMIN, LOOPBACK, Wall, holder, open_metered
+from real_waiting import PATIENCE_S
 
 from overlayd.access import bandwidth, metering
 from overlayd.access.principal import Standing
@@ -271,7 +272,7 @@ async def test_an_upload_that_waits_sees_what_changes(
 
         account.paid_until_s = trio.current_time() + 3600
         nursery.start_soon(go_on)
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_S):
             while not node.hits("max_bandwidth_mbps"):
                 await trio.lowlevel.checkpoint()
             assert not seen

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 from net_rig import RawClient
 from publish_rig import HEAD, open_publishing, packets_in
+from real_waiting import PATIENCE_S
 
 from overlayd.access import Peer
 from overlayd.model.limits import Limits
@@ -114,7 +115,7 @@ async def test_the_turnstile_lets_others_run(step_s: float, monkeypatch: pytest.
         await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(tick)
         nursery.start_soon(watched.run)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             while now[0] < 200 * step_s or sum(stay.is_busy for stay in watched._stays.values()) < 200:
                 await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()

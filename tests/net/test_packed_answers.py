@@ -9,6 +9,7 @@ import pytest
 import trio
 from live_rig import open_live, open_live_edge, wait_until
 from net_rig import RawClient
+from real_waiting import SOON_S
 
 from overlayd.net.encoding import takes_gzip
 
@@ -46,7 +47,7 @@ async def test_reads_are_compressed_for_who_asks(tmp_path: Path, count: int) -> 
 
 async def read_answer(client: RawClient) -> tuple[dict[str, str], bytes]:
     """Headers and the whole body of an answer that ends."""
-    with trio.fail_after(5):
+    with trio.fail_after(SOON_S):
         head = (await client._read_until(b"\r\n\r\n")).decode()
         headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
         if headers.get("transfer-encoding") == "chunked":
@@ -98,7 +99,7 @@ async def test_compressed_events_can_be_read_as_they_come(tmp_path: Path) -> Non
         client = await edge.connect()
         head = b"GET /v1/live?stream=s HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-ndjson\r\n"
         await client.send(head + b"Accept-Encoding: gzip\r\n\r\n")
-        with trio.fail_after(5):
+        with trio.fail_after(SOON_S):
             assert b"content-encoding: gzip" in await client._read_until(b"\r\n\r\n")
             inflater, text = zlib.decompressobj(31), b""
 
@@ -124,7 +125,7 @@ async def test_the_connection_outlives_an_answer_that_the_node_ended(tmp_path: P
             client = await edge.connect()
             await client.send(b"GET /v1/live?stream=s HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await wait_until(lambda: len(live.registry) == 1)
-            with trio.fail_after(5):
+            with trio.fail_after(SOON_S):
                 await client._read_until(b'"never":[]}')
                 await client.send(extra)
                 await trio.sleep(0.02)

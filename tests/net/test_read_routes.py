@@ -8,6 +8,7 @@ import pytest
 import trio
 from blake3 import blake3
 from live_rig import LiveNode, open_live
+from real_waiting import SOON_S
 from route_rig import LOOPBACK, principal_with, scoped
 from trio.testing import wait_all_tasks_blocked
 
@@ -165,7 +166,7 @@ async def test_what_comes_while_the_first_page_is_read_is_not_passed_by(
             return page
 
         monkeypatch.setattr(live.log, "read_packets", read_slowly)
-        with trio.fail_after(20):
+        with trio.fail_after(SOON_S):
             body = (await live.ask("GET", "/v1/streams/s/packets?after=1&wait=50s")).json
         assert numbers(body) == [2]
 
@@ -179,7 +180,7 @@ async def test_waiting_gives_the_lane_back(tmp_path: Path) -> None:
                 nursery.start_soon(live.ask, "GET", "/v1/streams/s/packets?after=1&wait=50s")
                 nursery.start_soon(live.ask, "GET", "/v1/read?from=now&wait=50s")
             await wait_all_tasks_blocked(0.01)
-            with trio.fail_after(30):  # less than what they wait for
+            with trio.fail_after(SOON_S):
                 assert (await live.ask("GET", "/v1/streams/s/packets/1")).status == 200
             nursery.cancel_scope.cancel()
 
@@ -392,6 +393,6 @@ async def test_deleted_while_waiting(tmp_path: Path) -> None:
 
             nursery.start_soon(poll)
             await wait_all_tasks_blocked(0.01)
-            with trio.fail_after(5):
+            with trio.fail_after(SOON_S):
                 await live.log.delete_stream("s")
         assert done

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from real_waiting import PATIENCE_S
 from storage_rig import Rig, append, receipts
 
 from overlayd.model.errors import BadParameter, CommitFailed, ShuttingDown, StorageFull
@@ -44,7 +45,7 @@ async def test_signs_on_its_own(rig: Rig) -> None:
     rig.set_settings(checkpoint=Duration(0.01))
     async with rig.open() as log:
         (receipt,) = receipts(await append(log, "s"))
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             while (await log.checkpoint()).size < receipt.offset:
                 await trio.lowlevel.checkpoint()
         newest = await log.checkpoint()

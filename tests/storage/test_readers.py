@@ -6,6 +6,7 @@ import threading
 import pytest
 import trio
 import trio.testing
+from real_waiting import PATIENCE_S
 from storage_rig import Rig, append, draft, forget_tail
 
 from overlayd.model.errors import DamagedEntry, IntakeBusy, ShuttingDown
@@ -39,7 +40,7 @@ async def test_impatient_readers_leave_the_pool_usable(rig: Rig) -> None:
         async with trio.open_nursery() as nursery:
             for number in range(50):
                 nursery.start_soon(be_impatient, number)
-        with trio.fail_after(30):  # a statement that was left running would hold its place for ever
+        with trio.fail_after(PATIENCE_S):  # a statement that was left running would hold its place for ever
             page = await log.read_page(0)
         assert len(page.entries) == 200
         assert log._readers._places.borrowed_tokens == 0

@@ -3,6 +3,7 @@
 import pytest
 import trio
 import trio.testing
+from real_waiting import PATIENCE_S
 from storage_rig import Rig, append, draft, drafts, forget_tail, receipts
 
 from overlayd.model.bodies import decode_removal_body
@@ -265,7 +266,7 @@ async def test_room_goes_back_to_the_disk(rig: Rig, monkeypatch: pytest.MonkeyPa
         before = log.stats().database_bytes
         assert before > 3_000_000
         await log.delete_stream("s")
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             while log.stats().database_bytes > 400_000 or await count_free_pages(log) > 16:
                 await trio.testing.wait_all_tasks_blocked(0.005)
         assert [entry for entry in await read_all(log, cold=True) if entry.kind == Kind.PACKET and not entry.is_reduced]
