@@ -14,7 +14,7 @@ from delivery_fakes import START_US, FakeLog, make_delivery
 from overlayd.access.principal import Principal
 from overlayd.delivery.frames import Message
 from overlayd.delivery.matching import PacketView
-from overlayd.delivery.subscriptions.definition import parse_new
+from overlayd.delivery.subscriptions.definition import parse_new, parse_patch
 from overlayd.delivery.subscriptions.owners import Owners
 from overlayd.delivery.subscriptions.parts import DurableSubscriptions
 from overlayd.delivery.subscriptions.subscription import Reading, Subscription
@@ -202,6 +202,12 @@ class Node:
         """A number out of the database."""
         (number,) = self.log.connection.execute(sql).fetchone()
         return int(number)
+
+
+async def patch(node: Node, one: Subscription, **members: object) -> None:
+    """As PATCH does."""
+    raw = msgspec.json.encode(members)
+    await node.book.patch(one, parse_patch(raw, one.definition, node.book.parse_query, node.book.check_webhook))
 
 
 @asynccontextmanager

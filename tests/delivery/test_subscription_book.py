@@ -7,14 +7,14 @@ from typing import TypeVar
 import msgspec
 import pytest
 import trio
-from subscription_rig import FAILED, OK, FakeOutlet, MemoryLog, Node, killed, running
+from subscription_rig import FAILED, OK, FakeOutlet, MemoryLog, killed, patch, running
 from trio.testing import MockClock
 
 from overlayd.delivery.frames import Message
 from overlayd.delivery.query import At, Beginning, Now
 from overlayd.delivery.subscriptions import tables
-from overlayd.delivery.subscriptions.definition import parse_new, parse_patch
-from overlayd.delivery.subscriptions.subscription import Reading, Subscription
+from overlayd.delivery.subscriptions.definition import parse_new
+from overlayd.delivery.subscriptions.subscription import Reading
 from overlayd.model.cursor import Cursor
 from overlayd.model.errors import (
     FutureCursor,
@@ -30,12 +30,6 @@ from overlayd.model.outlet import AttemptResult, Delivery
 from overlayd.model.subscription import decode_subscription
 
 T = TypeVar("T")
-
-
-async def patch(node: Node, one: Subscription, **members: object) -> None:
-    """As PATCH does."""
-    raw = msgspec.json.encode(members)
-    await node.book.patch(one, parse_patch(raw, one.definition, node.book.parse_query, node.book.check_webhook))
 
 
 async def test_a_change_whose_caller_leaves_is_whole(autojump_clock: MockClock) -> None:

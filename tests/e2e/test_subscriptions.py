@@ -16,7 +16,7 @@ from real_waiting import PATIENCE_S, until
 
 from overlayd.cli import cli
 from overlayd.client import Client, SyncClient
-from overlayd.model.errors import SubscriptionConflict, UnknownSubscription
+from overlayd.model.errors import OverlaydError, SubscriptionConflict, UnknownSubscription
 
 
 class Sink:
@@ -298,11 +298,37 @@ async def test_named_live(node: Node) -> None:
         assert shown.lag_entries >= 2
 
 
+async def test_a_change_reaches_the_connection_that_reads(node: Node) -> None:
+    """A named live subscription that is changed closes its reader's connection with 1001: what it acknowledged counts,
+    and what it gets next is what is defined now. A change that changes nothing, or is refused, leaves it alone."""
+    with SyncClient(node.url) as client:
+        client.subscriptions.create({"name": "changing", "kind": "live", "streams": ["changing"]})
+        publish(node, "changing", *range(4))
+        async with open_socket(node) as first:
+            await first.send({"type": "subscribe", "id": "s", "name": "changing"})
+            packets = [await first.packet() for _ in range(4)]
+            await first.send({"type": "ack", "id": "s", "cursor": packets[0]["cursor"]})
+            client.subscriptions.patch("changing", {"streams": ["changing"]})
+            with pytest.raises(OverlaydError):
+                client.subscriptions.patch("changing", {"filter": "data >"})
+            publish(node, "changing", 4)
+            assert (await first.packet())["packet"]["data_payload"] == 4
+            client.subscriptions.patch("changing", {"filter": "data >= 3"})
+            assert await first.close_code() == 1001
+        assert first.reason == "subscription.changed"
+        async with open_socket(node) as second:
+            await second.send({"type": "subscribe", "id": "s", "name": "changing"})
+            assert [(await second.packet())["packet"]["data_payload"] for _ in range(2)] == [3, 4]
+            client.subscriptions.pause("changing")
+            assert await second.close_code() == 1008
+
+
 class Socket:
     """A plain WebSocket client."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self.reason = ""
 
     async def send(self, message: dict[str, Any]) -> None:
         await self._connection.send_message(json.dumps(message))
@@ -328,6 +354,7 @@ class Socket:
                 try:
                     await self._connection.get_message()
                 except ConnectionClosed as closed:
+                    self.reason = "" if closed.reason is None else closed.reason.reason
                     return int(closed.reason.code) if closed.reason else 0
 
 

@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import msgspec
 import structlog
@@ -12,10 +11,9 @@ from blake3 import blake3
 from overlayd.delivery.delivery import FilterLease, LeaseFilter
 from overlayd.delivery.matching import check_confirmations
 from overlayd.delivery.query import At, Beginning, Now, Selection
-from overlayd.delivery.start import common_offset
 from overlayd.delivery.subscriptions import tables
+from overlayd.delivery.subscriptions.deciding import Decision
 from overlayd.delivery.subscriptions.definition import (
-    LEASE_MAX_S,
     Asked,
     CheckWebhook,
     ParseQuery,
@@ -26,24 +24,32 @@ from overlayd.delivery.subscriptions.definition import (
 from overlayd.delivery.subscriptions.engine import Engine
 from overlayd.delivery.subscriptions.ledger import Ledger
 from overlayd.delivery.subscriptions.letters import unit_of
-from overlayd.delivery.subscriptions.rounds import WRITE_S, write_whole
+from overlayd.delivery.subscriptions.reviving import common_of, due_of, ledger_rules
+from overlayd.delivery.subscriptions.rounds import write_whole
 from overlayd.delivery.subscriptions.storing import (
     Deletion,
     has_plain_values,
     insert_statements,
+    joined,
+    place_statements,
     put_statements,
     stored_selection,
     with_values,
 )
-from overlayd.delivery.subscriptions.subscription import Created, Reading, Rules, Subscription, rules_of
+from overlayd.delivery.subscriptions.subscription import (
+    Created,
+    Reading,
+    Subscription,
+    in_state,
+    rules_of,
+    sought,
+)
 from overlayd.delivery.subscriptions.tables import Rest, State, StoredSubscription
 from overlayd.delivery.subscriptions.tags import IfMatch, SubscriptionTags
-from overlayd.delivery.subscriptions.units import UnitRow
 from overlayd.model.clock import Entropy
-from overlayd.model.cursor import OFFSET_MAX, Cursor
+from overlayd.model.cursor import Cursor
 from overlayd.model.errors import (
     BadParameter,
-    IntakeBusy,
     InvalidSubscription,
     LimitReached,
     OverlaydError,
@@ -88,6 +94,7 @@ class SubscriptionBook:
         self._by_id: dict[str, Subscription] = {}
         self._by_name: dict[str, Subscription] = {}
         self._leases: dict[int, FilterLease] = {}
+        self.on_redefined: Callable[[Subscription], None] = lambda subscription: None
         self._changing = trio.Lock()
         self._last_number = 0
 
@@ -134,7 +141,7 @@ class SubscriptionBook:
                 owner.dead_queued[letter.id] = letter
                 owner.ledger.add_dead(unit_of(letter), now)
         for subscription in plain:  # as earlier versions left them
-            await self._write_definition(subscription, None)
+            await self._log.write(put_statements(subscription, subscription.definition, self._headers))
         for subscription in self._by_id.values():
             self.engine.wake(subscription)
 
@@ -164,7 +171,7 @@ class SubscriptionBook:
                 secret, statements = self._make_secret(definition, id, asked.secret)
                 subscription = self._build(
                     number, id, owner, reading, self._clock.now_us(), definition, asked.selection, rest,
-                    Ledger(floor, **self._ledger_rules(rules_of(definition))),
+                    Ledger(floor, **ledger_rules(rules_of(definition), self._limits)),
                 )  # fmt: skip
                 own = _told(tell, subscription)
                 await write_whole(self._log, insert_statements(subscription, floor, self._headers, statements), own)
@@ -185,7 +192,7 @@ class SubscriptionBook:
         SubscriptionConflict for one that has none of the tags `if_match`, and as `create`."""
         async with self._changing:
             self.check_ours(subscription, if_match)
-            await self._redefine(subscription, asked, _told(tell, subscription))
+            await self._redefine(subscription, asked, own=_told(tell, subscription))
 
     async def declare(self, asked: Asked, reading: Reading, place: str) -> None:
         """A subscription of the configuration: made, or brought in line. Checkpoint. Raises as `create`."""
@@ -202,23 +209,21 @@ class SubscriptionBook:
                     f"{present.name} is of kind {present.definition.kind}; the kind of a subscription stays",
                     subject=present.name, hint="delete it first, or choose another name",
                 )  # fmt: skip
-            present.owner, present.reading = place, reading
-            if asked.definition != present.definition:
-                await self._redefine(present, asked)
-            else:
-                await self._write_definition(present, None)
-            keeper = self._secrets.get(present.definition.reached_by)
+            keeper, rotate = self._secrets.get(present.definition.reached_by), None
             if keeper is not None and digest not in ("", present.rest.declared):
-                _, statements = keeper.rotate(present.id, asked.secret)
-                await self._log.write(statements)
+                _, rotate = keeper.rotate(present.id, asked.secret)
+            await self._redefine(present, asked, owner=place, reading=reading, rotate=rotate)
+            if rotate is not None:
                 present.change(declared=digest)
                 await self.engine.rounds.mark(present).wait_or_raise()
 
     async def release(self, subscription: Subscription) -> None:
         """The configuration declares it no more: from now on the API may change it. Checkpoint."""
         async with self._changing:
+            await write_whole(
+                self._log, put_statements(subscription, subscription.definition, self._headers, owner=API)
+            )
             subscription.owner = API
-            await self._write_definition(subscription, None)
 
     async def delete(
         self, subscription: Subscription, *, tell: Tell | None = None, if_match: IfMatch = None
@@ -227,54 +232,66 @@ class SubscriptionBook:
         OwnedByConfig, SubscriptionConflict as `patch`, and as `Log.write`."""
         async with self._changing:
             self.check_ours(subscription, if_match)
-            subscription.is_gone = True
+            dead_letters, subscription.is_gone = subscription.dead_letters, True
             try:
                 await self.engine.halt(subscription)
                 subscription.ring()
+                await self.engine.rounds.mark(subscription).wait_or_raise()  # an older one would put rows back
                 keeper = self._secrets.get(subscription.definition.reached_by)
                 forget = None if keeper is None else keeper.forget(subscription.id)
                 slices = Deletion(subscription, self._headers, forget)
                 own = _told(tell, subscription)
                 while not slices.is_over:
                     await write_whole(self._log, slices.write, own)
-                    subscription.dead_letters -= slices.letters
+                    subscription.forget_letters(slices.letters)
                     own = []
             except BaseException:
                 subscription.is_gone = False
+                if subscription.dead_letters != dead_letters:
+                    self._succeed(subscription)
                 self.engine.wake(subscription)
+                self.engine.rounds.mark(subscription)  # rounds passed over it meanwhile
                 raise
             self._leave(subscription)
 
     async def set_state(self, subscription: Subscription, state: State, *, tell: Tell | None = None) -> None:
         """Pauses it, or goes on. What is in flight ends as it ends. Checkpoint. Raises StorageFull."""
-        subscription.set_state(state)
-        if state != "active":
-            self.engine.shop.usage.close(subscription, state)
-        if state == "active":
-            self.engine.wake(subscription)
-        await self.engine.rounds.mark(subscription, _told(tell, subscription)).wait_or_raise()
+        shop = self.engine.shop
+
+        def follow() -> None:
+            subscription.set_state(state)
+            if state == "active":
+                self.engine.wake(subscription)
+            else:
+                shop.usage.close(subscription, state)
+
+        def draft(position: Cursor) -> Statements:
+            return place_statements(subscription, subscription.floor(position), in_state(subscription.rest, state))
+
+        async with self._changing:
+            await self.engine.decide(Decision(subscription, draft, follow, own=_told(tell, subscription)))
 
     async def seek(self, subscription: Subscription, start: Start, *, tell: Tell | None = None) -> Cursor:
         """Goes on from somewhere else, forwards or back; what was outstanding is forgotten, leases end. Gives the new
         floor. Checkpoint. Raises BadCursor, FutureCursor, UnknownEpoch, StorageFull."""
         async with self._changing:
             floor = await self._place(start, subscription.selection)
-            await self.engine.halt(subscription)
-            before = subscription.ledger
-            ledger = Ledger(floor, **self._ledger_rules(subscription.rules))
-            ledger.discard(before.row_keys())
-            rest = subscription.rest
-            position = before.position.offset
-            if floor.offset > position:
-                subscription.note_told(position + 1, floor.offset)
-            else:
-                subscription.forget_told(floor.offset)
-            subscription.change(
-                start=min(rest.start, floor.offset), generation=rest.generation + 1,
-                given_to=max(rest.given_to, position) if before.floor.epoch == floor.epoch else 0,
+
+            def rest() -> Rest:
+                return sought(subscription.rest, subscription.ledger.position, floor)
+
+            def follow() -> None:
+                subscription.rest = rest()
+                subscription.shared_row = False
+                self._stand_on(
+                    subscription, Ledger(floor, **ledger_rules(subscription.rules, self._limits)), is_anew=True
+                )
+
+            decision = Decision(
+                subscription, lambda position: place_statements(subscription, floor, rest(), is_anew=True), follow,
+                own=_told(tell, subscription),
             )  # fmt: skip
-            self._stand_on(subscription, ledger)
-            await self.engine.rounds.mark(subscription, _told(tell, subscription)).wait_or_raise()
+            await self.engine.decide(decision, is_still=True)
             return floor
 
     async def rotate_secret(
@@ -284,9 +301,8 @@ class SubscriptionBook:
         SubscriptionConflict where there is none, InvalidSubscription."""
         keeper = self._secrets.get(subscription.definition.reached_by)
         if keeper is None:
-            raise SubscriptionConflict(
-                f"a {subscription.definition.reached_by} subscription has no secret", subject="secret"
-            )
+            kind = subscription.definition.reached_by
+            raise SubscriptionConflict(f"a {kind} subscription has no secret", subject="secret")
         secret, statements = keeper.rotate(subscription.id, given)
         await write_whole(self._log, statements, _told(tell, subscription))
         return secret
@@ -305,55 +321,62 @@ class SubscriptionBook:
         """As `definition.judge`."""
         return judge(definition, self.parse_query, self.check_webhook, start)
 
-    async def _redefine(self, subscription: Subscription, asked: Asked, own: Sequence[OwnPacket] = ()) -> None:
-        number, before = subscription.number, self._leases.get(subscription.number)
+    async def _redefine(
+        self, subscription: Subscription, asked: Asked, *, owner: str = "", reading: Reading | None = None,
+        rotate: Statements | None = None, own: Sequence[OwnPacket] = (),
+    ) -> None:  # fmt: skip
+        """Another definition, and whatever else is given, in one transaction; memory follows once it is durable."""
+        definition, is_other = asked.definition, asked.definition != subscription.definition
         is_other_filter = asked.selection.filter != subscription.selection.filter
-        lease = self._lease(asked.selection, subscription.reading) if is_other_filter else before
-        try:
-            await self._settle(subscription)  # what keeps it from being written is known before anything changes
-            await self._write_definition(subscription, asked.definition, own)
-            await self._settle(subscription)
-        except BaseException:
-            if is_other_filter and lease is not None:
+        lease = self._lease(asked.selection, reading or subscription.reading) if is_other_filter else None
+
+        def draft(position: Cursor) -> Statements:
+            put = put_statements(subscription, definition, self._headers, owner=owner, reading=reading)
+            return put if rotate is None else joined(put, rotate)
+
+        def follow() -> None:
+            subscription.owner, subscription.reading = owner or subscription.owner, reading or subscription.reading
+            if is_other:
+                self.engine.dispatcher.remove(subscription)
+                subscription.redefine(definition, self.engine.delivery.matcher(asked.selection))
+            if is_other_filter:
+                self._drop_lease(subscription)
+                self._keep_lease(subscription, lease)
+            if is_other:
+                self._succeed(subscription)
+                self._look_out_for(subscription)
+                self.on_redefined(subscription)
+
+        def drop() -> None:
+            if lease is not None:
                 lease.release()
-            self.engine.wake(subscription)
-            raise
-        # No await from here on.
-        rows = subscription.ledger.export()
-        self.engine.dispatcher.remove(subscription)
-        subscription.redefine(asked.definition, self.engine.delivery.matcher(asked.selection))
-        if is_other_filter:
-            self._leases.pop(number, None)
-            self._keep_lease(subscription, lease)
-            if before is not None:
-                before.release()
+
+        await self.engine.decide(Decision(subscription, draft, follow, drop, own), is_still=is_other)
+
+    def _succeed(self, subscription: Subscription) -> None:
+        """Another ledger, by other rules, for what the present one holds, written down or not."""
+        before = subscription.ledger
+        changes = before.drain()
         floor = subscription.floor(self.engine.dispatcher.position)
-        ledger = Ledger(floor, rows, **self._ledger_rules(subscription.rules))
+        ledger = Ledger(floor, before.export(), **ledger_rules(subscription.rules, self._limits))
+        ledger.owe(changes)
+        ledger.coalesced = before.coalesced
         self._stand_on(subscription, ledger)
-        self.engine.dispatcher.add(subscription)
 
-    async def _settle(self, subscription: Subscription) -> None:
-        """Nothing about it is in flight, and everything is written; whoever asked for it may leave meanwhile."""
-        with trio.move_on_after(WRITE_S, shield=True):
-            await self.engine.halt(subscription)
-            await self.engine.rounds.flush(subscription)
-            return
-        raise IntakeBusy("what was in flight took too long", subject="intake", retry_after_s=WRITE_S)
-
-    def _stand_on(self, subscription: Subscription, ledger: Ledger) -> None:
-        """From now on this ledger counts. Dead letters that are being tried again go on being tried."""
+    def _stand_on(self, subscription: Subscription, ledger: Ledger, *, is_anew: bool = False) -> None:
+        """From now on this ledger counts. Dead letters that are being tried again go on being tried; `is_anew`: nobody
+        has a lease any more."""
+        before, now = subscription.ledger, trio.current_time()
         subscription.ledger = ledger
         subscription.is_tracked = False
-        now = trio.current_time()
-        for letter in subscription.dead_queued.values():
-            ledger.add_dead(unit_of(letter), now)
+        for unit in before.dead():
+            if unit.dead_id not in subscription.dead_queued:
+                continue
+            is_begun_anew = unit.state == "flying" or (unit.state == "leased" and is_anew)
+            if is_begun_anew:
+                unit.state = "waiting"
+            ledger.add_dead(unit, now if is_begun_anew else unit.due)
         self.engine.wake(subscription)
-
-    async def _write_definition(
-        self, subscription: Subscription, definition: SubscriptionDefinition | None, own: Sequence[OwnPacket] = ()
-    ) -> None:
-        statements = put_statements(subscription, definition or subscription.definition, self._headers)
-        await write_whole(self._log, statements, own)
 
     async def _place(self, start: Start, selection: Selection) -> Cursor:
         """The floor that a start means."""
@@ -377,18 +400,18 @@ class SubscriptionBook:
         rest, floor = stored.state.rest, stored.state.floor
         selection, rules = stored_selection(definition), rules_of(definition)
         is_shared = stored.state.is_shared and position is not None
-        common = self._common_of(floor)
+        common, now_us = common_of(self._log, floor), self._clock.now_us()
         if is_shared and position is not None and position.epoch == floor.epoch:
             floor = max(floor, position, key=lambda cursor: (cursor.offset, cursor.index is None))
         rows = [
-            (row, self._due_of(row, rules, is_pull=definition.reached_by == "pull"))
+            (row, due_of(row, rules, now_us, is_pull=definition.reached_by == "pull"))
             for row in stored.rows
             if row.keys[-1][0] <= common
         ]
         reading = msgspec.json.decode(stored.principal, type=Reading)
         subscription = self._build(
             stored.number, stored.id, stored.owner, reading, stored.created_us, definition, selection, rest,
-            Ledger(floor, rows, **self._ledger_rules(rules)),
+            Ledger(floor, rows, **ledger_rules(rules, self._limits)),
         )  # fmt: skip
         subscription.shared_row = stored.state.is_shared
         subscription.ledger.discard(row.key for row in stored.rows if row.keys[-1][0] > common)
@@ -407,22 +430,6 @@ class SubscriptionBook:
             subscription.set_state("disabled", f"it can't be served: {err.detail}", self._clock.now_us())
         return subscription
 
-    def _common_of(self, floor: Cursor) -> int:
-        """Up to where what was written down is about this log: after a restore the offsets behind it stand for other
-        entries. -1 where it is about another log altogether."""
-        if floor.epoch == self._log.epoch:
-            return OFFSET_MAX
-        try:
-            return common_offset(self._log, floor.epoch)
-        except UnknownEpoch:
-            return -1
-
-    def _due_of(self, row: UnitRow, rules: Rules, *, is_pull: bool) -> float:
-        """When a unit of before a restart is due. However the clock jumped meanwhile, not later than it could be."""
-        left_s = (row.next_us - self._clock.now_us()) / 1e6
-        longest_s = LEASE_MAX_S if is_pull else rules.retry.pause_max_s(row.attempts)
-        return trio.current_time() + min(max(0.0, left_s), longest_s)
-
     def _build(
         self, number: int, id: str, owner: str, reading: Reading, created_us: int, definition: SubscriptionDefinition,
         selection: Selection, rest: Rest, ledger: Ledger,
@@ -436,6 +443,9 @@ class SubscriptionBook:
         self._by_id[subscription.id] = self._by_name[subscription.name] = subscription
         subscription.is_held = self.engine.are_agents_paused and subscription.definition.kind == "agent"
         self.engine.subscriptions[subscription.number] = subscription
+        self._look_out_for(subscription)
+
+    def _look_out_for(self, subscription: Subscription) -> None:
         if subscription.definition.reached_by != "live":
             self.engine.dispatcher.add(subscription)
 
@@ -446,9 +456,7 @@ class SubscriptionBook:
         self.engine.dispatcher.remove(subscription)
         self.engine.desks.pop(subscription.number, None)
         self.engine.rounds.busy.pop(subscription.number, None)
-        lease = self._leases.pop(subscription.number, None)
-        if lease is not None:
-            lease.release()
+        self._drop_lease(subscription)
 
     def _lease(self, selection: Selection, reading: Reading) -> FilterLease | None:
         return None if selection.filter is None else self._lease_filter(selection.filter, reading.principal)
@@ -457,6 +465,11 @@ class SubscriptionBook:
         subscription.judge = None if lease is None else lease.judge
         if lease is not None:
             self._leases[subscription.number] = lease
+
+    def _drop_lease(self, subscription: Subscription) -> None:
+        lease = self._leases.pop(subscription.number, None)
+        if lease is not None:
+            lease.release()
 
     def _check_room(self, definition: SubscriptionDefinition, reading: Reading) -> None:
         if definition.name in self._by_name:
@@ -481,13 +494,6 @@ class SubscriptionBook:
     def _make_secret(self, definition: SubscriptionDefinition, id: str, given: str) -> tuple[str, Statements | None]:
         keeper = self._secrets.get(definition.reached_by)
         return ("", None) if keeper is None else keeper.create(id, given or None)
-
-    def _ledger_rules(self, rules: Rules) -> dict[str, Any]:
-        return {
-            "is_ordered": rules.ordering == "stream", "batch_size": rules.batch_size,
-            "batch_wait_s": rules.batch_wait_s, "batch_bytes": int(self._limits.webhook_body_bytes),
-            "is_coalescing": rules.is_coalescing,
-        }  # fmt: skip
 
 
 def _told(tell: Tell | None, subscription: Subscription) -> list[OwnPacket]:

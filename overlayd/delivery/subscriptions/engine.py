@@ -4,23 +4,25 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
+import msgspec
 import structlog
 import trio
 
 from overlayd.delivery.delivery import Delivery
 from overlayd.delivery.frames import Message
 from overlayd.delivery.subscriptions.content import Contents, MayRead
+from overlayd.delivery.subscriptions.deciding import Decision
 from overlayd.delivery.subscriptions.dispatcher import Dispatcher
 from overlayd.delivery.subscriptions.finding import Finder
 from overlayd.delivery.subscriptions.meters import SubscriptionMeters
 from overlayd.delivery.subscriptions.pacing import NodePlaces, TroubledTurns
 from overlayd.delivery.subscriptions.pull import Desk
-from overlayd.delivery.subscriptions.rounds import Rounds
+from overlayd.delivery.subscriptions.rounds import WRITE_S, Rounds
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.delivery.subscriptions.tables import expire_dead, oldest_dead
 from overlayd.delivery.subscriptions.usage import SubscriptionUsage
 from overlayd.delivery.subscriptions.worker import Announce, Replier, Worker, Workshop
-from overlayd.model.errors import OverlaydError
+from overlayd.model.errors import IntakeBusy, OverlaydError
 from overlayd.model.outlet import Outlet
 from overlayd.model.supervise import supervise
 from overlayd.model.usage import UsageSink
@@ -161,6 +163,30 @@ class Engine:
             return
         running.scope.cancel()
         await running.gone.wait()
+
+    async def decide(self, decision: Decision, *, is_still: bool = False) -> None:
+        """It happens, or nothing has happened, whether whoever asked stays or not. Checkpoint. `is_still`: nothing is
+        being sent for the subscription meanwhile. Raises StorageFull or what else keeps it from being written; IntakeBusy, too,
+        where the log takes too long, and then it may happen later."""
+        subscription, follow, drop = decision.subscription, decision.follow, decision.drop
+
+        def end(how: Callable[[], None]) -> None:
+            subscription.changing -= 1
+            how()
+            self.wake(subscription)
+
+        ticket = None
+        with trio.move_on_after(WRITE_S, shield=True):
+            if is_still and subscription.definition.reached_by in self.outlets:
+                decision = msgspec.structs.replace(decision, follow=partial(end, follow), drop=partial(end, drop))
+                subscription.changing += 1
+                await self.halt(subscription)
+            ticket = self.rounds.decide(decision)
+            await ticket.wait_or_raise()
+            return
+        if ticket is None:
+            decision.drop()
+        raise IntakeBusy("what was in flight, or the log, took too long", subject="intake", retry_after_s=WRITE_S)
 
     async def drain(self) -> None:
         """Before the end: nothing new is begun, attempts in flight are waited for, everything is written down."""

@@ -57,6 +57,8 @@ class Ledger:
         self._timers_max = SPARE_TIMERS
         self._changed: dict[Key, Unit] = {}
         self._gone: list[Key] = []
+        self._owed: dict[Key, UnitRow] = {}
+        self._dead: dict[int, Unit] = {}
         self._restored: deque[tuple[Unit, UnitRow]] = deque()
         self._restored_by_key: dict[Key, Unit] = {}
         self._loose = 0
@@ -103,6 +105,10 @@ class Ledger:
     def items(self) -> Iterator[Item]:
         """Everything above the floor that was found, in the log's order."""
         return iter(self._items)
+
+    def dead(self) -> list[Unit]:
+        """Dead letters that are tried again."""
+        return list(self._dead.values())
 
     def settled_before(self) -> list[int]:
         """Offsets of packets that were settled before a restart and weren't found again yet."""
@@ -258,6 +264,7 @@ class Ledger:
         self.flying -= unit.state == "flying"
         unit.state = "done"
         if unit.dead_id:
+            self._dead.pop(unit.dead_id, None)
             return  # its items stand below the floor
         for item in unit.items:
             self._settle_item(item)
@@ -309,7 +316,8 @@ class Ledger:
     def add_dead(self, unit: Unit, due: float) -> None:
         """A dead letter that is to be tried again."""
         assert unit.dead_id
-        assert unit.state == "waiting"
+        assert unit.state in ("waiting", "leased")
+        self._dead[unit.dead_id] = unit
         self._set_timer(due, unit)
 
     def expire(self, now: float) -> list[Unit]:
@@ -333,25 +341,26 @@ class Ledger:
                 continue
             unit.has_row = True
             rows.append(row_of(unit))
+        taken = {*self._gone, *(row.key for row in rows)}
+        rows += [row for key, row in self._owed.items() if key not in taken]
         changes = Changes(rows, self._gone)
-        self._changed, self._gone = {}, []
+        self._changed, self._gone, self._owed = {}, [], {}
         return changes
 
     def discard(self, keys: Iterable[Key]) -> None:
         """Rows of before, which go when this ledger is written down."""
         self._gone += keys
 
+    def owe(self, changes: Changes) -> None:
+        """What the ledger before this one had yet to have written down, with the rows that this one began with."""
+        self._gone += changes.gone
+        self._owed = {row.key: row for row in changes.rows}
+
     def export(self) -> list[tuple[UnitRow, float]]:
         """The rows that stand in the database, each with when it is due; right once everything drained is written."""
         units = {id(item.unit): item.unit for item in self._items if item.unit is not None}
         rows = [(row_of(unit), unit.due) for unit in units.values() if unit.has_row]
         return [*rows, *((row, unit.due) for unit, row in self._restored)]
-
-    def row_keys(self) -> list[Key]:
-        """Of the rows that stand in the database, or will."""
-        units = {id(item.unit): item.unit for item in self._items if item.unit is not None}
-        keys = [unit.key for unit in units.values() if unit.has_row]
-        return [*keys, *(row.key for _, row in self._restored), *self._gone]
 
     def forget_messages(self) -> None:
         """Packets are read again from the log before they are delivered."""

@@ -1,10 +1,12 @@
 """Dead letters, for people: look at them, have them tried again, throw them away."""
 
+import sqlite3
 from collections.abc import Callable
 
 import trio
 
 from overlayd.delivery.subscriptions import tables
+from overlayd.delivery.subscriptions.deciding import Decision
 from overlayd.delivery.subscriptions.engine import Engine
 from overlayd.delivery.subscriptions.letters import queue_letter, unit_of
 from overlayd.delivery.subscriptions.subscription import Subscription
@@ -23,6 +25,7 @@ class LetterBox:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._log = engine.delivery.log
+        self._changing = trio.Lock()
 
     async def attempts(self, subscription: Subscription) -> list[AttemptBody]:
         """The attempts that are kept, newest first. Checkpoint."""
@@ -48,24 +51,17 @@ class LetterBox:
 
         Checkpoint. Raises SubscriptionConflict for one that isn't active, StorageFull.
         """
-        if subscription.rest.state != "active":
-            raise SubscriptionConflict(
-                f"{subscription.name} is {subscription.rest.state}", subject=subscription.id, hint="resume it first"
-            )
         count = 0
         after: int | None = max(0, first - 1)
-        while after is not None:
-            letters, after = await self._slice(subscription, after, last)
-            for letter in letters:
-                if letter.is_queued or letter.id in subscription.dead_queued:
-                    continue
-                queued = queue_letter(letter)
-                subscription.dead_queued[letter.id] = queued
-                subscription.dead_new.append(queued)
-                subscription.ledger.add_dead(unit_of(queued), trio.current_time())
-                count += 1
-            self._engine.wake(subscription)
-            await self._engine.rounds.mark(subscription).wait_or_raise()
+        async with self._changing:
+            if subscription.rest.state != "active":
+                raise SubscriptionConflict(
+                    f"{subscription.name} is {subscription.rest.state}", subject=subscription.id, hint="resume it first"
+                )
+            while after is not None:
+                letters, after = await self._slice(subscription, after, last)
+                parked = [one for one in letters if not one.is_queued and one.id not in subscription.dead_queued]
+                count += await self._queue(subscription, parked)
         return count
 
     async def delete(
@@ -75,15 +71,49 @@ class LetterBox:
         transaction. Checkpoint. Raises StorageFull."""
         count = 0
         after: int | None = max(0, first - 1)
-        while after is not None:
-            letters, after = await self._slice(subscription, after, last)
-            gone = [letter.id for letter in letters if letter.id not in subscription.dead_queued]
-            subscription.dead_gone += gone
-            subscription.dead_letters -= len(gone)
-            count += len(gone)
-            own = [tell(len(gone))] if gone and tell is not None else []
-            await self._engine.rounds.mark(subscription, own).wait_or_raise()
+        async with self._changing:
+            while after is not None:
+                letters, after = await self._slice(subscription, after, last)
+                gone = [letter.id for letter in letters if letter.id not in subscription.dead_queued]
+                count += await self._discard(subscription, gone, [] if tell is None else [tell(len(gone))])
         return count
+
+    async def _queue(self, subscription: Subscription, letters: list[DeadRow]) -> int:
+        """How many are tried again now: the others were taken away meanwhile. Checkpoint."""
+        if not letters:
+            await trio.lowlevel.checkpoint()
+            return 0
+        ids: list[int] = []
+
+        def write(connection: sqlite3.Connection) -> None:
+            ids[:] = tables.queue_dead(connection, [letter.id for letter in letters])
+
+        def follow() -> None:
+            now = trio.current_time()
+            for letter in letters:
+                if letter.id in ids:
+                    queued = subscription.dead_queued[letter.id] = queue_letter(letter)
+                    subscription.ledger.add_dead(unit_of(queued), now)
+            self._engine.wake(subscription)
+
+        await self._engine.decide(Decision(subscription, lambda position: write, follow))
+        return len(ids)
+
+    async def _discard(self, subscription: Subscription, ids: list[int], own: list[OwnPacket]) -> int:
+        """How many were thrown away. Checkpoint."""
+        if not ids:
+            await trio.lowlevel.checkpoint()
+            return 0
+        counts: list[int] = []
+
+        def write(connection: sqlite3.Connection) -> None:
+            counts[:] = [tables.discard_dead(connection, ids)]
+
+        def follow() -> None:
+            subscription.dead_letters -= sum(counts)
+
+        await self._engine.decide(Decision(subscription, lambda position: write, follow, own=own))
+        return sum(counts)
 
     async def _slice(
         self, subscription: Subscription, after: int | None, last: int

@@ -6,7 +6,7 @@ from overlayd.access.principal import Principal
 from overlayd.delivery.frames import Message
 from overlayd.delivery.matching import PacketView
 from overlayd.delivery.query import Format, LiveQuery
-from overlayd.delivery.session import CLOSE_POLICY, Ending, Session
+from overlayd.delivery.session import CLOSE_GOING_AWAY, CLOSE_POLICY, Ending, Session
 from overlayd.delivery.subscriptions.book import SubscriptionBook
 from overlayd.delivery.subscriptions.engine import Engine
 from overlayd.delivery.subscriptions.owners import Owners
@@ -18,6 +18,9 @@ from overlayd.model.errors import BadCursor, FutureCursor, SubscriptionConflict
 CLOSE_REPLACED = 4009
 REPLACED = Ending(CLOSE_REPLACED, "replaced by a newer client of the same name")
 WITHDRAWN = Ending(CLOSE_POLICY, "the named subscription was paused or deleted")
+
+CHANGED = Ending(CLOSE_GOING_AWAY, "subscription.changed", 0.0)
+"""It is defined in another way now: whoever comes back gets what is defined."""
 
 
 class Attachment:
@@ -66,6 +69,7 @@ class NamedLive:
         self._owners = owners
         self._attached: dict[int, Attachment] = {}
         self._replying = trio.Lock()
+        book.on_redefined = self._redefined
 
     def __repr__(self) -> str:
         return f"NamedLive(attached={len(self._attached)})"
@@ -169,6 +173,12 @@ class NamedLive:
         attachment = self._attached.pop(subscription.number, None)
         if attachment is not None:
             attachment.session.end(WITHDRAWN)
+
+    def _redefined(self, subscription: Subscription) -> None:
+        """Whoever reads it comes back for what it is now. Until they leave, what they acknowledge counts."""
+        attachment = self._attached.get(subscription.number)
+        if attachment is not None:
+            attachment.session.end(CHANGED)
 
     def is_attached(self, subscription: Subscription) -> bool:
         return subscription.number in self._attached

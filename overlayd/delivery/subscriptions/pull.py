@@ -198,9 +198,10 @@ class Desk:
 
     def restore(self) -> None:
         """Takes leases of before a restart up again, as the reading finds their messages."""
-        for item in self._subscription.ledger.items():
-            if item.unit is not None and item.unit.state == "leased":
-                self._leased.setdefault(self._lease_of(item.unit), item.unit)
+        ledger = self._subscription.ledger
+        for unit in [*(item.unit for item in ledger.items()), *ledger.dead()]:
+            if unit is not None and unit.state == "leased":
+                self._leased.setdefault(self._lease_of(unit), unit)
 
     async def catch_up(self) -> None:
         """Finds again what was given out before a restart. Checkpoint."""
@@ -217,6 +218,7 @@ class Desk:
         if self._finder.ledger is not self._subscription.ledger:
             self._finder = self._shop.finder(self._subscription)
             self._leased.clear()
+            self.restore()
 
     async def _fill(self, count: int) -> tuple[bool, int]:
         """Reads on until so many messages are at hand; at most one page. Whether there may be more, and how many

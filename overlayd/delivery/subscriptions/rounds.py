@@ -6,15 +6,17 @@ many endpoints are bad, publishers don't wait behind a commit for each of their 
 """
 
 import math
+import sqlite3
 from collections.abc import Callable, Sequence
 
 import structlog
 import trio
 
+from overlayd.delivery.subscriptions.deciding import Decision, RoundDecisions, RoundTicket
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.delivery.subscriptions.tables import Round
 from overlayd.model.cursor import Cursor
-from overlayd.model.errors import IntakeBusy, OverlaydError, ShuttingDown, StorageFull
+from overlayd.model.errors import IntakeBusy, ShuttingDown, StorageFull
 from overlayd.model.metrics import COUNTS, Metrics
 from overlayd.storage import Log
 from overlayd.storage.own import OwnPacket, Rows
@@ -24,41 +26,6 @@ LINGER_S = 0.25
 """A failed attempt may wait so long for others to be written with it. A kill meanwhile has it made, and counted, again."""
 WRITE_S = 30.0
 _log = structlog.get_logger("delivery.rounds")
-
-
-class RoundTicket:
-    """The end of one round. `trouble`: why it isn't durable yet."""
-
-    __slots__ = ("_changed", "is_durable", "trouble")
-
-    def __init__(self) -> None:
-        self.is_durable = False
-        self.trouble: OverlaydError | None = None
-        self._changed = trio.Event()
-
-    async def wait(self) -> None:
-        """Until the round is durable, however long that takes. Checkpoint."""
-        while not self.is_durable:
-            await self._changed.wait()
-        await trio.lowlevel.checkpoint()
-
-    async def wait_or_raise(self) -> None:
-        """Until the round is durable. Checkpoint. Raises StorageFull or what else keeps it from that; it is written
-        all the same once that is over."""
-        while not self.is_durable:
-            if self.trouble is not None:
-                error = self.trouble
-                raise type(error)(
-                    error.detail, subject=error.subject, hint=error.hint, retry_after_s=error.retry_after_s
-                )
-            await self._changed.wait()
-        await trio.lowlevel.checkpoint()
-
-    def tell(self, trouble: OverlaydError | None) -> None:
-        """Wakes those who wait: None once it is durable."""
-        self.is_durable, self.trouble = trouble is None, trouble
-        self._changed.set()
-        self._changed = trio.Event()
 
 
 async def write_told(log: Log, job: Rows, own: Sequence[OwnPacket]) -> None:
@@ -85,8 +52,7 @@ class Rounds:
         self._log = log
         self._position = position
         self._dirty: dict[int, Subscription] = {}
-        self._own: list[OwnPacket] = []
-        """What tells about the changes that wait, for their transaction."""
+        self._asked: list[tuple[Decision, RoundTicket]] = []
         self._wants_position = False
         self._ticket = RoundTicket()
         self._work = trio.Event()
@@ -102,13 +68,19 @@ class Rounds:
             "overlayd_subscription_round_subscriptions", "Subscriptions written down in one transaction", buckets=COUNTS
         )
 
-    def mark(self, subscription: Subscription, own: Sequence[OwnPacket] = ()) -> RoundTicket:
-        """What changed about it is written in the next round, whose ticket this is. `own`: packets of the node's own
-        streams that tell about it, for the same transaction. Doesn't yield."""
+    def mark(self, subscription: Subscription) -> RoundTicket:
+        """What changed about it is written in the next round, whose ticket this is. Doesn't yield."""
         self._dirty[subscription.number] = subscription
-        self._own += own
         self._hurry()
         return self._ticket
+
+    def decide(self, decision: Decision) -> RoundTicket:
+        """It is written in the next round; where that can't be written, it is dropped. Doesn't yield. It is the round's
+        from now on, whether anybody waits for the ticket or not."""
+        ticket = RoundTicket()
+        self._asked.append((decision, ticket))
+        self.mark(decision.subscription)
+        return ticket
 
     def mark_unhurried(self, subscription: Subscription) -> RoundTicket:
         """As `mark`, in the next round that is written for somebody else, or after `LINGER_S`. Doesn't yield."""
@@ -155,23 +127,32 @@ class Rounds:
             self._work = trio.Event()
 
     async def _write_round(self) -> None:
-        round, ticket, own = self._gather(), self._ticket, self._own
-        self._own = []
+        round, ticket = self._gather(), self._ticket
+        decisions = RoundDecisions(self._asked, self._position())
+        self._asked = []
         self._ticket = RoundTicket()
         self.is_writing = True
+
+        def write(connection: sqlite3.Connection) -> None:
+            round.write(connection)
+            decisions.write(connection)
+
         try:
             while True:
                 try:
-                    await write_told(self._log, round.write, own)
+                    await write_told(self._log, write, decisions.own)
+                    decisions.follow()
                     break
                 except ShuttingDown:
                     return
                 except (StorageFull, IntakeBusy) as err:
                     _log.warning("settlements wait", error=err.detail, subscriptions=len(round.states))
+                    decisions.drop(err)
                     ticket.tell(err)
                 await trio.sleep(TROUBLE_PAUSE_S)
         finally:
             self.is_writing = False
+            decisions.drop(ShuttingDown("the node is being stopped"))
         if round.position is not None:
             self.stored_position = round.position
         self._sizes.observe(len(round.states))

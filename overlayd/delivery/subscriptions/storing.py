@@ -10,8 +10,8 @@ from msgspec import UNSET
 from overlayd.delivery.agents.definition import effective_filter
 from overlayd.delivery.query import Selection
 from overlayd.delivery.subscriptions import tables
-from overlayd.delivery.subscriptions.subscription import Subscription
-from overlayd.delivery.subscriptions.tables import StateRow
+from overlayd.delivery.subscriptions.subscription import Reading, Subscription
+from overlayd.delivery.subscriptions.tables import Rest, StateRow
 from overlayd.model.cursor import Cursor
 from overlayd.model.outlet import HeaderKeeper, Statements
 from overlayd.model.subscription import SubscriptionDefinition, WebhookRule, encode_subscription
@@ -19,15 +19,18 @@ from overlayd.model.subscription import SubscriptionDefinition, WebhookRule, enc
 _NO_HEADERS: Mapping[str, str] = {}
 
 
-def put_statements(subscription: Subscription, definition: SubscriptionDefinition, headers: HeaderKeeper) -> Statements:
-    """What writes the definition down, its headers' values sealed."""
+def put_statements(
+    subscription: Subscription, definition: SubscriptionDefinition, headers: HeaderKeeper, *, owner: str = "",
+    reading: Reading | None = None,
+) -> Statements:  # fmt: skip
+    """What writes the definition down, its headers' values sealed. `owner`, `reading`: other ones than it has."""
     text = encode_subscription(_without_values(definition))
     seal = headers.seal(subscription.id, _headers_of(definition))
 
     def write(connection: sqlite3.Connection) -> None:
         tables.insert_subscription(
-            connection, subscription.number, subscription.id, subscription.name, subscription.owner,
-            msgspec.json.encode(subscription.reading), subscription.created_us, text,
+            connection, subscription.number, subscription.id, subscription.name,
+            owner or subscription.owner, msgspec.json.encode(reading or subscription.reading), subscription.created_us, text,
         )  # fmt: skip
         seal(connection)
 
@@ -51,23 +54,48 @@ def insert_statements(
     return write
 
 
+def place_statements(
+    subscription: Subscription, floor: Cursor, rest: Rest, *, is_anew: bool = False
+) -> Statements:  # fmt: skip
+    """Where it stands from now on, and what goes with that. `is_anew`: nothing is outstanding."""
+    round = tables.Round()
+    round.add_state(StateRow(subscription.number, floor, subscription.shared_row and not is_anew, rest))
+
+    def write(connection: sqlite3.Connection) -> None:
+        if is_anew:
+            tables.clear_units(connection, subscription.number)
+        round.write(connection)
+
+    return write
+
+
+def joined(first: Statements, second: Statements) -> Statements:
+    """One after the other."""
+
+    def write(connection: sqlite3.Connection) -> None:
+        first(connection)
+        second(connection)
+
+    return write
+
+
 class Deletion:
     """Takes a subscription away: its dead letters, a slice in each transaction, and with the last ones all the rest.
 
-    `letters`: how many the last transaction took.
+    `letters`: ids of those that the last transaction took.
     """
 
     def __init__(self, subscription: Subscription, headers: HeaderKeeper, forget: Statements | None) -> None:
         self._number = subscription.number
         self._unseal = headers.seal(subscription.id, _NO_HEADERS)
         self._forget = forget
-        self.letters = 0
+        self.letters: list[int] = []
         self.is_over = False
 
     def write(self, connection: sqlite3.Connection) -> None:
         """One transaction's part."""
-        self.letters = len(tables.delete_dead(connection, self._number))
-        self.is_over = self.letters < tables.ROWS_PER_DELETE
+        self.letters = tables.delete_dead(connection, self._number)
+        self.is_over = len(self.letters) < tables.ROWS_PER_DELETE
         if not self.is_over:
             return
         tables.delete_subscription(connection, self._number)

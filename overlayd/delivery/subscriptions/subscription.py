@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Iterable
 
 import msgspec
 import trio
@@ -67,6 +68,30 @@ def rules_of(definition: SubscriptionDefinition) -> Rules:
     return Rules(pull.ordering, 1, 0.0, 1, None, True, RetryPolicy(pull.max_deliveries), is_coalescing)
 
 
+def in_state(rest: Rest, state: State, reason: str = "", at_us: int = 0) -> Rest:
+    """With another state; `at_us`: when, for a disabled one."""
+    return msgspec.structs.replace(
+        rest, state=state, reason=reason, failing_us=0, hold_us=0, disabled_us=at_us if state == "disabled" else 0
+    )
+
+
+def sought(rest: Rest, position: Cursor, floor: Cursor) -> Rest:
+    """Where it goes on from the floor. `position`: up to where it had looked. What it passes over forwards it knows it
+    won't get; going back, what it passed over behind the floor it may get now."""
+    if floor.offset > position.offset:
+        told = _with_run(rest.told, position.offset + 1, floor.offset)
+    else:
+        told = tuple((low, min(high, floor.offset)) for low, high in rest.told if low <= floor.offset)
+    return msgspec.structs.replace(
+        rest, told=told, start=min(rest.start, floor.offset), generation=rest.generation + 1,
+        given_to=max(rest.given_to, position.offset) if position.epoch == floor.epoch else 0,
+    )  # fmt: skip
+
+
+def _with_run(told: Runs, low: int, high: int) -> Runs:
+    return (*told[-TOLD_MAX + 1 :], (low, high))
+
+
 def _brakes_of(definition: SubscriptionDefinition, limits: Limits) -> Brakes | None:
     return Brakes(definition.agent, limits) if isinstance(definition.agent, AgentRule) else None
 
@@ -76,7 +101,8 @@ class Subscription:
 
     `is_tracked`: the dispatcher follows the head for it; everything up to the dispatcher's position that it wants is
     in the ledger. `shared_row`: what is written down says that it shares the stored position. `bell`: rung when its
-    worker should look again. `brakes`: of an agent; `is_held`: all agents are paused.
+    worker should look again. `brakes`: of an agent; `is_held`: all agents are paused; `changing`: decisions that
+    aren't durable yet and let nothing be in flight.
     """
 
     def __init__(
@@ -108,6 +134,7 @@ class Subscription:
         self.dead_gone: list[int] = []
         self.dead_queued: dict[int, DeadRow] = {}
         self.is_held = False
+        self.changing = 0
         self._limits = limits
         self._service: Service | None = None
 
@@ -131,7 +158,8 @@ class Subscription:
     @property
     def is_served(self) -> bool:
         """Whether anything may be begun for it."""
-        return self.rest.state == "active" and not (self.is_gone or self.is_draining or self.is_held)
+        is_stopped = self.is_gone or self.is_draining or self.is_held or self.changing > 0
+        return self.rest.state == "active" and not is_stopped
 
     def serve(self, now_us: int) -> Service:
         """How it is served at the moment; lasts until it is defined anew. What it asked for before a restart holds on,
@@ -167,9 +195,7 @@ class Subscription:
 
     def set_state(self, state: State, reason: str = "", at_us: int = 0) -> None:
         """Active again forgets for how long it failed."""
-        self.change(
-            state=state, reason=reason, failing_us=0, hold_us=0, disabled_us=at_us if state == "disabled" else 0
-        )
+        self.rest = in_state(self.rest, state, reason, at_us)
         if state == "active" and self._service is not None:
             self._service.held_until = -math.inf
             self._service.failed_at, self._service.failures = None, 0
@@ -202,15 +228,16 @@ class Subscription:
 
     def note_told(self, low: int, high: int) -> None:
         """It knows that it won't get these packets."""
-        runs: Runs = (*self.rest.told[-TOLD_MAX + 1 :], (low, high))
-        self.change(told=runs)
-
-    def forget_told(self, floor: int) -> None:
-        """It goes on behind the floor once more: what it passed over there it may get now."""
-        self.change(told=tuple((low, min(high, floor)) for low, high in self.rest.told if low <= floor))
+        self.change(told=_with_run(self.rest.told, low, high))
 
     def was_told(self, offset: int) -> bool:
         return any(low <= offset <= high for low, high in self.rest.told)
+
+    def forget_letters(self, ids: Iterable[int]) -> None:
+        """These dead letters were taken away."""
+        for id in ids:
+            self.dead_letters -= 1
+            self.dead_queued.pop(id, None)
 
     def drain(self, round: Round, position: Cursor) -> None:
         """Adds everything that changed to the next transaction. `position`: the dispatcher's."""

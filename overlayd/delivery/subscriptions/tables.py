@@ -314,6 +314,23 @@ def delete_subscription(connection: sqlite3.Connection, number: int) -> None:
         connection.execute(f"DELETE FROM {table} WHERE number = ?", (number,))  # noqa: S608 - constants
 
 
+def clear_units(connection: sqlite3.Connection, number: int) -> None:
+    """Nothing of it is outstanding any more."""
+    connection.execute("DELETE FROM subscription_unit WHERE number = ?", (number,))
+
+
+def queue_dead(connection: sqlite3.Connection, ids: Sequence[int]) -> list[int]:
+    """Parked letters are tried again; gives the ids of those that are still there."""
+    ask = "UPDATE subscription_dead SET is_queued = 1 WHERE id IN (SELECT value FROM json_each(?)) RETURNING id"
+    return [row[0] for row in connection.execute(ask, (_text(ids),)).fetchall()]
+
+
+def discard_dead(connection: sqlite3.Connection, ids: Sequence[int]) -> int:
+    """Throws parked letters away; gives how many were still there."""
+    ask = "DELETE FROM subscription_dead WHERE id IN (SELECT value FROM json_each(?)) AND NOT is_queued"
+    return connection.execute(ask, (_text(ids),)).rowcount
+
+
 def delete_dead(connection: sqlite3.Connection, number: int) -> list[int]:
     """Some of its dead letters, a slice at a time; gives their ids."""
     found = connection.execute(
