@@ -207,7 +207,8 @@ async def test_when_a_key_was_used_last(rig: Rig, mock_clock: trio.testing.MockC
             await trio.testing.wait_all_tasks_blocked()
             assert key.used_us == 0
             mock_clock.jump(61)
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            while not key.used_us:
+                await trio.testing.wait_all_tasks_blocked(0.01)
             noted_us = key.used_us
             rig.clock.advance(5)
             await let_in(access, secret.text)
@@ -239,9 +240,9 @@ async def test_an_expired_key_ends_what_it_let_in(rig: Rig, mock_clock: trio.tes
             before = len(reviews)
             rig.clock.advance(10)
             mock_clock.jump(1.5)
-            await trio.testing.wait_all_tasks_blocked()
+            while len(reviews) == before:
+                await trio.testing.wait_all_tasks_blocked(0.01)
             assert who.standing.ended == "expired"
-            assert len(reviews) > before
             assert not access.has_credentials
             nursery.cancel_scope.cancel()
 

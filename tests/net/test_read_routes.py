@@ -115,7 +115,7 @@ async def test_long_poll_gets_the_next_packet(tmp_path: Path) -> None:
             await wait_all_tasks_blocked(0.01)
             await live.append("other", b"1")
             await live.append("s", b"2")
-            nursery.cancel_scope.deadline = trio.current_time() + 5
+            nursery.cancel_scope.deadline = trio.current_time() + SOON_S
         assert not nursery.cancel_scope.cancelled_caught, "it was not answered"
 
 
@@ -288,7 +288,7 @@ async def test_read_waits_for_a_message(tmp_path: Path) -> None:
             await wait_all_tasks_blocked(0.01)
             await live.append("other", b"1")
             await live.append("s", b"2")
-            nursery.cancel_scope.deadline = trio.current_time() + 5
+            nursery.cancel_scope.deadline = trio.current_time() + SOON_S
         assert not nursery.cancel_scope.cancelled_caught, "it was not answered"
 
 

@@ -15,11 +15,15 @@ from overlayd.model.draft import AppendRequest, AppendResult, Draft, Receipt, Re
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.names import StreamName
-from overlayd.model.units import Size
+from overlayd.model.units import Duration, Size
 from overlayd.storage import Log, StorageSettings, open_log
 
 START_US = 1_700_000_000_000_000
-SETTINGS = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
+SETTINGS = StorageSettings(
+    reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0), clock_step=Duration(86_400 * 365)
+)
+"""The rig's clock stands still while real time passes: where the machine held a test up, that would be a step, and an
+entry that no test counts on."""
 
 
 class FakeClock:
