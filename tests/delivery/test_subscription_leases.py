@@ -187,12 +187,12 @@ def test_leases(steps: list[tuple[Any, ...]]) -> None:
 
 
 @given(
-    generation=st.integers(0, 2**32 - 1), offset=st.integers(0, 2**63 - 1), index=st.integers(-(2**62), 2**62),
+    scope=st.integers(0, 2**32 - 1), generation=st.integers(0, 2**32 - 1), offset=st.integers(0, 2**63 - 1), index=st.integers(-(2**62), 2**62),
     part=st.integers(0, 2**16 - 1), delivery=st.integers(0, 2**32 - 1),
 )  # fmt: skip
-def test_tokens_round_trip(generation: int, offset: int, index: int, part: int, delivery: int) -> None:
+def test_tokens_round_trip(scope: int, generation: int, offset: int, index: int, part: int, delivery: int) -> None:
     """A lease is read back as it was written."""
-    lease = Lease(generation, (offset, index, part), delivery)
+    lease = Lease(scope, generation, (offset, index, part), delivery)
     assert Lease.decode(lease.encode()) == lease
 
 

@@ -12,7 +12,7 @@ from overlayd.delivery.subscriptions.meters import SubscriptionMeters
 from overlayd.delivery.subscriptions.subscription import Reading, Subscription
 from overlayd.delivery.subscriptions.units import Item, Key, Unit
 from overlayd.model.bodies import decode_status_body
-from overlayd.model.cursor import format_epoch
+from overlayd.model.cursor import Epoch, format_epoch
 from overlayd.model.errors import DamagedEntry, UnknownPacket, VerificationFailed
 from overlayd.model.outlet import DeliveryKind
 from overlayd.model.wire import GapReason
@@ -44,6 +44,11 @@ class Contents:
     def head(self) -> int:
         """The newest offset."""
         return self._log.head
+
+    @property
+    def epoch(self) -> Epoch:
+        """The log's present one."""
+        return self._log.epoch
 
     async def read(self, subscription: Subscription, unit: Unit) -> Parcel:
         """What the unit delivers now; nothing when its owner may not read it. A checkpoint only if the log is read."""

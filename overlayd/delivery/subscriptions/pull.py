@@ -11,7 +11,7 @@ from overlayd.delivery.agents.brakes import count_hold
 from overlayd.delivery.frames import Message
 from overlayd.delivery.subscriptions.content import body_bytes, delivery_id
 from overlayd.delivery.subscriptions.finding import Finder
-from overlayd.delivery.subscriptions.leases import Lease
+from overlayd.delivery.subscriptions.leases import Lease, scope_of
 from overlayd.delivery.subscriptions.letters import letter_of, queue_letter
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.delivery.subscriptions.tables import AttemptBody
@@ -51,6 +51,7 @@ class Desk:
         self._finder: Finder = shop.finder(subscription)
         self._finding = trio.Lock()
         self._leased: dict[Lease, Unit] = {}
+        self._scope = scope_of(subscription.id, shop.contents.epoch)
 
     def __repr__(self) -> str:
         return f"Desk({self._subscription.name!r}, leased={len(self._leased)})"
@@ -351,7 +352,7 @@ class Desk:
         # A dead letter that is tried again may stand at the place of a message: its key is set apart.
         offset, index, part = unit.key
         key = (offset, -2 - unit.dead_id, part) if unit.dead_id else (offset, index, part)
-        return Lease(self._subscription.rest.generation, key, unit.attempts)
+        return Lease(self._scope, self._subscription.rest.generation, key, unit.attempts)
 
     def _settle(self, unit: Unit) -> None:
         subscription = self._subscription

@@ -413,8 +413,11 @@ class Worker:
             self._shop.meters.metrics.count_limit_hit("troubled_attempts_per_s")
             self._service.held_until = max(self._service.held_until, turn_at)
 
-    def _disable(self, reason: str, now_us: int) -> dict[str, Any]:
+    def _disable(self, reason: str, now_us: int) -> dict[str, Any] | None:
+        """The event to announce; None when another attempt that was in flight has disabled it already."""
         subscription = self._subscription
+        if subscription.rest.state == "disabled":
+            return None
         subscription.set_state("disabled", reason, now_us)
         self._shop.usage.close(subscription, reason)
         self._shop.meters.disabled.inc()

@@ -1,0 +1,215 @@
+"""What comes between a delivery and its end: 410, a seek, a deletion, another definition, a namesake, a stream that goes."""
+
+import pytest
+import trio
+from subscription_rig import FAILED, OK, FakeOutlet, MemoryLog, killed, patch, running
+from trio.testing import MockClock
+
+from overlayd.delivery.frames import Message
+from overlayd.delivery.query import Beginning, Now
+from overlayd.delivery.subscriptions.pull import Fetched
+from overlayd.model.cursor import make_epoch
+from overlayd.model.errors import SubscriptionConflict
+from overlayd.model.outlet import AttemptResult, Delivery
+
+GONE = AttemptResult("disable", "the endpoint answered 410", status=410)
+
+
+def tokens(fetched: Fetched) -> list[str]:
+    """The leases, in order."""
+    return [leased.lease for leased in fetched.messages]
+
+
+async def test_gone_while_others_are_in_flight(autojump_clock: MockClock) -> None:
+    """Many answers of 410 disable once and are told once; what another one delivered stays delivered, and a resumption
+    delivers the rest, each under its id."""
+    async with running() as node:
+        one = await node.add(concurrency=8)
+        for number in range(20):
+            node.log.add("a", number)
+        await trio.sleep(1)
+        assert len(node.delivered()) == 20
+
+        async def give(delivery: Delivery[Message]) -> AttemptResult:
+            await trio.sleep(1)
+            return OK if delivery.delivery_id.endswith("2") else GONE
+
+        node.outlet.answers["s"] = give
+        for number in range(20, 40):
+            node.log.add("a", number)
+        await trio.sleep(3600)
+        assert len(node.outlet.attempts) == 28
+        assert (one.rest.state, len(node.events)) == ("disabled", 1)
+        assert "21" in node.delivered()
+        assert one.ledger.unsettled == 19
+        node.outlet.answers.clear()
+        await node.book.set_state(one, "active")
+        await trio.sleep(60)
+        assert sorted(map(int, node.delivered())) == list(range(40))
+        assert len(set(node.outlet.ids("s"))) == 40
+
+
+@pytest.mark.parametrize("ordering", ["none", "stream"])
+async def test_seek_while_deliveries_are_in_flight(ordering: str, autojump_clock: MockClock) -> None:
+    """Forwards what was in flight is forgotten; back it is made again, under its ids, and is settled once."""
+    async with running() as node:
+        node.outlet.answer("s", OK, after_s=5.0)
+        one = await node.add(ordering=ordering, streams=["*"])
+        for number in range(10):
+            node.log.add("abc"[number % 3], number)
+        await trio.sleep(7)
+        assert node.outlet.flying["s"] >= 1
+        await node.book.seek(one, Now())
+        assert node.outlet.flying["s"] == 0
+        delivered = len(node.delivered())
+        await trio.sleep(60)
+        assert len(node.delivered()) == delivered
+        assert one.is_idle
+        await node.book.seek(one, Beginning())
+        await trio.sleep(7)
+        await node.book.seek(one, Beginning())
+        await trio.sleep(3600)
+        assert set(node.delivered()) == set(map(str, range(10)))
+        assert len(set(node.outlet.ids("s"))) == 10
+        assert one.is_idle
+        assert node.count("SELECT count(*) FROM subscription_unit") == 0
+
+
+async def test_deletion_while_deliveries_are_in_flight(autojump_clock: MockClock) -> None:
+    """Nothing is sent any more, nothing is written any more, and those who wait for a message are told."""
+    async with running() as node:
+        node.outlet.answer("s", FAILED, FAILED, OK, after_s=2.0)
+        node.log.write_s = 0.5
+        one = await node.add(concurrency=8, retry={"schedule": ["1s"] * 9})
+        pull = await node.add("p", "pull")
+        desk = node.engine.desk(pull)
+        for number in range(50):
+            node.log.add("a", number)
+        fetched = await desk.fetch(50, 0)
+        await trio.sleep(7.3)
+        assert node.outlet.flying["s"] >= 1
+        async with trio.open_nursery() as nursery:
+
+            async def wait_for_more() -> None:
+                with pytest.raises(SubscriptionConflict, match="deleted"):
+                    await desk.fetch(1, 1000)
+
+            nursery.start_soon(wait_for_more)
+            await trio.sleep(0.1)
+            await node.book.delete(one)
+            await node.book.delete(pull)
+        count = len(node.outlet.attempts)
+        with pytest.raises(SubscriptionConflict, match="deleted"):
+            await desk.ack(tokens(fetched))
+        await trio.sleep(3600)
+        assert len(node.outlet.attempts) == count
+        for table in ("", "_state", "_unit", "_attempt", "_dead"):
+            assert node.count(f"SELECT count(*) FROM subscription{table}") == 0
+        assert node.engine.rounds.busy == {}
+
+
+async def test_leases_of_a_namesake(autojump_clock: MockClock) -> None:
+    """A worker whose subscription was deleted can't settle what another one under the same name gave to somebody else;
+    nor can the lease of one subscription settle a message of another."""
+    async with running() as node:
+        first = await node.add("p", "pull")
+        other = node.engine.desk(await node.add("q", "pull"))
+        node.log.add("a", 1)
+        before = await node.engine.desk(first).fetch(1, 0)
+        elsewhere = await other.fetch(1, 0)
+        await node.book.delete(first)
+        desk = node.engine.desk(await node.add("p", "pull", from_="beginning"))
+        now = await desk.fetch(1, 0)
+        assert len(now.messages) == 1
+        assert await desk.ack(tokens(before)) == ["expired"]
+        assert await desk.nack(tokens(elsewhere), 0.0) == ["expired"]
+        assert await desk.ack(tokens(now)) == ["ok"]
+        assert await other.ack(tokens(now)) == ["expired"]
+        assert await other.ack(tokens(elsewhere)) == ["ok"]
+
+
+async def test_leases_of_before_a_restore(autojump_clock: MockClock) -> None:
+    """After a restore another packet may stand at the offset of one that was out: its lease doesn't settle that."""
+    log = MemoryLog()
+    async with killed(log, FakeOutlet()) as node:
+        desk = node.engine.desk(await node.add("p", "pull"))
+        log.add("a", "old")
+        before = await desk.fetch(1, 0)
+    restored = MemoryLog(log.connection, epoch=make_epoch(2, b"other"))
+    restored.ancestry = [(log.epoch, 0)]
+    async with running(restored) as node:
+        desk = node.engine.desk(node.book.find("p"))
+        restored.add("a", "new")
+        fetched = await desk.fetch(10, 0)
+        assert len(fetched.messages) >= 1
+        assert await desk.ack(tokens(before)) == ["expired"]
+        assert await desk.ack(tokens(fetched)) == ["ok"] * len(fetched.messages)
+
+
+async def test_dead_letters_go_where_the_subscription_points_now(autojump_clock: MockClock) -> None:
+    """Tried again after another URL was given, a letter goes there, under its id and with the packets it had, though the
+    subscription wouldn't select them any more; of a stream that is gone there is nothing to send, and it goes."""
+    async with running() as node:
+        node.outlet.answer("s", FAILED)
+        one = await node.add(streams=["a", "b"], retry={"max_retries": 0}, batch_size=3, batch_wait="1s")
+        for number in range(3):
+            node.log.add("a", number)
+        node.log.add("b", 9)
+        await trio.sleep(60)
+        dead = await node.parts.letters.read(one, 0, 10)
+        assert len(dead) == 2
+        node.outlet.answers.clear()
+        await patch(node, one, streams=["c"], webhook={"url": "http://other/"})
+        node.log.delete("b")
+        assert await node.parts.letters.redeliver(one, 0, 1 << 60) == 2
+        await trio.sleep(60)
+        ((_, sent),) = node.outlet.attempts[2:]
+        webhook = sent.definition.webhook
+        assert getattr(webhook, "url", "") == "http://other/"
+        assert sent.delivery_id == next(letter.body.delivery_id for letter in dead if letter.body.stream == "a")
+        assert node.delivered() == ["0", "1", "2"]
+        assert one.dead_letters == node.count("SELECT count(*) FROM subscription_dead") == 0
+        assert [body.outcome for body in await node.parts.letters.attempts(one)].count("gap") == 1
+
+
+@pytest.mark.parametrize("way", ["patch", "seek"])
+async def test_a_letter_that_waits_goes_on_waiting(way: str, autojump_clock: MockClock) -> None:
+    """Neither a change nor a seek has a dead letter tried before its time, or more often than it would be."""
+    async with running() as node:
+        node.outlet.answer("s", FAILED)
+        one = await node.add(retry={"schedule": ["1h", "1h"]})
+        node.log.add("a", 1)
+        await trio.sleep(3 * 3600)
+        await node.parts.letters.redeliver(one, 1, 1)
+        await trio.sleep(60)
+        assert len(node.outlet.attempts) == 4
+        if way == "patch":
+            await patch(node, one, types=["t"])
+        else:
+            await node.book.seek(one, Now())
+        await trio.sleep(1800)
+        assert len(node.outlet.attempts) == 4
+        await trio.sleep(10 * 3600)
+        assert [delivery.attempt for _, delivery in node.outlet.attempts] == [1, 2, 3, 4, 5, 6]
+        assert (one.dead_letters, one.dead_queued) == (1, {})
+
+
+async def test_a_worker_keeps_a_letter_over_a_change(autojump_clock: MockClock) -> None:
+    """A dead letter that a worker has on lease stays theirs when the subscription is changed; a seek ends the lease."""
+    async with running() as node:
+        one = await node.add("p", "pull", max_deliveries=1, lease="60s")
+        desk = node.engine.desk(one)
+        node.log.add("a", 1)
+        await desk.nack(tokens(await desk.fetch(1, 0)), 0.0)
+        await node.parts.letters.redeliver(one, 1, 1)
+        fetched = await desk.fetch(1, 0)
+        await patch(node, one, types=["t"])
+        assert (await desk.fetch(1, 0)).messages == []
+        await node.book.seek(one, Now())
+        assert await desk.ack(tokens(fetched)) == ["expired"]
+        again = await desk.fetch(1, 0)
+        await patch(node, one, types=["u"])
+        assert await desk.ack(tokens(again)) == ["ok"]
+        await trio.sleep(1)
+        assert one.dead_letters == node.count("SELECT count(*) FROM subscription_dead") == 0
+        assert one.rest.delivered == 1
