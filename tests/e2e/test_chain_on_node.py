@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from node_process import Node
-from real_waiting import looks, pause, until
+from real_waiting import looks, until
 
 CONFIG = """
 [chain]
@@ -70,16 +70,14 @@ class ChainNode:
                 return told
         raise AssertionError(f"{told} of {count}: {self.ask('GET', '/v1/chain')}")
 
-    def wait_seen(self) -> None:
-        """Until nothing of the wallet's is unsent and the mempool holds it."""
-        chain: Any = None
-        for _ in looks(each_s=0.05):
-            chain = self.ask("GET", "/v1/chain")
-            lines = self.ask("GET", "/v1/wallet/history")["transactions"]
-            if not chain["unfunded"] and any(line["for"] != "wallet" for line in lines):
-                pause(0.2)
-                return
-        raise AssertionError(chain)
+    def wait_seen(self, stream: str, sequence: int = 1) -> None:
+        """Until the mempool holds the packet's transaction."""
+
+        def is_seen() -> bool:
+            packet = self.ask("GET", f"/v1/streams/{stream}/packets/{sequence}")
+            return bool(packet["confirmation_status"] == "seen")
+
+        until(is_seen, f"{stream}'s packet {sequence} is in the mempool")
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +92,14 @@ def test_a_packet_is_paid_for_and_confirmed_after_its_block(chain_node: ChainNod
     """Nothing is delivered before a block; the packet then comes once, and a reorg takes it back and gives it again."""
     chain_node.ask("PUT", "/v1/streams/each", {"confirm": {"commit": "packet"}})
     chain_node.ask("POST", "/v1/streams/each/packets", {"data": {"t": 21}})
-    chain_node.wait_seen()
+    chain_node.wait_seen("each")
     assert chain_node.statuses("each") == []
     chain_node.mine()
     assert chain_node.wait_for("each", 1) == [("packet", "confirmed")]
     tip = chain_node.ask("POST", "/v1/chain/regtest/reorg", {"depth": 1})["tip"]
     assert chain_node.ask("GET", "/v1/chain")["tip"]["hash"] == tip["hash"]
     assert chain_node.wait_for("each", 2)[1] == ("status", "pending")
-    pause(0.3)
+    chain_node.wait_seen("each")
     chain_node.mine()
     told = [one for one in chain_node.wait_for("each", 3) if one != ("status", "mined")]
     assert told == [("packet", "confirmed"), ("status", "pending"), ("status", "confirmed")]
@@ -118,7 +116,7 @@ def test_a_batch_is_anchored_by_itself(chain_node: ChainNode) -> None:
         return any(line["for"] == "checkpoint" for line in lines)
 
     until(is_anchored, "a transaction for the checkpoint")
-    pause(0.3)
+    chain_node.wait_seen("batch", 10)
     chain_node.mine()
     assert chain_node.wait_for("batch", 10) == [("packet", "confirmed")] * 10
     assert [line["for"] for line in chain_node.ask("GET", "/v1/wallet/history")["transactions"]].count(
@@ -194,7 +192,8 @@ def test_a_directory_goes_on_after_a_kill(tmp_path: Path) -> None:
     node = Node(directory, config=CONFIG).wait_ready()
     try:
         chain = ChainNode(node)
-        chain.wait_seen()
+        for sequence in range(1, 21):
+            chain.wait_seen("each", sequence)
         chain.mine()
         assert chain.wait_for("each", 20) == [("packet", "confirmed")] * 20
         history = chain.ask("GET", "/v1/wallet/history")["transactions"]
