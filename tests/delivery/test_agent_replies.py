@@ -13,8 +13,11 @@ from test_webhook_dispatch import until
 from trio.testing import MockClock
 
 from overlayd.delivery.subscriptions.tables import clear_excerpts, read_attempts
+from overlayd.model.cursor import Cursor
 from overlayd.model.definition import Definition
+from overlayd.model.draft import AppendRequest, Draft
 from overlayd.model.limits import HOPS_MAX, Limits
+from overlayd.model.names import StreamName
 
 
 async def test_a_reply_is_linked_to_what_it_answers(tmp_path: Path, patient_clock: MockClock) -> None:
@@ -154,6 +157,27 @@ async def test_a_repeated_delivery_replies_once(tmp_path: Path, patient_clock: M
         await agents.settled(subscription)
         assert [value for _, value in await agents.packets()] == [{"mood": "fine"}, 2]
         assert agents.count("overlayd_agent_replies_repeated_total") == 1
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_nobody_takes_a_replys_place(number: int, tmp_path: Path, patient_clock: MockClock) -> None:
+    """Ids of replies can be guessed. What a publisher puts there in advance isn't taken for the reply: the attempt fails
+    with the reason, is tried again, and becomes a dead letter that says why."""
+    async with open_agents(tmp_path) as agents, chaos.open_sink() as sink:
+        subscription = await agents.agent(sink.url)
+        sink.play(*[reply_with(REPLY)] * 3)
+        await agents.node.log.define_stream("a", Definition())
+        cursor = Cursor(agents.node.log.epoch, agents.node.log.head + 2)
+        squat = Draft(0, b'"squat"', b'"squat"', id=f"reply:{subscription.id}:{cursor}:{number}")
+        version = agents.node.log.find_stream("out").definition_version  # type: ignore[union-attr]
+        await agents.node.log.append(AppendRequest(StreamName("out"), [squat], definition_version=version))
+        await agents.node.publish("x")
+        assert agents.node.log.head == cursor.offset
+        await agents.settled(subscription)
+        assert [value for _, value in await agents.packets()] == ["squat"]
+        assert "id" in subscription.rest.last_error
+        assert (subscription.rest.failed, subscription.rest.delivered) == (3, 0)
+        assert subscription.dead_letters == 1
 
 
 async def test_a_crash_behind_the_reply_finds_the_delivery_settled(tmp_path: Path, patient_clock: MockClock) -> None:

@@ -2,12 +2,13 @@
 
 import pytest
 import trio
-from subscription_rig import FAILED, OK, FakeOutlet, MemoryLog, killed, patch, running
+from subscription_rig import FAILED, OK, FakeOutlet, MemoryLog, Node, killed, patch, running
 from trio.testing import MockClock
 
 from overlayd.delivery.frames import Message
 from overlayd.delivery.query import Beginning, Now
 from overlayd.delivery.subscriptions.pull import Fetched
+from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.model.cursor import make_epoch
 from overlayd.model.errors import SubscriptionConflict
 from overlayd.model.outlet import AttemptResult, Delivery
@@ -213,3 +214,42 @@ async def test_a_worker_keeps_a_letter_over_a_change(autojump_clock: MockClock) 
         await trio.sleep(1)
         assert one.dead_letters == node.count("SELECT count(*) FROM subscription_dead") == 0
         assert one.rest.delivered == 1
+
+
+async def test_acknowledgements_while_a_change_is_written(autojump_clock: MockClock) -> None:
+    """What workers do while a change is on its way to the disk counts behind it, and behind a kill: in or out of order,
+    acknowledged, given back, extended, or fetched."""
+    log = MemoryLog()
+    async with killed(log, FakeOutlet()) as node:
+        one = await node.add("p", "pull", lease="60s")
+        desk = node.engine.desk(one)
+        for number in range(9):
+            log.add("a", number)
+        held = tokens(await desk.fetch(7, 0))
+        log.write_s = 1.0
+        async with trio.open_nursery() as nursery:
+            for delay in (0.0, 0.3, 0.6):  # one after the other, at different moments of the writes
+                nursery.start_soon(patch_later, node, one, delay)
+            await trio.sleep(0.5)
+            assert await desk.ack([held[3], held[0]]) == ["ok", "ok"]
+            assert await desk.nack([held[1]], 500.0) == ["ok"]
+            assert (await desk.extend([held[2]], 900.0))[0] == ["ok"]
+            assert await desk.ack([held[5]]) == ["ok"]
+            late = await desk.fetch(1, 0)
+            assert await desk.ack([held[6], *tokens(late)]) == ["ok", "ok"]
+        assert one.rest.delivered == 5
+    log.write_s = 0.0
+    async with running(log) as node:
+        desk = node.engine.desk(node.book.find("p"))
+        await trio.sleep(100)
+        found = [*(await desk.fetch(10, 0)).messages, *(await desk.fetch(10, 0)).messages]
+        assert sorted(str(one.message.cursor) for one in found) == [log.cursor(5), log.cursor(9)]
+        assert await desk.ack([held[2], *(one.lease for one in found)]) == ["ok"] * 3
+        await trio.sleep(500)
+        assert [str(one.message.cursor) for one in (await desk.fetch(1, 0)).messages] == [log.cursor(2)]
+
+
+async def patch_later(node: Node, one: Subscription, delay: float) -> None:
+    """A change that selects the same."""
+    await trio.sleep(delay)
+    await patch(node, one, streams=["a", f"b{delay * 10:.0f}"])

@@ -8,7 +8,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from patient_clock import patient_clock
-from subscription_rig import FakeOutlet, MemoryLog, MovingClock, killed
+from subscription_rig import FakeOutlet, MemoryLog, MovingClock, killed, patch
 
 from overlayd.delivery.matching import PacketView
 from overlayd.delivery.subscriptions.leases import Lease
@@ -55,6 +55,11 @@ class Model:
     async def publish(self) -> None:
         self.messages[str(len(self.messages))] = Held()
         self.log.add("a", len(self.messages) - 1)
+
+    async def change(self) -> None:
+        """Another definition that selects the same: leases stay with who has them."""
+        one = self.node.book.find("p")
+        await patch(self.node, one, streams=["a"] if len(one.definition.streams) > 1 else ["a", "b"])
 
     async def wait(self, seconds: float) -> None:
         await trio.sleep(seconds)
@@ -161,6 +166,7 @@ STEPS = st.lists(
         st.tuples(st.just("nack"), st.integers(0, 30), st.integers(0, 20)),
         st.tuples(st.just("extend"), st.integers(0, 30), st.integers(0, 30)),
         st.tuples(st.just("wait"), st.sampled_from([0.5, 3.0, 9.9, 11.0])),
+        st.tuples(st.just("change")),
         st.tuples(st.just("kill")),
     ),
     max_size=40,

@@ -27,6 +27,7 @@ from overlayd.model.errors import (
     Violation,
 )
 from overlayd.model.limits import HOPS_MAX, Limits
+from overlayd.model.meta import decode_meta
 from overlayd.model.metrics import Metrics
 from overlayd.model.subscription import AgentRule
 from overlayd.model.wire_agents import Reply
@@ -157,8 +158,10 @@ class Replies:
         traces = {view.meta.traceparent for view in views}
         try:
             await self._append(output, objects, subscription, made, traces.pop() if len(traces) == 1 else "")
-        except IdReused:  # its first reply is there since just now
-            self._repeated.inc()
+        except IdReused:
+            if not await self._is_replied(output, f"{start}1"):
+                raise  # somebody published something else under an id of the reply
+            self._repeated.inc()  # its first reply is there since just now
             return 0
         self._appended.inc(len(objects))
         return sum(map(len, objects))
@@ -193,9 +196,16 @@ class Replies:
             await trio.sleep(TRY_PAUSE_S)
 
     async def _is_replied(self, stream: str, first_id: str) -> bool:
+        """Whether the packet with the id was made from others, as only the node says of packets: ids can be guessed, and
+        what a publisher put there in advance is no reply. Of one that was erased nobody knows any more."""
         found = self._log.find_stream(stream)
         entries: list[StoredEntry] = [] if found is None else await self._log.find_by_id(first_id)
-        return any(found is not None and entry.stream_hash == found.stream_hash for entry in entries)
+        return any(
+            found is not None
+            and entry.stream_hash == found.stream_hash
+            and (entry.is_reduced or decode_meta(entry.meta).hops > 0)
+            for entry in entries
+        )
 
 
 def _objects_of(packets: list[dict[str, msgspec.Raw]], start: str, messages: Sequence[Message]) -> list[bytes]:
