@@ -20,7 +20,7 @@ from overlayd.model.units import Size
 from overlayd.storage import StorageSettings, open_log
 
 NODE = Path(__file__).parent / "delivering_node.py"
-FINISH_S = 90.0
+FINISH_S = 240.0
 
 
 class Event(msgspec.Struct, array_like=True):

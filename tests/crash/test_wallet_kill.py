@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 NODE = Path(__file__).parent / "paying_node.py"
-WAIT_S = 110.0
+WAIT_S = 240.0
 STEPS = {
     "packet": {
         "before choose",

@@ -8,12 +8,12 @@ from functools import partial
 
 import msgspec
 import trio
-from real_waiting import pause_async
+from real_waiting import PATIENCE_S, pause_async
 
 CONVERSATIONS = 50
 SENDERS = 16
 GLOBAL_LISTENERS = 5
-SETTLE_S = 10.0
+SETTLE_S = PATIENCE_S
 
 
 class Figures(msgspec.Struct):

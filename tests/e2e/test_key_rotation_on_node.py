@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from node_process import Node
-from real_waiting import pause
+from real_waiting import PATIENCE_S, pause
 
 from overlayd.client import SyncClient
 from overlayd.client.trust import LogView
@@ -144,7 +144,7 @@ def test_killed_while_it_rotates(tmp_path: Path) -> None:
         finally:
             node.process.kill()
             node.stop()
-        asking.wait(10)
+        asking.wait(PATIENCE_S)
     node = Node(directory).wait_ready()
     try:
         publish(node, 1)

@@ -25,6 +25,9 @@ class Sink:
     def __init__(self) -> None:
         self.requests: list[tuple[dict[str, str], Any]] = []
         self.status = 204
+        self.answers = threading.Event()
+        """Clear: whoever calls waits for its answer."""
+        self.answers.set()
         self._changed = threading.Condition()
         sink = self
 
@@ -36,9 +39,13 @@ class Sink:
                 with sink._changed:
                     sink.requests.append((dict(self.headers), body))
                     sink._changed.notify_all()
-                self.send_response(sink.status)
-                self.send_header("content-length", "0")
-                self.end_headers()
+                sink.answers.wait(PATIENCE_S)
+                try:
+                    self.send_response(sink.status)
+                    self.send_header("content-length", "0")
+                    self.end_headers()
+                except OSError:  # the node was killed meanwhile
+                    self.close_connection = True
 
             def log_message(self, format: str, *arguments: object) -> None: ...
 
