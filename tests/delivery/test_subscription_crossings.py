@@ -11,6 +11,7 @@ from overlayd.delivery.subscriptions.pull import Fetched
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.model.cursor import make_epoch
 from overlayd.model.errors import SubscriptionConflict
+from overlayd.model.limits import Limits
 from overlayd.model.outlet import AttemptResult, Delivery
 
 GONE = AttemptResult("disable", "the endpoint answered 410", status=410)
@@ -247,6 +248,63 @@ async def test_acknowledgements_while_a_change_is_written(autojump_clock: MockCl
         assert await desk.ack([held[2], *(one.lease for one in found)]) == ["ok"] * 3
         await trio.sleep(500)
         assert [str(one.message.cursor) for one in (await desk.fetch(1, 0)).messages] == [log.cursor(2)]
+
+
+async def test_a_batch_keeps_its_name_whatever_is_left_of_it(autojump_clock: MockClock) -> None:
+    """Fixed at its first attempt, a batch of which another definition wants fewer packets is tried again with those under
+    its name, over restarts too: no packet comes under two names. What is wanted no more is given up."""
+    log, outlet = MemoryLog(), FakeOutlet()
+    outlet.answer("s", FAILED)
+    async with killed(log, outlet) as node:
+        one = await node.add(batch_size=4, batch_wait="1s", retry={"schedule": ["60s"] * 9}, streams=["a", "b"])
+        for number in range(8):
+            log.add("a", number, type=f"t{number % 2}")
+        log.add("b", 9, type="t0")
+        await trio.sleep(30)
+        names = set(outlet.ids("s"))
+        await patch(node, one, types=["t1"], webhook={"batch_size": 1, "batch_wait": "0s"})
+        await trio.sleep(60)
+        await patch(node, one, webhook={"ordering": "stream"})
+        await trio.sleep(60)
+    outlet.answer("s", OK)
+    async with running(log, outlet) as node:
+        await trio.sleep(200)
+        assert node.delivered() == ["1", "3", "5", "7"]
+        assert set(outlet.ids("s")) == names
+        assert len(names) == 3
+        assert node.book.find("s").is_idle
+        assert node.count("SELECT count(*) FROM subscription_unit") == 0
+
+
+@pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.slow)])
+async def test_ten_thousand_outstanding(count: int, autojump_clock: MockClock) -> None:
+    """At its bound a subscription changes, is restarted, settles from the far end, and moves, and nothing is left over."""
+    log, limits = MemoryLog(), Limits(outstanding_max=count)
+    async with killed(log, FakeOutlet(), limits=limits) as node:
+        one = await node.add("p", "pull", lease="1h")
+        desk = node.engine.desk(one)
+        for number in range(count + 500):
+            log.add("a", number)
+        held: list[str] = []
+        while fetched := tokens(await desk.fetch(500, 0)):
+            held += fetched
+        assert count <= len(held) == one.ledger.outstanding <= count + 200
+        assert await desk.ack(held[:0:-1]) == ["ok"] * (len(held) - 1)
+        assert one.ledger.floor.offset == 0
+        await patch(node, one, streams=["a", "b"])
+        assert one.ledger.unsettled == 0  # not found again yet
+        assert (await desk.extend(held[:1], 3600.0))[0] == ["ok"]
+        assert one.ledger.unsettled == 1
+    async with running(log, limits=limits) as node:
+        one = node.book.find("p")
+        desk = node.engine.desk(one)
+        assert await desk.ack(held[:1]) == ["ok"]
+        assert one.ledger.floor.offset >= len(held)
+        assert node.count("SELECT count(*) FROM subscription_unit") == 0
+        await node.book.seek(one, Beginning())
+        assert len(tokens(await desk.fetch(100, 0))) == 100
+        await node.book.delete(one)
+        assert node.count("SELECT count(*) FROM subscription_unit") == 0
 
 
 async def patch_later(node: Node, one: Subscription, delay: float) -> None:

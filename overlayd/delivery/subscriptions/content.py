@@ -116,10 +116,11 @@ def delivery_id(subscription_id: str, unit: Unit) -> str:
     epoch = format_epoch(first.after.epoch)
     if first.kind == "erased" and first.packet_offset:
         return f"msg_{subscription_id}_{epoch}_{first.packet_offset}_erased"
-    start = f"msg_{subscription_id}_{epoch}_{_place_text(first.key)}"
+    first_key, last_key = (unit.members[0], unit.members[-1]) if unit.members else (first.key, last.key)
+    start = f"msg_{subscription_id}_{epoch}_{_place_text(first_key)}"
     if first.kind == "status":
         return f"{start}_status{first.key[2] or ''}"
-    return start if first is last else f"{start}-{_place_text(last.key)}"
+    return start if first_key == last_key else f"{start}-{_place_text(last_key)}"
 
 
 def body_bytes(messages: Iterable[Message]) -> int:

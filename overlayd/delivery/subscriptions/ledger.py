@@ -184,7 +184,7 @@ class Ledger:
     def _restore(self, row: UnitRow, due: float) -> None:
         unit = Unit(row.key, [], "", left=len(row.keys))
         unit.state, unit.attempts, unit.first_us, unit.next_us = row.state, row.attempts, row.first_us, row.next_us
-        unit.is_fixed, unit.has_row, unit.due = bool(row.members), True, due
+        unit.is_fixed, unit.members, unit.has_row, unit.due = bool(row.members), row.members, True, due
         self._restored.append((unit, row))
         for key in row.keys:
             self._restored_by_key[key] = unit
@@ -246,7 +246,7 @@ class Ledger:
 
     def fix(self, unit: Unit) -> None:
         """The unit's bounds are written down, so that they are the same at every attempt."""
-        unit.is_fixed = True
+        unit.is_fixed, unit.members = True, tuple(item.key for item in unit.items)
         self._change(unit)
 
     def cut(self, unit: Unit, count: int) -> None:

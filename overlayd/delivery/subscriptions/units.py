@@ -53,12 +53,13 @@ class Unit:
 
     `attempts`: those that ended, or leases that began; `attempts_before`: those of them that don't count any more,
     because somebody had a dead letter tried again. `due`: when it may fly again, or when its lease ends; `next_us`
-    is the same as wall time. `dead_id`: a dead letter that is tried again, which moves no floor.
+    is the same as wall time. `members`: keys of all that a batch was fixed with, by which it is called; another definition
+    may have left it with fewer `items`. `dead_id`: a dead letter that is tried again, which moves no floor.
     """
 
     __slots__ = (
-        "attempts", "attempts_before", "dead_id", "due", "first_us", "has_row", "is_fixed", "items", "key", "left", "next_us", "state",
-        "stream",
+        "attempts", "attempts_before", "dead_id", "due", "first_us", "has_row", "is_fixed", "items", "key", "left", "members", "next_us",
+        "state", "stream",
     )  # fmt: skip
 
     def __init__(self, key: Key, items: list[Item], stream: str, *, left: int, dead_id: int = 0) -> None:
@@ -69,6 +70,7 @@ class Unit:
         self.dead_id = dead_id
         self.state: UnitState = "waiting"
         self.is_fixed = False
+        self.members: tuple[Key, ...] = ()
         self.has_row = False
         self.attempts = 0
         self.attempts_before = 0
@@ -123,5 +125,5 @@ def row_of(unit: Unit) -> UnitRow:
         attempts=unit.attempts,
         first_us=unit.first_us,
         next_us=unit.next_us,
-        members=tuple(item.key for item in unit.items) if unit.is_fixed else (),
+        members=unit.members,
     )
