@@ -11,6 +11,7 @@ import trio
 from access_rig import TurnedClock
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from standing_clock import NO_STEP
 
 from overlayd.access.identity.nonces import KEPT_US, STEP_US, ClockNonces, DurableNonces
 from overlayd.access.identity.settings import IdentitySettings
@@ -24,7 +25,7 @@ from overlayd.model.metrics import Metrics
 from overlayd.model.units import Duration, Size
 from overlayd.storage import Log, StorageSettings, open_log
 
-STORAGE = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
+STORAGE = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0), clock_step=NO_STEP)
 ALICE, BOB = b"\x02" + b"a" * 32, b"\x02" + b"b" * 32
 DIGEST = bytes(32)
 

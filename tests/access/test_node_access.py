@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 from access_rig import SERVICE, TurnedClock, head_with, principal_of
+from standing_clock import NO_STEP
 
 from overlayd.access.gate import Remembered
 from overlayd.access.key_changes import Author, KeyAsk
@@ -39,7 +40,7 @@ from overlayd.storage.own import OwnPacket
 
 ADMIN = Principal(name="unix:0", kind="unix", rights=frozenset(("admin",)), address="uid:0")
 AUTHOR = Author(ADMIN, "r-1")
-STORAGE = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
+STORAGE = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0), clock_step=NO_STEP)
 THERE = Peer("tcp", "192.0.2.9", 40000, "192.0.2.1", 7878)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from access_rig import SERVICE, THERE, TurnedClock, head_with
+from standing_clock import NO_STEP
 from token_maker import ISSUER, KEYS, make_token
 
 from overlayd.access.certificates import CertificateScheme
@@ -83,7 +84,7 @@ async def _fetch_nothing(url: str, networks: tuple[str, ...]) -> bytes:
 @pytest.fixture
 async def opened(tmp_path: Path) -> AsyncIterator["Opener"]:
     """Opens a rig with the settings that it begins with."""
-    storage = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
+    storage = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0), clock_step=NO_STEP)
     async with open_log(
         tmp_path, settings=storage, limits=Limits(), defaults=Definition(), clock=TurnedClock(), entropy=Entropy(),
         metrics=Metrics(), features=(ACCESS_FEATURE, IDENTITY_FEATURE),

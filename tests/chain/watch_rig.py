@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from chain_rig import KEY, SCRIPT, FixedClock, outgoing
+from standing_clock import NO_STEP
 
 from overlayd.bsv.anchor import Anchor, AnchorKind, anchor_output
 from overlayd.bsv.network import REGTEST
@@ -176,7 +177,7 @@ async def watching(
 ) -> AsyncIterator[Node]:
     """A node's engine over a directory, none of whose tasks runs; to be opened again for a restart."""
     clock, metrics = clock or FixedClock(), Metrics()
-    storage = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
+    storage = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0), clock_step=NO_STEP)
     async with (
         open_log(
             directory, settings=storage, limits=Limits(), defaults=Definition(), clock=clock, entropy=Entropy(),

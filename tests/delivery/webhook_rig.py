@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from delivery_fakes import EPOCH, FakeLog
+from standing_clock import NO_STEP
 
 from overlayd.delivery.frames import Erased, Gap, Message, PacketState
 from overlayd.delivery.matching import view_packet
@@ -82,7 +83,7 @@ async def open_rig(
 ) -> AsyncIterator[WebhookRig]:
     """A rig on a log of its own."""
     metrics, clock = Metrics(), StillClock()
-    settings = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
+    settings = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0), clock_step=NO_STEP)
     all_limits = msgspec.structs.replace(Limits(), **limits)
     async with open_log(
         directory, settings=settings, limits=all_limits, defaults=Definition(), clock=clock, entropy=Entropy(),

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from lane_rig import ask_lane, target_of
 from route_rig import Reply
+from standing_clock import NO_STEP
 
 from overlayd.access import Principal
 from overlayd.access.principal import EVERYDAY, EVERYTHING
@@ -94,7 +95,9 @@ async def open_metered(
     quotas: QuotaSettings | None = None, usage: UsageSettings | None = None, is_fast: bool = True,
 ) -> AsyncIterator[MeteredNode]:  # fmt: skip
     """A node whose metering has begun; it is stopped in order at the end."""
-    storage = StorageSettings(dir=str(directory), reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0))
+    storage = StorageSettings(
+        dir=str(directory), reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0), clock_step=NO_STEP
+    )
     settings = msgspec.structs.replace(
         Settings(), storage=storage, rates=rates or RateSettings(), quotas=quotas or QuotaSettings(),
         usage=usage or UsageSettings(),

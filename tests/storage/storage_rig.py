@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from standing_clock import NO_STEP
 
 from overlayd.model.clock import Entropy
 from overlayd.model.definition import Definition, StreamLimits
@@ -15,15 +16,11 @@ from overlayd.model.draft import AppendRequest, AppendResult, Draft, Receipt, Re
 from overlayd.model.limits import Limits
 from overlayd.model.metrics import Metrics
 from overlayd.model.names import StreamName
-from overlayd.model.units import Duration, Size
+from overlayd.model.units import Size
 from overlayd.storage import Log, StorageSettings, open_log
 
 START_US = 1_700_000_000_000_000
-SETTINGS = StorageSettings(
-    reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0), clock_step=Duration(86_400 * 365)
-)
-"""The rig's clock stands still while real time passes: where the machine held a test up, that would be a step, and an
-entry that no test counts on."""
+SETTINGS = StorageSettings(reserve=Size(0), disk_high_water=Size(0), disk_low_water=Size(0), clock_step=NO_STEP)
 
 
 class FakeClock:
