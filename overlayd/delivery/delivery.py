@@ -67,6 +67,9 @@ class Delivery:
         self.meters = Meters(clock, metrics, tally, spans)
         self.frames = FrameBook(settings.frame_cache, metrics)
         self.views = ViewBook(settings.decoded_cache)
+        self.frames_once = FrameBook(0, metrics, counts_with=self.frames)
+        self.views_once = ViewBook(0)
+        """These keep nothing: for packets that only one reader gets, keeping them costs as much as an eighth of a write."""
         self._streams = streams
         self._matchers = MatcherBook(log, streams)
         self._scans = ScanBook(log)

@@ -107,6 +107,15 @@ class Channel:
             found = self.groups[wire, is_strict] = Group(self, wire, is_strict=is_strict)
         return found
 
+    @property
+    def only_seat(self) -> Seat | None:
+        """Its seat, if it has one and no more."""
+        if len(self.groups) == 1:
+            (group,) = self.groups.values()
+            if len(group.seats) == 1:
+                return next(iter(group.seats))
+        return None
+
     def drop(self, group: Group) -> None:
         """The group is empty."""
         del self.groups[group.wire, group.is_strict]
@@ -225,7 +234,7 @@ class FanOut:
                 continue
             page = await self.log.read_page(self.position)
             before, self.position = self.position, page.after
-            work = self._route(page)
+            work, is_shared = self._route(page)
             for channel in work:
                 if channel.reader is None:
                     channel.waits_at = before
@@ -234,35 +243,45 @@ class FanOut:
             for channel, entries in work.items():
                 if channel.is_following or not channel.groups:
                     continue
-                messages = channel.scanner.scan_plain(entries) if is_whole and channel.reader is None else None
-                if messages is None:
+                if not is_whole or channel.reader is not None:
                     await self._serve(channel, page, entries)
-                    continue
-                channel.waits_at = None
-                if messages:
-                    batch = Batch(messages, channel.cursor, True, len(entries), {})
-                    await self._deliver(channel, batch, Cursor(self.log.epoch, before))
+                elif is_shared or not self._deliver_alone(channel, entries, before):
+                    await self._serve_plain(channel, page, entries, before)
             self.wake()
             self._sweep()
             if min(len(work), len(page.entries)) >= REST_CHANNELS:
                 await trio.sleep(REST_S)
 
-    def _route(self, page: Page) -> dict[Channel, list[StoredEntry]]:
-        """Which channels the entries of a page concern."""
+    def _route(self, page: Page) -> tuple[dict[Channel, list[StoredEntry]], bool]:
+        """Which channels the entries of a page concern, and whether any of them concerns more than one."""
         work: dict[Channel, list[StoredEntry]] = {}
+        is_shared = False
         if page.damaged:  # what stood there nobody knows, so everybody is told
             work = {channel: [] for channel in self._shelves.every()}
         for entry in page.entries:
-            for channel in self._shelves.find(entry):
+            found = self._shelves.find(entry)
+            is_shared = is_shared or len(found) > 1
+            for channel in found:
                 known = work.get(channel)
                 if known is None:
                     work[channel] = [entry]
                 else:
                     known.append(entry)
-        return work
+        return work, is_shared
 
     def _reader_at(self, channel: Channel, position: int) -> Reader:
         return self.delivery.shared_reader(channel.matcher, channel.judge, position, lambda: self.position)
+
+    async def _serve_plain(self, channel: Channel, page: Page, entries: list[StoredEntry], before: int) -> None:
+        """One page for one channel, without a reader where it holds nothing but whole packets."""
+        messages = channel.scanner.scan_plain(entries)
+        if messages is None:
+            await self._serve(channel, page, entries)
+            return
+        channel.waits_at = None
+        if messages:
+            batch = Batch(messages, channel.cursor, True, len(entries), {})
+            await self._deliver(channel, batch, Cursor(self.log.epoch, before))
 
     async def _serve(self, channel: Channel, page: Page, entries: list[StoredEntry]) -> None:
         """One page for one channel; on a task of its own where it may have to wait for something."""
@@ -329,6 +348,27 @@ class FanOut:
                 group.told = batch.cursor.offset if batch.cursor.index is None else batch.cursor.offset - 1
         finally:
             channel.is_delivering = False
+
+    def _deliver_alone(self, channel: Channel, entries: list[StoredEntry], before: int) -> bool:
+        """The same for a session that gets packets which nobody else at the head wants, at once and with nothing kept for
+        others. False where there are more sessions, or for what isn't plain; nothing happened then."""
+        delivery, seat = self.delivery, channel.only_seat
+        group = None if seat is None else seat.group
+        if seat is None or group is None:
+            return False
+        messages = channel.scanner.scan_plain(entries, delivery.views_once)
+        if messages is None:
+            return False
+        channel.waits_at = None
+        if messages:
+            cursor = channel.cursor
+            pieces = group.wire.pieces(messages, cursor, delivery.frames_once)
+            is_written = self._write_one(seat, pieces, Cursor(self.log.epoch, before))
+            self._groups_written.inc()
+            delivery.meters.count_group(group.wire.transport, messages, int(is_written))
+            group.sent_at = trio.current_time()
+            group.told = cursor.offset
+        return True
 
     def _send_away(self, group: Group, seats: Iterable[Seat], before: Cursor) -> None:
         """Each finds out for itself that it can't go on."""

@@ -19,6 +19,7 @@ from overlayd.model.clock import format_time_us
 from overlayd.model.cursor import Cursor, Epoch, format_epoch
 from overlayd.model.definition import Definition
 from overlayd.model.entry import Z32
+from overlayd.model.loop_metrics import LoopCount
 from overlayd.model.metrics import Metrics
 from overlayd.model.wire import (
     ConfirmationStatus,
@@ -295,13 +296,17 @@ def tag_frame(text: bytes, sub: str) -> bytes:
 class FrameBook:
     """Frames that were written last, so that a packet is encoded once however many readers get it."""
 
-    def __init__(self, capacity_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, capacity_bytes: int, metrics: Metrics, *, counts_with: "FrameBook | None" = None) -> None:
+        """`counts_with`: the book whose counter this one shares."""
         self._texts: ByteBounded[tuple[int, int | None, FrameFormat], bytes] = ByteBounded(capacity_bytes)
         self._packed: ByteBounded[tuple[int, int | None, FrameFormat], bytes] = ByteBounded(capacity_bytes // 4)
-        self._encoded = metrics.loop_counter(
+        if counts_with is not None:
+            self._by_format: dict[str, LoopCount] = counts_with._by_format
+            return
+        encoded = metrics.loop_counter(
             "overlayd_frames_encoded", "Frames encoded; each serves every reader that gets it", "format"
         )
-        self._by_format = {name: self._encoded.labels(name) for name in get_args(FrameFormat)}
+        self._by_format = {name: encoded.labels(name) for name in get_args(FrameFormat)}
 
     def text(self, message: Message, format: FrameFormat) -> bytes:
         """The frame's JSON text. Only packets are kept: the rest is rare, or one reader's own."""

@@ -1,7 +1,5 @@
 """Packets' frames as text: of most packets only a few members differ from those of the one before."""
 
-from functools import lru_cache
-
 import msgspec
 
 from overlayd.delivery.matching import PacketView
@@ -21,8 +19,7 @@ def encode_plain_packet(view: PacketView, cursor: Cursor) -> bytes | None:
         or meta.time or entry.commitment != Z32 or cursor.index is not None
     ):  # fmt: skip
         return None
-    head, packet_head = _heads(view.stream, cursor.epoch)
-    offset = entry.offset
+    offset, stream = entry.offset, _encode(view.stream).decode()
     packet_id = _encode(meta.id).decode() if meta.id else f'"{format_epoch(Epoch(entry.epoch))}-{offset}"'
     named = ""
     if meta.type:
@@ -30,7 +27,8 @@ def encode_plain_packet(view: PacketView, cursor: Cursor) -> bytes | None:
     if meta.key:
         named = f'{named}"key":{_encode(meta.key).decode()},'
     before = (
-        f'{head}{cursor.offset}{packet_head}{entry.sequence},"packet_id":{packet_id},"offset":{offset},{named}'
+        f'{{"type":"packet","stream_id":{stream},"cursor":"e{format_epoch(cursor.epoch)}-{cursor.offset}","packet":'
+        f'{{"stream_id":{stream},"packet_sequence":{entry.sequence},"packet_id":{packet_id},"offset":{offset},{named}'
         f'"appended_at":"{format_time_us(entry.appended_us)}","topics":{_topics(view.topics)},"data_payload":'
     )
     after = (
@@ -38,16 +36,6 @@ def encode_plain_packet(view: PacketView, cursor: Cursor) -> bytes | None:
         '"confirmation_status":"none"}}'
     )
     return b"".join((before.encode(), entry.body, after.encode()))
-
-
-@lru_cache(maxsize=1024)
-def _heads(stream: str, epoch: Epoch) -> tuple[str, str]:
-    """What the frames of a stream have in common: up to the cursor's offset, and from there up to the sequence."""
-    name = _encode(stream).decode()
-    return (
-        f'{{"type":"packet","stream_id":{name},"cursor":"e{format_epoch(epoch)}-',
-        f'","packet":{{"stream_id":{name},"packet_sequence":',
-    )
 
 
 def _topics(topics: tuple[str, ...]) -> str:

@@ -108,13 +108,14 @@ class Scanner:
             self._add_damage(messages, run)
         return Scan(messages, max(page.after, after))
 
-    def scan_plain(self, entries: Iterable[StoredEntry]) -> list[Message] | None:
+    def scan_plain(self, entries: Iterable[StoredEntry], views: ViewBook | None = None) -> list[Message] | None:
         """The same for packets that are all there, and a selection whose filter needn't be asked, at once. None for
-        anything else."""
+        anything else. `views`: decodes in place of what everybody shares."""
         if self._judge is not None:
             return None
         messages: list[Message] = []
         find_stream, is_view_match = self.matcher.find_stream, self.matcher.is_view_match
+        view_of = (views or self._views).view
         for entry in entries:
             if entry.kind != _PACKET or entry.is_reduced:
                 return None
@@ -122,7 +123,7 @@ class Scanner:
             if stream is None or not self._wants_packets:
                 continue
             try:
-                view = self._views.view(entry, stream.name)
+                view = view_of(entry, stream.name)
             except VerificationFailed:
                 return None
             if is_view_match(view):

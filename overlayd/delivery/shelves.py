@@ -4,7 +4,7 @@ Selections stand on a shelf per stream, and on it by what they ask for most narr
 is found still has to be judged in full; what isn't found can't match.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Generic, Protocol, TypeVar
 
 from overlayd.delivery.matching import Matcher, ViewBook
@@ -109,7 +109,7 @@ class Shelves(Generic[C]):
             found.update(named)
         return list(found)
 
-    def find(self, entry: StoredEntry) -> Iterable[C]:
+    def find(self, entry: StoredEntry) -> Collection[C]:
         """Those that may want the entry; each once."""
         if entry.kind == Kind.STATUS and entry.stream_hash == Z32:
             return [one for one in self.every() if _wants_statuses(one)]
@@ -124,7 +124,7 @@ class Shelves(Generic[C]):
             return shelf.every
         return self._find_by_details(shelf, entry) if shelf.has_details else shelf.others
 
-    def _find_by_details(self, shelf: _Shelf[C], entry: StoredEntry) -> Iterable[C]:
+    def _find_by_details(self, shelf: _Shelf[C], entry: StoredEntry) -> Collection[C]:
         try:
             view = self._views.view(entry, shelf.name)
         except VerificationFailed:

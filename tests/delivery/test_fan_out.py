@@ -414,3 +414,49 @@ async def test_nobody_is_left_behind_at_the_end(autojump_clock: MockClock) -> No
         "overlayd_slow_sessions_closed_total", {"transport": "websocket"}
     )
     assert slow == 5
+
+
+async def test_what_one_session_alone_wants_is_not_kept(autojump_clock: MockClock) -> None:
+    """Packets that only one session at the head gets are decoded and encoded for it and then forgotten; as soon as
+    another selection wants them too, they are kept, and encoded once for both."""
+    node = Node()
+    async with node.run(), trio.open_nursery() as nursery:
+        alone = await open_reading(node, nursery, "stream=a")
+        await wait_all_tasks_blocked()
+        registry = node.delivery.metrics.registry
+        for number in range(3):
+            node.log.add("a", number)
+            node.log.add("b", number)
+        await alone.take_all()
+        assert alone.payloads() == [0, 1, 2]
+        assert registry.get_sample_value("overlayd_frames_encoded_total", {"format": "packet"}) == 3
+        assert len(node.delivery.frames._texts) == len(node.delivery.views._views) == 0
+        wider = await open_reading(node, nursery, "stream=a&stream=b")
+        await wait_all_tasks_blocked()
+        node.log.add("a", 3)
+        for reading in (alone, wider):
+            await reading.take_all()
+        assert alone.payloads() == [0, 1, 2, 3]
+        assert wider.payloads() == [3]
+        assert registry.get_sample_value("overlayd_frames_encoded_total", {"format": "packet"}) == 4
+        assert len(node.delivery.frames._texts) == len(node.delivery.views._views) == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_lone_slow_session_loses_nothing(autojump_clock: MockClock) -> None:
+    """A session that is the only one to want packets and doesn't take them all at once goes on behind what it got."""
+    node = Node()
+    async with node.run(), trio.open_nursery() as nursery:
+        slow = await open_reading(node, nursery, "stream=a", room=700)
+        await slow.take_all()
+        for number in range(20):
+            node.log.add("a", number)
+            await wait_all_tasks_blocked()
+        await slow.take_all()
+        assert slow.payloads() == list(range(20))
+        nursery.cancel_scope.cancel()
+    behind = node.delivery.metrics.registry.get_sample_value(
+        "overlayd_sessions_behind_total", {"transport": "websocket"}
+    )
+    assert behind is not None
+    assert behind > 0
