@@ -111,7 +111,8 @@ def decode_packet(raw: bytes, index: int, limits: Limits) -> Decoded:
     members = parse_json(raw, limits.json_depth_max + 1)
     if type(members) is not dict:
         raise _not_an_object(members, index)
-    return _decode_members(members, _cut(raw), index, limits)
+    cuts = _cut(raw)
+    return _decode_plain(members, cuts, index, limits.id_chars) or _decode_members(members, cuts, index, limits)
 
 
 def decode_packets(raws: Sequence[bytes], first_index: int, limits: Limits) -> list[Decoded | OverlaydError] | None:
@@ -126,18 +127,25 @@ def decode_packets(raws: Sequence[bytes], first_index: int, limits: Limits) -> l
     decoded: list[Decoded | OverlaydError] = []
     chars_max = limits.id_chars
     for index, (members, cut) in enumerate(zip(packets, cuts, strict=True), first_index):
-        # What comes most: nothing but data and an id that can be one.
-        packet_id = members.get("id", "")
-        count = 2 if packet_id else 1
-        if len(members) == count and type(packet_id) is str and len(packet_id) <= chars_max and cut.data is not UNSET:
-            sent = bytes(cut.data)
-            decoded.append(Decoded(Draft(index, sent, sent, packet_id), members["data"]))
+        plain = _decode_plain(members, cut, index, chars_max)
+        if plain is not None:
+            decoded.append(plain)
             continue
         try:
             decoded.append(_decode_members(members, cut, index, limits))
         except OverlaydError as refusal:
             decoded.append(refusal)
     return decoded
+
+
+def _decode_plain(members: dict[str, Any], cuts: _Cuts, index: int, id_chars: int) -> Decoded | None:
+    """What comes most: nothing but data and an id that can be one. None for everything else."""
+    packet_id = members.get("id", "")
+    count = 2 if packet_id else 1
+    if len(members) == count and type(packet_id) is str and len(packet_id) <= id_chars and cuts.data is not UNSET:
+        sent = bytes(cuts.data)
+        return Decoded(Draft(index, sent, sent, packet_id), members["data"])
+    return None
 
 
 def _decode_members(members: dict[str, Any], cuts: _Cuts, index: int, limits: Limits) -> Decoded:

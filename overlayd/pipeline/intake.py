@@ -145,7 +145,7 @@ class Intake:
         self._confirmations = confirmations
         self._privacy = privacy
         self._threads = trio.CapacityLimiter(1)
-        self._rules: dict[tuple[bytes, int], _Rule] = {}
+        self._rules: dict[bytes, _Rule] = {}
         self.meters = IntakeMeters(metrics, limits, tally, spans)
         self.count_limit_hit = self.meters.count_limit_hit
         self.count_errors = self.meters.count_errors
@@ -371,11 +371,11 @@ class Intake:
         """The same; None where the schema isn't compiled."""
         stream_hash, version, definition = self._defined(stream)
         if definition.schema is None:
-            rule = self._rules.get((stream_hash, version))
-            if rule is None:
+            rule = self._rules.get(stream_hash)
+            if rule is None or rule.version != version:
                 if len(self._rules) >= RULES_KEPT:
                     self._rules.clear()
-                rule = self._rules[stream_hash, version] = self._rule_with(stream_hash, version, definition, None)
+                rule = self._rules[stream_hash] = self._rule_with(stream_hash, version, definition, None)
             return rule
         schema = self._schemas.find(stream_hash, version)
         return None if schema is None else self._rule_with(stream_hash, version, definition, schema)
