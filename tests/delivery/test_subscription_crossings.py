@@ -276,6 +276,66 @@ async def test_a_batch_keeps_its_name_whatever_is_left_of_it(autojump_clock: Moc
         assert node.count("SELECT count(*) FROM subscription_unit") == 0
 
 
+async def test_what_waited_without_order_goes_in_order(autojump_clock: MockClock) -> None:
+    """A subscription that is to keep order from now on gives what waits for a retry, and what comes behind it, one at a
+    time and in the stream's order, whenever each would have been due."""
+    async with running() as node:
+        until: dict[str, int] = {"2": 1, "5": 2, "3": 1}
+        flying: list[str] = []
+
+        async def give(delivery: Delivery[Message]) -> AttemptResult:
+            await trio.sleep(0.5)
+            place = delivery.delivery_id.rpartition("_")[2]
+            return FAILED if delivery.attempt <= until.get(place, 0) else OK
+
+        async def give_in_order(delivery: Delivery[Message]) -> AttemptResult:
+            assert delivery.stream not in flying
+            flying.append(delivery.stream)
+            try:
+                return await give(delivery)
+            finally:
+                flying.remove(delivery.stream)
+
+        node.outlet.answers["s"] = give
+        one = await node.add(retry={"schedule": ["100s", "50s", "1h"]})
+        for number in range(1, 9):
+            node.log.add("a", number)
+        await trio.sleep(95)
+        assert one.ledger.unsettled == 3
+        taken = len(node.delivered())
+        node.outlet.answers["s"] = give_in_order
+        await patch(node, one, webhook={"ordering": "stream"})
+        for number in range(9, 12):
+            node.log.add("a", number)
+        await trio.sleep(2 * 3600)
+        assert node.delivered()[taken:] == ["2", "3", "5", "9", "10", "11"]
+        assert one.is_idle
+
+
+async def test_what_was_in_flight_keeps_its_name_over_a_change(autojump_clock: MockClock) -> None:
+    """A first attempt that a change cuts off may have arrived: it is made again by itself, not in a batch with others."""
+    async with running() as node:
+        arrived: dict[str, str] = {}
+
+        async def give(delivery: Delivery[Message]) -> AttemptResult:
+            for message in delivery.messages:
+                assert arrived.setdefault(str(message.cursor), delivery.delivery_id) == delivery.delivery_id
+            await trio.sleep(5)
+            return OK
+
+        node.outlet.answers["s"] = give
+        one = await node.add(concurrency=4)
+        for number in range(12):
+            node.log.add("a", number)
+        await trio.sleep(7)
+        assert node.outlet.flying["s"] == 2
+        await patch(node, one, webhook={"batch_size": 4, "batch_wait": "1s"})
+        await trio.sleep(600)
+        assert sorted(map(int, node.delivered())) == list(range(12))
+        assert one.is_idle
+        assert node.count("SELECT count(*) FROM subscription_unit") == 0
+
+
 @pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.slow)])
 async def test_ten_thousand_outstanding(count: int, autojump_clock: MockClock) -> None:
     """At its bound a subscription changes, is restarted, settles from the far end, and moves, and nothing is left over."""

@@ -134,7 +134,11 @@ class Ledger:
         if unit.state == "done":
             self._settle_item(item)
         elif self._is_ordered:
-            self._hold(self._stream(item.stream), unit)
+            stream = self._stream(item.stream)
+            if stream.busy is None:
+                self._hold(stream, unit)
+            elif stream.busy is not unit and (not stream.parked or stream.parked[-1] is not unit):
+                stream.parked.append(unit)  # begun before order was asked for
 
     def scanned(self, position: Cursor) -> None:
         """Everything up to the position was looked at."""
@@ -199,9 +203,10 @@ class Ledger:
             if unit.state != "waiting":
                 continue
             stream = self._stream(unit.stream)
-            if unit.dead_id and self._is_ordered and stream.busy is not None:
-                stream.parked.append(unit)
-                continue
+            if self._is_ordered and stream.busy is not None and stream.busy is not unit:
+                if unit.dead_id:
+                    stream.parked.append(unit)
+                continue  # others are parked from the start
             return self._begin(unit, stream)
         while self._ready:
             name = next(iter(self._ready))
@@ -279,9 +284,12 @@ class Ledger:
         if stream.busy is unit:
             stream.busy = None
             self._held_loose -= len(stream.loose)
-            if stream.parked:
-                self._due.append(stream.parked.popleft())
-            if stream.loose:
+            while stream.parked and stream.busy is None:
+                following = stream.parked.popleft()
+                if following.state != "done":
+                    self._hold(stream, following)
+                    self._due.append(following)
+            if stream.loose and stream.busy is None:
                 self._ready[unit.stream] = None
         if not stream.loose and stream.busy is None and not stream.parked:
             self._ready.pop(unit.stream, None)

@@ -199,6 +199,13 @@ class Worker:
             is_over = True
         except trio.Cancelled:
             if unit.state == "flying":
+                if (
+                    self._subscription.changing
+                    and unit.first_us
+                    and not unit.is_fixed
+                    and unit.items[0].kind == "packets"
+                ):
+                    ledger.fix(unit)  # it may have arrived, so it keeps its name whatever batches are like from now on
                 ledger.give_back(unit, trio.current_time())
             is_over = True
             raise
