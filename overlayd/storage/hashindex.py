@@ -7,7 +7,8 @@ per power of eight. Every run has a filter in memory, so that a new id hardly ev
 hashes may collide, and the caller compares with the entry.
 
 All work on the disk comes in steps of bounded size: after each group commit, or in idle moments, the writer calls
-`merge_step` in a transaction. To keep up it must move about five rows for each pair added.
+`merge_step` in a transaction. To keep up it must move a pair for each pair added, and one and a quarter more for each
+power of eight that there are: five for some hundred millions.
 
 Changes follow the writer's transaction. `add` and `discard` show in memory at once and are undone by `roll_back`;
 what a step, flush or drop does to memory happens in `adopt`, after the COMMIT. One of the two ends each transaction.
@@ -23,6 +24,8 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
+from operator import attrgetter
 from typing import TypeAlias
 
 from overlayd.model.errors import LogInconsistent
@@ -47,12 +50,17 @@ STEPS = (TABLES, held.TABLES)
 
 FAN_OUT = 8
 SLICE_ROWS = 4_096
-FILTER_BYTES_MAX = 64 << 20
+FILTER_BYTES_MAX = 80 << 20
 _TIER_PAIRS = 4_096
-_BLOCK_ROWS = 250
+_DELETE_FACTOR = 4
+"""Pairs that are deleted in the time that it takes to move one, being whole blocks."""
 _BUILDING, _LIVE, _DEAD = 0, 1, 2
 _FLUSH_TIER = -1
 _MARK = "UPDATE hash_family SET secret_mark = ? WHERE family = ?"
+
+_SHIFT = attrgetter("shift")
+_TOGETHER_MIN = 4
+"""Fewer hashes are sooner looked for one by one."""
 
 Offsets: TypeAlias = int | tuple[int, ...]
 
@@ -91,7 +99,7 @@ class HashIndex:
         """Read what the database holds; gives the offset above which the caller adds the entries' pairs again, all
         but those of `hold`, then calls `adopt`.
 
-        Reads all filters: about 2 bytes a pair. Raises LogInconsistent when the secret isn't the one of old, because
+        Reads all filters: 2 to 4 bytes a pair. Raises LogInconsistent when the secret isn't the one of old, because
         every stored name would be taken for a new one.
         """
         self._stored_to, mark = connection.execute(
@@ -169,10 +177,11 @@ class HashIndex:
         """Those of the hashes that memory has, or that `maybe_stored`. Hardly any, of new names."""
         recent, frozen = self._recent, self._frozen
         known = {key for key in keys if key in recent or key in frozen}
-        for run in self._runs:
-            bits, shift = run.bits, run.shift
-            near = [key for key in keys if bits[key >> shift + 3] >> (key >> shift & 7) & 1]
-            known.update(key for key in near if run.may_hold(key))
+        if len(keys) < _TOGETHER_MIN:
+            known.update([key for key in keys if self.maybe_stored(key)])
+            return known
+        for shift, runs in groupby(sorted(self._runs, key=_SHIFT), _SHIFT):
+            known.update(hashrun.find_held(runs, shift, keys))
         return known
 
     def recent_like(self, prefix: int) -> list[tuple[int, int]]:
@@ -414,11 +423,8 @@ class HashIndex:
             end = min(PREFIX_END, end + (1 << 24) - 1 & ~((1 << 24) - 1))
             pairs = self._frozen_pairs(build, start, end)
         hashrun.write_pairs(connection, run, pairs, start, end)
-        offsets = [pair[8:] for pair in pairs]
-        oldest = int.from_bytes(min(offsets), "big") if offsets else run.oldest
-        newest = int.from_bytes(max(offsets), "big") if offsets else run.newest
-        oldest, newest = min(oldest, run.oldest or oldest), max(newest, run.newest)
-        count = run.pairs + len(pairs)
+        oldest, newest = build.bounds_of(pairs)
+        oldest, count = max(oldest, self._floor), run.pairs + len(pairs)
         connection.execute(
             "UPDATE hash_run SET pairs = ?, oldest = ?, newest = ?, done = ? WHERE run = ?",
             (count, oldest, newest, end, run.number),
@@ -457,11 +463,15 @@ class HashIndex:
         self._staged.append(change)
 
     def _frozen_pairs(self, build: Build, start: int, end: int) -> list[bytes]:
-        pairs: list[bytes] = []
+        pairs: list[tuple[int, int]] = []
         for bucket in build.buckets[start >> 24 : end >> 24]:
             for key in sorted(bucket):
-                pairs.extend(hashrun.encode_pair(key, offset) for offset in sorted(_as_tuple(self._frozen.get(key))))
-        return pairs
+                offsets = self._frozen.get(key)
+                if isinstance(offsets, int):
+                    pairs.append((key, offsets))
+                elif offsets is not None:
+                    pairs.extend((key, offset) for offset in sorted(offsets))
+        return hashrun.encode_pairs(pairs)
 
     def _delete_some(self, connection: sqlite3.Connection, rows_max: int) -> bool:
         """Delete rows of a dead run that nobody reads any more; whether there was one."""
@@ -469,7 +479,7 @@ class HashIndex:
             run = next((run for run in self._dead if run.pins == 0), None)
         if run is None:
             return False
-        if hashrun.delete_rows(connection, run.number, max(1, rows_max // _BLOCK_ROWS)):
+        if hashrun.delete_rows(connection, run.number, max(1, rows_max * _DELETE_FACTOR // hashrun.BLOCK_PAIRS)):
             self._staged.append(lambda: self._dead.remove(run))
         return True
 

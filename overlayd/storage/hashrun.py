@@ -5,18 +5,20 @@ above the first pair's high 32 hash bits; pairs that share those bits share a bl
 
 The filter sets four bits a pair: one at the hash's top bits, three near it (in the same 512 bytes) at its low bits.
 Near, because a run is written in hash order: the filter too is then complete from its start up to there, and is
-stored in parts as the run grows. With 11 to 22 bits a pair it lets 0.1 to 0.9 % of strange hashes pass.
+stored in parts as the run grows. With 11 to 22 bits a pair it lets 0.1 to 0.9 % of strange hashes pass, with the 22 to
+44 of runs up to a million pairs 0.01 to 0.08 %.
 """
 
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from overlayd.storage.packed import insert_rows, select_each
 
 __all__ = [
-    "PREFIX_END", "TABLES", "Build", "Run", "decode_pairs", "delete_rows", "encode_pair", "filter_bits_for", "offsets_of", "read_blocks",
-    "read_run_filter", "read_slice", "remove_pairs", "write_pairs",
+    "PREFIX_END", "TABLES", "Build", "Run", "decode_pairs", "delete_rows", "encode_pair", "encode_pairs", "filter_bits_for",
+    "find_held", "offsets_of", "read_blocks", "read_run_filter", "read_slice", "remove_pairs", "write_pairs",
 ]  # fmt: skip
 
 TABLES = """
@@ -48,9 +50,14 @@ BLOCK_PAIRS = 250
 _PAIR_BYTES = 16
 _PART_BITS = 16
 _PART_BYTES = 1 << _PART_BITS - 3
-_NEAR_MASK = (1 << 12) - 1
+_NEAR_BITS = 12
+_NEAR_MASK = (1 << _NEAR_BITS) - 1
+_NEAR_BYTES = 1 << _NEAR_BITS - 3
+_NO_DIGITS, _ONE = b"0" * (1 << _NEAR_BITS), ord("1")
 FILTER_BITS_MIN, FILTER_BITS_MAX = 12, 32
-FILTER_BITS_PER_PAIR = 11
+FILTER_BITS_PER_PAIR, FINE_FILTER_BITS_PER_PAIR = 11, 22
+"""At least, in large runs and in others. Most runs are small, and the writer asks the disk about what passes any of them."""
+FINE_FILTER_PAIRS_MAX = 1 << 20
 
 _BIT = bytes(1 << at for at in range(8))
 _FLOOR = "SELECT pairs FROM hash_block WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT 1"
@@ -96,19 +103,44 @@ class Run:
         at = prefix >> self.shift - 32
         return bool(self.bits[at >> 3] & _BIT[at & 7])
 
-    def note(self, keys: Iterable[int]) -> None:
-        """Put hashes into the filter. Noting one that isn't stored in the end costs a needless look, no more."""
-        bits, shift, bit = self.bits, self.shift, _BIT
-        for key in keys:
-            at = key >> shift
-            bits[at >> 3] |= bit[at & 7]
-            near = at & ~_NEAR_MASK
-            at = near | key & _NEAR_MASK
-            bits[at >> 3] |= bit[at & 7]
-            at = near | key >> 10 & _NEAR_MASK
-            bits[at >> 3] |= bit[at & 7]
-            at = near | key >> 20 & _NEAR_MASK
-            bits[at >> 3] |= bit[at & 7]
+    def note(self, pairs: bytes) -> None:
+        """Put the hashes of pairs into the filter. Noting one that isn't stored in the end costs a needless look, no more.
+
+        Quick for sorted ones: the bits of neighbours are collected as a digit each, and become bytes together.
+        """
+        down, near, digits = self.shift - 32, -1, bytearray()
+        for high, low, _offset in struct.iter_unpack(">IIQ", pairs):
+            at = high >> down
+            if at >> _NEAR_BITS != near:
+                self._set_near(near, digits)
+                near, digits = at >> _NEAR_BITS, bytearray(_NO_DIGITS)
+            digits[at & _NEAR_MASK] = digits[low & _NEAR_MASK] = _ONE
+            digits[low >> 10 & _NEAR_MASK] = digits[low >> 20] = _ONE
+        self._set_near(near, digits)
+
+    def _set_near(self, near: int, digits: bytearray) -> None:
+        """Sets those of 4,096 neighbouring bits whose digit is 1."""
+        if digits:
+            part = slice(near * _NEAR_BYTES, (near + 1) * _NEAR_BYTES)
+            digits.reverse()
+            bits = int(digits, 2) | int.from_bytes(self.bits[part], "little")
+            self.bits[part] = bits.to_bytes(_NEAR_BYTES, "little")
+
+
+def find_held(runs: Iterable[Run], shift: int, keys: Sequence[int]) -> Iterator[int]:
+    """Those of the hashes that runs with filters of one size may hold, as `Run.may_hold`; one may come again.
+
+    A step for all hashes at once, the next for those that are left: a fifth passes the first bit, a tenth of these the second.
+    """
+    high, bit = shift + 3, _BIT
+    places = [(key >> high, bit[key >> shift & 7], key) for key in keys]
+    for run in runs:
+        bits = run.bits
+        left = [key for at, one, key in places if bits[at] & one]
+        left = [key for key in left if bits[(at := key >> shift & ~_NEAR_MASK | key & _NEAR_MASK) >> 3] & bit[at & 7]]
+        for key in left:
+            if run.may_hold(key):
+                yield key
 
 
 class Build:
@@ -124,16 +156,34 @@ class Build:
         self.done = done
         self.buckets: list[list[int]] = []
 
+    def bounds_of(self, pairs: Sequence[bytes]) -> tuple[int, int]:
+        """Oldest and newest offset of the run once these pairs are in. A merge takes its sources', which may be wider."""
+        if self.sources:
+            full = [source for source in self.sources if source.pairs]
+            oldest, newest = min(run.oldest for run in full), max(run.newest for run in full)
+        elif pairs:
+            offsets = [pair[8:] for pair in pairs]
+            oldest, newest = int.from_bytes(min(offsets), "big"), int.from_bytes(max(offsets), "big")
+        else:
+            return self.run.oldest, self.run.newest
+        return min(oldest, self.run.oldest or oldest), max(newest, self.run.newest)
+
 
 def filter_bits_for(pairs: int) -> int:
     """Binary logarithm of the bits that a filter for so many pairs should have."""
-    wanted = (pairs * FILTER_BITS_PER_PAIR - 1).bit_length() if pairs else 0
+    each = FINE_FILTER_BITS_PER_PAIR if pairs <= FINE_FILTER_PAIRS_MAX else FILTER_BITS_PER_PAIR
+    wanted = (pairs * each - 1).bit_length() if pairs else 0
     return min(max(wanted, FILTER_BITS_MIN), FILTER_BITS_MAX)
 
 
 def encode_pair(key: int, offset: int) -> bytes:
     """The 16 bytes of a pair."""
     return key.to_bytes(8, "big") + offset.to_bytes(8, "big")
+
+
+def encode_pairs(pairs: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The 16 bytes of each pair."""
+    return split_pairs(struct.pack(f">{2 * len(pairs)}Q", *chain.from_iterable(pairs)))
 
 
 def decode_pairs(block: bytes) -> Iterator[tuple[int, int]]:
@@ -190,7 +240,7 @@ def worth_keeping(pairs: list[bytes], floor: int, newest_max: int) -> list[bytes
 def write_pairs(connection: sqlite3.Connection, run: Run, pairs: Sequence[bytes], start: int, end: int) -> None:
     """Append sorted pairs with start <= high 32 bits < end to a run: blocks, filter, and the filter's parts."""
     insert_rows(connection, "INSERT INTO hash_block VALUES", list(_block_rows(run.number, pairs)))
-    run.note(struct.unpack(f">{2 * len(pairs)}Q", b"".join(pairs))[::2])
+    run.note(b"".join(pairs))
     first = start << 32 >> run.shift >> _PART_BITS
     last = ((end << 32) - 1) >> run.shift >> _PART_BITS
     parts = [

@@ -1,6 +1,7 @@
 """What judging a group needs to know beforehand: hashes of names, and what the disk has stored under them."""
 
 import sqlite3
+from collections.abc import Sequence
 
 import msgspec
 
@@ -10,6 +11,9 @@ from overlayd.storage.group import LogState, Prepared, PreparedDraft, id_key
 from overlayd.storage.pace import PACKETS_PER_SLICE, Pace, slices_of
 from overlayd.storage.queries import read_stubs
 from overlayd.storage.streams import Stream
+
+IDS_PER_SLICE = 512
+"""Ids looked for in one go: about 1 ms with ten million stored."""
 
 
 class Wanted(msgspec.Struct):
@@ -56,15 +60,20 @@ def prepare_single(state: LogState, request: AppendRequest, stream: Stream | Non
     return Prepared(stream, [PreparedDraft(draft, key, commitment, state.commitments.key(commitment))])
 
 
-def note_wanted(state: LogState, prepared: Prepared, wanted: Wanted) -> None:
-    """Adds what memory can't answer, which is rare."""
-    for key in state.ids.find_known([item.id_key for item in prepared.drafts if item.id_key]):
-        wanted.offsets.update(at for at in state.ids.recent(key) if state.tail.find(at) is None)
-        if state.ids.maybe_stored(key):
-            wanted.ids.append(key)
-    for item in prepared.drafts:
+async def find_wanted(state: LogState, requests: Sequence[Prepared], pace: Pace) -> Wanted:
+    """What memory can't answer, which is rare. Asked for a whole group: one id at a time takes four times as long."""
+    wanted = Wanted()
+    items = [item for prepared in requests for item in prepared.drafts]
+    for part in slices_of([item.id_key for item in items if item.id_key], IDS_PER_SLICE):
+        for key in state.ids.find_known(part):
+            wanted.offsets.update(at for at in state.ids.recent(key) if state.tail.find(at) is None)
+            if state.ids.maybe_stored(key):
+                wanted.ids.append(key)
+        await pace.spend(len(part) / 8)
+    for item in items:
         if item.commitment_key and state.commitments.maybe_stored(item.commitment_key):
             wanted.commitments.append(item.commitment_key)
+    return wanted
 
 
 def read_wanted(connection: sqlite3.Connection, state: LogState, wanted: Wanted) -> Lookups:

@@ -15,11 +15,13 @@ from overlayd.storage.group import Group, LogState
 from overlayd.storage.packed import insert_rows
 from overlayd.storage.streams import Stream
 
-ROWS_PER_ENTRY = 8
-"""Pairs that a transaction moves for each of its entries; about five are needed to keep up."""
-ROWS_MIN, ROWS_MAX = 512, 4096
+ROWS_PER_ENTRY = 5
+"""Pairs that a transaction moves for each of its entries; five keep up with hundreds of millions of them (`hashindex`)."""
+ROWS_MIN, ROWS_MAX = 1024, 5000 * ROWS_PER_ENTRY
 """A step costs something by itself, so small transactions pass it on until so many pairs came together: with a step in
-each of them, a lone producer took 1.1 ms of the processor a packet as long as ten million ids were being merged."""
+each of them, a lone producer took 1.1 ms of the processor a packet as long as ten million ids were being merged. The
+most is what the largest transaction owes: whatever it didn't move would be moved, and looked for, later."""
+IDLE_ROWS = 4096
 HEADS_PER_STEP = 1024
 
 _HEADS = (
@@ -75,7 +77,7 @@ class Maintenance:
         self._owed_rows += ROWS_PER_ENTRY * max(1, len(group.entries))
         if not is_idle and self._owed_rows < min(ROWS_MIN, self._flush_entries):
             return None
-        rows = ROWS_MAX if is_idle else min(ROWS_MAX, self._owed_rows)
+        rows = IDLE_ROWS if is_idle else min(ROWS_MAX, self._owed_rows)
         self._owed_rows = 0
         self._taken = self._streams[-HEADS_PER_STEP:]
         values = [head_row(group, stream) for stream in self._taken]

@@ -19,7 +19,7 @@ from overlayd.storage.errors import is_fatal, translate_sqlite
 from overlayd.storage.group import Group, LogState
 from overlayd.storage.intake import Intake, Job
 from overlayd.storage.jobs import AppendJob, ChangeJob, CutWalJob, GiveBackJob, PingJob, WriteJob
-from overlayd.storage.lookup import Lookups, Wanted, note_wanted, prepare, prepare_single, read_wanted
+from overlayd.storage.lookup import Lookups, find_wanted, prepare, prepare_single, read_wanted
 from overlayd.storage.maintenance import Maintenance
 from overlayd.storage.pace import Pace
 from overlayd.storage.settings import StorageSettings
@@ -282,7 +282,7 @@ class Writer:
 
     async def _look_up(self, jobs: list[Job], pace: Pace) -> Lookups | None:
         """What the judgement needs from the disk, usually nothing; None when that failed and everybody was told."""
-        wanted = Wanted()
+        requests = []
         for job in jobs:
             if isinstance(job, AppendJob):
                 stream = self._state.book.find(job.request.stream)
@@ -291,7 +291,8 @@ class Writer:
                     await pace.spend(0.5)
                 else:
                     job.prepared = await prepare(self._state, job.request, stream, pace)
-                note_wanted(self._state, job.prepared, wanted)
+                requests.append(job.prepared)
+        wanted = await find_wanted(self._state, requests, pace)
         if not wanted:
             return Lookups()
         try:

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from overlayd.model.errors import LogInconsistent
 from overlayd.storage.hashindex import STEPS, Family, HashIndex
-from overlayd.storage.hashrun import Run, filter_bits_for
+from overlayd.storage.hashrun import FINE_FILTER_PAIRS_MAX, Run, encode_pairs, filter_bits_for
 
 SECRET = bytes(range(32))
 
@@ -406,14 +406,16 @@ def test_filters_get_coarser_when_memory_ends(connection: sqlite3.Connection) ->
 
 @pytest.mark.parametrize("pairs", [0, 1, 100, 4_096, 65_536, 65_537])
 def test_filter_lets_few_strangers_pass(pairs: int) -> None:
-    """A filter never hides a pair and lets under 1.2 % of strange hashes pass."""
+    """A filter never hides a pair and lets under 0.2 % of strange hashes pass, and one in a hundred in a large run."""
     run = Run(1, filter_bits_for(pairs))
     keys = _random_keys(pairs)
-    run.note(keys)
+    run.note(b"".join(encode_pairs([(key, 1) for key in keys])))
     assert all(map(run.may_hold, keys[:5_000]))
     assert all(run.may_hold_prefix(key >> 32) for key in keys[:5_000])
-    assert sum(map(run.may_hold, _random_keys(10_000, seed=2))) <= 120
-    assert len(run.bits) * 8 <= max(4_096, 22 * pairs)
+    assert sum(map(run.may_hold, _random_keys(10_000, seed=2))) <= 20
+    assert len(run.bits) * 8 <= max(4_096, 44 * pairs)
+    large = FINE_FILTER_PAIRS_MAX + 1
+    assert 11 * large <= 1 << filter_bits_for(large) < 22 * large
 
 
 def test_reads_hold_on_to_the_runs_they_use(connection: sqlite3.Connection) -> None:

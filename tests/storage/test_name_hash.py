@@ -1,11 +1,13 @@
 """Hashes of names: many at once are the same as one by one, and what is known is never missed."""
 
+import random
 import sqlite3
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overlayd.storage import hashrun
 from overlayd.storage.hashindex import STEPS, HashIndex
 from overlayd.storage.name_hash import Family, NameHasher
 from overlayd.storage.positions import Positions
@@ -78,3 +80,30 @@ def test_positions_added_together_stand_as_added_one_by_one(steps: list[tuple[in
         assert together.read_recent(stream, 0, 99) == alone.read_recent(stream, 0, 99)
     together.roll_back()
     assert all(not together.read_recent(stream, 0, 99) for stream in (1, 2, 3))
+
+
+def test_names_looked_for_together_are_those_found_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filters of several sizes are asked about many hashes at once, and give what each gives for each hash."""
+    monkeypatch.setattr(hashrun, "FINE_FILTER_BITS_PER_PAIR", 4)  # so coarse that strange hashes pass each of its steps
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    for step in STEPS:
+        connection.executescript(step)
+    index, chance, offset = HashIndex(Family.ID, SECRET), random.Random(5), 0
+    index.load(connection)
+    stored = []
+    for count in (3000, 40, 6000, 3000, 41):
+        keys = [chance.getrandbits(64) for _ in range(count)]
+        index.add_each([(key, offset + at) for at, key in enumerate(keys, 1)])
+        index.adopt()
+        offset += count
+        stored += keys
+        if len(index._runs) < 4:
+            index.flush(connection, offset)
+            index.adopt()
+    assert len({run.shift for run in index._runs}) == 3
+    strange = [chance.getrandbits(64) for _ in range(3000)]
+    known = index.find_known([*stored, *strange])
+    assert known >= set(stored)
+    assert known == {key for key in (*stored, *strange) if index.is_recent(key) or index.maybe_stored(key)}
+    assert 0 < len(known.intersection(strange)) < 1500
+    assert set().union(*(index.find_known([key]) for key in (*stored[:50], *strange))) == known - set(stored[50:])
