@@ -21,6 +21,7 @@ _FIRST_HEADER = 100
 _WAL_HEADER, _FRAME_HEADER = 32, 24
 _WAL_MAGIC = (0x377F0682, 0x377F0683)
 _CACHED = 256
+_PAGE_NUMBER = struct.Struct(">I")
 
 Value: TypeAlias = int | float | bytes | str | None
 
@@ -50,13 +51,14 @@ class PageImage:
         self._wal = -1
         wal = database.with_name(database.name + "-wal")
         self._newest: dict[int, int] = {}
-        self.count = os.fstat(self._descriptor).st_size // PAGE_BYTES
+        self.count = self.last = os.fstat(self._descriptor).st_size // PAGE_BYTES
         try:
             self._wal = files.open_file(wal, os.O_RDONLY)
         except OSError:
             return
         self._newest, committed = _read_wal(self._wal)
         self.count = committed or self.count
+        self.last = max(self.count, max(self._newest, default=0))
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -89,7 +91,7 @@ class PageImage:
     @property
     def pages(self) -> range:
         """Every page's number, those beyond the file's end that only the write-ahead log has included."""
-        return range(1, max(self.count, max(self._newest, default=0)) + 1)
+        return range(1, self.last + 1)
 
 
 def _read_wal(descriptor: int) -> tuple[dict[int, int], int]:
@@ -156,7 +158,7 @@ def find_leaves(image: PageImage, root: int, seen: set[int] | None = None) -> It
         seen.add(number)
         try:
             page = image.read(number)
-            kind = page[_header_at(number)]
+            kind = page[header_at(number)]
             if kind in (LEAF_TABLE, LEAF_INDEX):
                 yield number, None
                 if kind == LEAF_INDEX:
@@ -173,18 +175,17 @@ def find_leaves(image: PageImage, root: int, seen: set[int] | None = None) -> It
 
 def children_of(image: PageImage, number: int, page: bytes) -> list[int]:
     """The pages below an interior one, in order. Raises BadPage when one of the numbers can't be right."""
-    start = _header_at(number)
-    limit = len(image.pages)
-    numbers = [int.from_bytes(page[at : at + 4], "big") for at in _pointers(page, start, 12)]
-    numbers.append(int.from_bytes(page[start + 8 : start + 12], "big"))
-    if not all(1 < child <= limit for child in numbers) or len(set(numbers)) != len(numbers):
+    start, number_at = header_at(number), _PAGE_NUMBER.unpack_from
+    numbers = [number_at(page, at)[0] for at in _pointers(page, start, 12)]
+    numbers.append(number_at(page, start + 8)[0])
+    if not 1 < min(numbers) <= max(numbers) <= image.last or len(set(numbers)) != len(numbers):
         raise BadPage(f"page {number} leads to pages that aren't there")
     return numbers
 
 
 def read_cells(image: PageImage, number: int) -> Iterator[Cell]:
     """The rows of a page, those that can't be taken apart left out. Raises BadPage when it is no page with rows."""
-    page, start = image.read(number), _header_at(number)
+    page, start = image.read(number), header_at(number)
     kind = page[start]
     if kind not in (LEAF_TABLE, LEAF_INDEX, INTERIOR_INDEX):
         raise BadPage(f"page {number} has no rows")
@@ -197,7 +198,12 @@ def read_cells(image: PageImage, number: int) -> Iterator[Cell]:
 
 def count_cells(image: PageImage, number: int) -> int:
     """How many rows a page says it has."""
-    page, start = image.read(number), _header_at(number)
+    return cells_in(number, image.read(number))
+
+
+def cells_in(number: int, page: bytes) -> int:
+    """The same of a page that was read."""
+    start = header_at(number)
     return int.from_bytes(page[start + 3 : start + 5], "big")
 
 
@@ -241,7 +247,8 @@ def _decode_value(payload: bytes, kind: int, at: int) -> tuple[Value, int]:
         raise BadPage("a text isn't UTF-8") from error
 
 
-def _header_at(number: int) -> int:
+def header_at(number: int) -> int:
+    """Where a page's own head begins: the first page has the file's before it."""
     return _FIRST_HEADER if number == 1 else 0
 
 
