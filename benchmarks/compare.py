@@ -192,6 +192,8 @@ def main(arguments: Sequence[str] = ()) -> list[Outcome]:
     given = read_arguments(arguments or sys.argv[1:])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     parts = PARTS if given.part == "all" else (given.part,)
+    if given.data is not None:
+        given.data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="overlayd-bench-", dir=given.data) as place:
         machine = describe_machine(Path(place), min(1.0, given.seconds))
         bench = Bench(given, Path(place))
