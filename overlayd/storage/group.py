@@ -122,20 +122,25 @@ class Prepared(msgspec.Struct):
     drafts: list[PreparedDraft]
 
 
-class PendingStream:
-    """A stream as the group will leave it."""
+class PendingStream(msgspec.Struct, eq=False):
+    """A stream as the group will leave it. A struct, because with many streams there is one for nearly each packet."""
 
-    __slots__ = ("definition", "head", "is_deleted", "is_new", "state", "stream", "topics", "version")
+    stream: Stream
+    head: StreamHead
+    definition: Definition
+    version: int
+    topics: bytes
+    state: StreamStateName
+    is_new: bool = False
+    is_deleted: bool = False
 
-    def __init__(self, stream: Stream, is_new: bool) -> None:
-        self.stream = stream
-        self.is_new = is_new
-        self.is_deleted = False
-        self.head: StreamHead = msgspec.structs.replace(stream.head)
-        self.definition = stream.definition
-        self.version = stream.definition_version
-        self.topics = stream.definition_topics
-        self.state: StreamStateName = stream.state
+
+def pending_stream(stream: Stream, *, is_new: bool = False) -> PendingStream:
+    """The stream as it stands before the group."""
+    return PendingStream(
+        stream, msgspec.structs.replace(stream.head), stream.definition, stream.definition_version,
+        stream.definition_topics, stream.state, is_new,
+    )  # fmt: skip
 
 
 class Group:
@@ -193,7 +198,7 @@ class Group:
         """The stream as the group leaves it so far."""
         pending = self._pending.get(stream.id)
         if pending is None:
-            pending = self._pending[stream.id] = PendingStream(stream, False)
+            pending = self._pending[stream.id] = pending_stream(stream)
         return pending
 
     def count_streams(self) -> int:
@@ -223,7 +228,7 @@ class Group:
         )  # fmt: skip
         self._next_id += 1
         self._stream_change += 1
-        pending = PendingStream(stream, True)
+        pending = pending_stream(stream, is_new=True)
         self._pending[stream.id] = self._names[name] = pending
         offset = self._add_definition(pending, principal)
         encoded = encode_definition(definition)

@@ -30,7 +30,10 @@ class NameHasher:
         Of an id, the high 32 bits come from the name alone, so that `prefix` finds it in every scope.
         """
         if self._family is Family.ID:
-            return self.prefix(name) << 32 | self._digest(b"\1", scope, name, 4)
+            high, low = self._hasher.copy(), self._hasher.copy()  # as `_digest`, for what comes with every packet
+            high.update(b"\0\0" + name)
+            low.update(b"\1%c%b%b" % (len(scope), scope, name))
+            return int.from_bytes(high.digest(4) + low.digest(4), "big")
         return self._digest(b"\1", scope, name, 8)
 
     def prefix(self, name: bytes) -> int:

@@ -128,14 +128,19 @@ class Positions:
     def add_each(self, packets: Sequence[tuple[int, int, int]]) -> None:
         """Note (stream, sequence, offset) of packets, as `add`."""
         last, run, end = 0, None, 0
+        recent, undo, stored_to = self._recent, self._undo, self._stored_to
         for stream, sequence, offset in packets:
-            if run is None or stream != last or sequence != end or offset <= self._stored_to:
+            if stream != last:
+                last, runs = stream, recent.get(stream)
+                run = runs[-1] if runs else None
+                end = 0 if run is None else run.first + len(run.offsets)
+            if run is None or sequence != end or offset <= stored_to:
                 self.add(stream, sequence, offset)
-                runs = self._recent.get(stream)
-                last, run, end = stream, runs[-1] if runs else None, sequence + 1
+                runs = recent.get(stream)
+                run, end = runs[-1] if runs else None, sequence + 1
             else:
                 run.offsets.append(offset)
-                self._undo.append(stream)
+                undo.append(stream)
                 end += 1
 
     def adopt(self) -> None:
