@@ -336,6 +336,31 @@ async def test_what_was_in_flight_keeps_its_name_over_a_change(autojump_clock: M
         assert node.count("SELECT count(*) FROM subscription_unit") == 0
 
 
+async def test_another_endpoint_begins_anew(autojump_clock: MockClock) -> None:
+    """How long an endpoint wants to be left alone, and how long it failed, doesn't count for the one that a change names
+    instead; any other change leaves it alone. The same behind a kill."""
+    log, outlet = MemoryLog(), FakeOutlet()
+    outlet.answer("s", AttemptResult("retry", "busy", status=503, retry_after_s=80_000.0))
+    async with killed(log, outlet) as node:
+        one = await node.add(retry={"schedule": ["1s"] * 50})
+        log.add("a", 1)
+        await trio.sleep(60)
+        await patch(node, one, webhook={"timeout": "3s"})
+        log.add("a", 2)
+        await trio.sleep(60)
+        assert len(outlet.attempts) == 1
+        assert one.rest.hold_us
+        assert one.rest.failing_us
+        await patch(node, one, webhook={"url": "http://other/"})
+        assert (one.rest.hold_us, one.rest.failing_us) == (0, 0)
+    async with running(log, outlet) as node:
+        one = node.book.find("s")
+        assert (one.rest.hold_us, one.rest.failing_us) == (0, 0)
+        log.add("a", 3)
+        await trio.sleep(60)
+        assert len(outlet.attempts) > 1
+
+
 @pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.slow)])
 async def test_ten_thousand_outstanding(count: int, autojump_clock: MockClock) -> None:
     """At its bound a subscription changes, is restarted, settles from the far end, and moves, and nothing is left over."""

@@ -9,6 +9,7 @@ from subscription_rig import FAILED, FakeOutlet, MemoryLog, Node, patch, running
 from trio.testing import MockClock
 
 from overlayd.delivery.query import Beginning, Now
+from overlayd.delivery.subscriptions import tables
 from overlayd.delivery.subscriptions.subscription import Subscription
 from overlayd.model.errors import StorageFull
 from overlayd.model.limits import Limits
@@ -174,3 +175,28 @@ async def test_a_disk_that_fills_at_any_write(act: Act, autojump_clock: MockCloc
             assert full_at > 0
             return
     raise AssertionError("it never got through")
+
+
+async def test_a_disk_that_fills_in_the_middle_of_a_deletion(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many dead letters go in several transactions. What was taken stays taken, in memory and behind a restart, the one
+    that was being tried again too; the rest goes on, and can be deleted again."""
+    monkeypatch.setattr(tables, "ROWS_PER_DELETE", 2)
+    log = FillingLog()
+    async with running(log) as node:
+        one = await make(node)
+        log.full_at = 2  # the round before it, and two of the three letters
+        with pytest.raises(StorageFull):
+            await delete(node, one)
+        log.full_at = None
+        await trio.sleep(2)
+        assert looks(node) == await after_restart(node)
+        assert (one.dead_letters, list(one.dead_queued)) == (1, [])
+        assert one.ledger.unsettled == 3
+        await trio.sleep(500_000)
+        assert looks(node) == await after_restart(node)
+        assert one.dead_letters == 4
+        await delete(node, one)
+        assert looks(node) == await after_restart(node) == []
+        assert node.count("SELECT count(*) FROM subscription_dead") == 0

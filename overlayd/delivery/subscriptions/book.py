@@ -40,6 +40,7 @@ from overlayd.delivery.subscriptions.subscription import (
     Created,
     Reading,
     Subscription,
+    for_endpoint,
     in_state,
     rules_of,
     sought,
@@ -332,12 +333,14 @@ class SubscriptionBook:
 
         def draft(position: Cursor) -> Statements:
             put = put_statements(subscription, definition, self._headers, owner=owner, reading=reading)
-            return put if rotate is None else joined(put, rotate)
+            rest = for_endpoint(subscription.rest, subscription.definition, definition)
+            return joined(put, place_statements(subscription, subscription.floor(position), rest), rotate)
 
         def follow() -> None:
             subscription.owner, subscription.reading = owner or subscription.owner, reading or subscription.reading
             if is_other:
                 self.engine.dispatcher.remove(subscription)
+                subscription.rest = for_endpoint(subscription.rest, subscription.definition, definition)
                 subscription.redefine(definition, self.engine.delivery.matcher(asked.selection))
             if is_other_filter:
                 self._drop_lease(subscription)
@@ -476,11 +479,8 @@ class SubscriptionBook:
             raise SubscriptionConflict(f"the name {definition.name} is taken", subject=definition.name)
         limits = self._limits
         theirs = sum(one.reading.principal == reading.principal for one in self._by_id.values())
-        for name, count, most in (
-            ("subscriptions_max", len(self._by_id), limits.subscriptions_max),
-            ("subscriptions_per_principal", theirs, limits.subscriptions_per_principal),
-        ):
-            if count >= most:
+        for name, count in (("subscriptions_max", len(self._by_id)), ("subscriptions_per_principal", theirs)):
+            if count >= getattr(limits, name):
                 self.engine.delivery.metrics.count_limit_hit(name)
                 raise LimitReached(f"there are {count} durable subscriptions already", subject=name)
 

@@ -69,12 +69,13 @@ def place_statements(
     return write
 
 
-def joined(first: Statements, second: Statements) -> Statements:
+def joined(*parts: Statements | None) -> Statements:
     """One after the other."""
 
     def write(connection: sqlite3.Connection) -> None:
-        first(connection)
-        second(connection)
+        for part in parts:
+            if part is not None:
+                part(connection)
 
     return write
 

@@ -88,6 +88,13 @@ def sought(rest: Rest, position: Cursor, floor: Cursor) -> Rest:
     )  # fmt: skip
 
 
+def for_endpoint(rest: Rest, present: SubscriptionDefinition, definition: SubscriptionDefinition) -> Rest:
+    """With another definition. Another URL is another endpoint: how long the one before failed, and wanted to be left
+    alone, doesn't count for it."""
+    urls = [one.webhook.url if isinstance(one.webhook, WebhookRule) else "" for one in (present, definition)]
+    return rest if urls[0] == urls[1] else msgspec.structs.replace(rest, failing_us=0, hold_us=0)
+
+
 def _with_run(told: Runs, low: int, high: int) -> Runs:
     return (*told[-TOLD_MAX + 1 :], (low, high))
 
