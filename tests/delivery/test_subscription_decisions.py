@@ -17,7 +17,7 @@ from overlayd.model.outlet import AttemptResult, Delivery
 from overlayd.storage.own import OwnPacket, Rows
 
 Act = Callable[[Node, Subscription], Awaitable[object]]
-NEVER = {"schedule": ["100h"]}
+NEVER = {"schedule": ["20h"]}
 
 
 class FillingLog(MemoryLog):
@@ -194,7 +194,7 @@ async def test_a_disk_that_fills_in_the_middle_of_a_deletion(
         assert looks(node) == await after_restart(node)
         assert (one.dead_letters, list(one.dead_queued)) == (1, [])
         assert one.ledger.unsettled == 3
-        await trio.sleep(500_000)
+        await trio.sleep(80_000)
         assert looks(node) == await after_restart(node)
         assert one.dead_letters == 4
         await delete(node, one)
