@@ -14,6 +14,8 @@ from trio.testing import MockClock
 from webhook_node import open_node
 from webhook_rig import StillClock
 
+from overlayd.model.errors import StorageFull
+
 
 async def until(condition: Callable[[], bool], *, step_s: float = 0.25, tries: int = 400) -> None:
     """Waits, in virtual time, until something holds."""
@@ -106,6 +108,34 @@ async def test_a_rotation_reaches_the_next_request(tmp_path: Path, patient_clock
         turn, body = sink.turns[1], await sink.turns[1].body()
         for secret in (old, new):
             Webhook(secret).verify(body, turn.headers)
+
+
+async def test_a_rotation_during_a_retry(tmp_path: Path, patient_clock: MockClock) -> None:
+    """The attempt behind it has the same id and is signed with both; one that couldn't be written changes nothing."""
+    async with open_node(tmp_path) as node, chaos.open_sink() as sink:
+        subscription, old = await node.subscribe(sink.url, retry={"schedule": ["5s"] * 3})
+        sink.play(*[chaos.answer(500)] * 2, chaos.answer(200))
+        await node.publish(1)
+        await until(lambda: len(sink.turns) == 1)
+        write = node.log.write
+
+        async def refuse(job: object) -> None:
+            await trio.lowlevel.checkpoint()
+            raise StorageFull("full")
+
+        node.log.write = refuse  # type: ignore[assignment, method-assign]
+        with pytest.raises(StorageFull):
+            await node.parts.book.rotate_secret(subscription, None)
+        node.log.write = write  # type: ignore[method-assign]
+        await until(lambda: len(sink.turns) == 2)
+        new = await node.parts.book.rotate_secret(subscription, None)
+        await until(lambda: len(sink.turns) == 3)
+        signatures = [turn.headers["webhook-signature"].split() for turn in sink.turns]
+        assert [len(found) for found in signatures] == [1, 1, 2]
+        for turn, secrets in zip(sink.turns, ([old], [old], [old, new]), strict=True):
+            for secret in secrets:
+                Webhook(secret).verify(await turn.body(), turn.headers)
+        assert len({turn.headers["webhook-id"] for turn in sink.turns}) == 1
 
 
 async def test_a_restart_goes_on_where_it_was(tmp_path: Path, patient_clock: MockClock) -> None:
