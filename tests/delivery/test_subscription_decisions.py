@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from overlayd.delivery.query import Beginning, Now
 from overlayd.delivery.subscriptions import tables
 from overlayd.delivery.subscriptions.subscription import Subscription
-from overlayd.model.errors import StorageFull
+from overlayd.model.errors import ShuttingDown, StorageFull
 from overlayd.model.limits import Limits
 from overlayd.model.outlet import AttemptResult, Delivery
 from overlayd.storage.own import OwnPacket, Rows
@@ -200,3 +200,17 @@ async def test_a_disk_that_fills_in_the_middle_of_a_deletion(
         await delete(node, one)
         assert looks(node) == await after_restart(node) == []
         assert node.count("SELECT count(*) FROM subscription_dead") == 0
+
+
+@pytest.mark.parametrize("act", [pause, seek_on, change])
+async def test_nobody_waits_for_a_node_that_stops(act: Act, autojump_clock: MockClock) -> None:
+    """Asked for while the node stops, it is refused at once, and isn't found at the next start."""
+    log = FillingLog()
+    async with running(log) as node:
+        one = await make(node)
+        before = looks(node)
+    started = trio.current_time()
+    with pytest.raises(ShuttingDown):
+        await act(node, one)
+    assert trio.current_time() == started
+    assert await after_restart(node) == before

@@ -53,6 +53,7 @@ class Rounds:
         self._position = position
         self._dirty: dict[int, Subscription] = {}
         self._asked: list[tuple[Decision, RoundTicket]] = []
+        self._is_over = False
         self._wants_position = False
         self._ticket = RoundTicket()
         self._work = trio.Event()
@@ -80,6 +81,8 @@ class Rounds:
         ticket = RoundTicket()
         self._asked.append((decision, ticket))
         self.mark(decision.subscription)
+        if self._is_over:
+            self._drop_asked()
         return ticket
 
     def mark_unhurried(self, subscription: Subscription) -> RoundTicket:
@@ -114,10 +117,19 @@ class Rounds:
 
     async def run(self) -> None:
         """Writes until it is cancelled. Cancelled while a round commits, that round is still written."""
-        while True:
-            await self._wait_for_work()
-            self._write_at = math.inf
-            await self._write_round()
+        try:
+            while True:
+                await self._wait_for_work()
+                self._write_at = math.inf
+                await self._write_round()
+        finally:
+            self._is_over = True
+            self._drop_asked()
+
+    def _drop_asked(self) -> None:
+        """Nobody writes any more, so nobody waits for it."""
+        RoundDecisions(self._asked, self._position()).drop(ShuttingDown("the node is being stopped"))
+        self._asked = []
 
     async def _wait_for_work(self) -> None:
         """Until something is to be written now."""
