@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+from contextlib import suppress
 
 import pytest
 import trio
@@ -54,7 +55,12 @@ async def test_slow_read_ends_in_time(rig: Rig) -> None:
         with pytest.raises(IntakeBusy, match="took longer"):
             await log.read(lambda c: c.execute(ENDLESS).fetchall())
         assert rig.limit_hits("read_timeout") == 1
-        assert await log.read(lambda c: c.execute("SELECT 1").fetchall()) == [(1,)]
+        found: list[tuple[int]] = []
+        with trio.fail_after(PATIENCE_S):
+            while not found:
+                with suppress(IntakeBusy):  # on a busy machine this, too, may take longer than 20 ms
+                    found = await log.read(lambda c: c.execute("SELECT 1").fetchall())
+        assert found == [(1,)]
 
 
 async def test_waiting_for_a_place_counts(rig: Rig) -> None:

@@ -40,10 +40,10 @@ async def test_isnt_cancelled_half_way() -> None:
 
 async def test_ends_when_it_is_closed() -> None:
     """Closing joins the thread; the next function gets another one."""
-    thread, before = WriterThread("closed-soon"), threading.active_count()
-    await thread.run(lambda: None)
-    assert threading.active_count() == before + 1
+    thread = WriterThread("closed-soon")
+    first = await thread.run(threading.current_thread)
+    assert first.name == "closed-soon"
     thread.close()
-    assert threading.active_count() == before
-    assert await thread.run(lambda: 1) == 1
+    assert not first.is_alive()
+    assert await thread.run(threading.current_thread) is not first
     thread.close()
