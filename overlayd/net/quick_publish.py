@@ -7,6 +7,7 @@ wait and word a problem; they judge it from its first byte, so that there is one
 
 from collections.abc import Callable
 
+import msgspec
 import structlog
 import trio
 
@@ -26,7 +27,7 @@ from overlayd.net.publish_lane import ROUTES, Target, find_target
 from overlayd.net.turnstile import Stay
 from overlayd.pipeline.data_form import media_type_of
 from overlayd.pipeline.decode import is_array
-from overlayd.pipeline.intake import Intake, Terms
+from overlayd.pipeline.intake import Intake, StreamAtHand, Terms
 from overlayd.storage import Log
 
 QUICK_BYTES = 16 << 10
@@ -56,6 +57,14 @@ class HeaderMemo:
         self.answer_headers = connection.answer_headers
         self.principal = principal
         self.generation = generation
+
+
+class Line(msgspec.Struct, frozen=True):
+    """What a request line asks for."""
+
+    path: str
+    target: Target
+    at_hand: StreamAtHand
 
 
 class _Request:
@@ -118,7 +127,7 @@ class QuickPublish:
         self._courtesy = publisher.lane.courtesy
         self._stop = stop
         self._answer_heads = AnswerHeads()
-        self._targets: dict[bytes, tuple[str, Target]] = {}
+        self._targets: dict[bytes, Line] = {}
 
     def take(self, stay: Stay, data: bytes) -> bool:
         """As `QuickServer.take`."""
@@ -132,17 +141,17 @@ class QuickPublish:
         found = self._find_known(connection, data, end) or self._judge(connection, data[:body_at])
         if found is None:
             return False
-        path, target, memo, length = found  # its name was parsed when it was judged
+        line, memo, length = found
         stop = body_at + length
         if len(data) < stop or not 0 < length <= self._body_bytes_max:
             return False
         body = data[body_at:stop]
         if is_array(body):
             return False
-        request = self._intake.judge_now(StreamName(target.stream), body, memo.terms)
+        request = self._intake.judge_now(line.at_hand, body, memo.terms)
         if request is None or not self._budget.take_now(length):
             return False
-        taken = _Request(self, stay, data if len(data) == stop else data[:stop], length, path, memo)
+        taken = _Request(self, stay, data if len(data) == stop else data[:stop], length, line.path, memo)
         taken.trace = request.drafts[0].traceparent
         if not self._log.append_soon(request, taken):
             self._budget.give_back(length)
@@ -193,9 +202,7 @@ class QuickPublish:
         self._budget.give_back(taken.body_bytes)
         taken.stay.give_back(taken.raw)
 
-    def _find_known(
-        self, connection: Connection, data: bytes, end: int
-    ) -> tuple[str, Target, HeaderMemo, int] | None:  # fmt: skip
+    def _find_known(self, connection: Connection, data: bytes, end: int) -> tuple[Line, HeaderMemo, int] | None:
         """What the same request line and the same headers were found to say before; None for anything else."""
         memo = connection.memo
         if memo is None or not self._gate.is_good(memo.principal, memo.generation):
@@ -207,11 +214,11 @@ class QuickPublish:
         if known is None or not data.startswith(before, line_end) or not data.endswith(after, digits_at, end):
             return None
         digits = data[digits_at:digits_end]
-        if not digits.isdigit() or len(digits) > 18 or not self._may_publish(memo.principal, known[1]):
+        if not digits.isdigit() or len(digits) > 18 or not self._may_publish(memo.principal, known.target):
             return None
-        return known[0], known[1], memo, int(digits)
+        return known, memo, int(digits)
 
-    def _judge(self, connection: Connection, raw: bytes) -> tuple[str, Target, HeaderMemo, int] | None:
+    def _judge(self, connection: Connection, raw: bytes) -> tuple[Line, HeaderMemo, int] | None:
         """The whole judgement of a head. None for what isn't plain, or is refused."""
         if connection.remembered.principal is None or not raw.startswith(b"POST /"):
             return None  # nobody to recall: the head would only be parsed twice
@@ -239,7 +246,7 @@ class QuickPublish:
 
     def _remember(
         self, connection: Connection, head: Head, target: Target, ask: Ask
-    ) -> tuple[str, Target, HeaderMemo, int]:  # fmt: skip
+    ) -> tuple[Line, HeaderMemo, int]:  # fmt: skip
         """Keeps what line and headers said apart from one another, so that either is recognized again."""
         raw, length = head.raw, head.content_length or 0
         line_end = raw.index(b"\r\n")
@@ -261,12 +268,13 @@ class QuickPublish:
             principal,
             self._gate.generation,
         )
+        line = Line(head.path, target, StreamAtHand(StreamName(target.stream)))  # the name was parsed with the head
         if not head.query:
             connection.memo = memo
             if len(self._targets) >= LINES_MAX:
                 self._targets.clear()
-            self._targets[raw[:line_end]] = head.path, target
-        return head.path, target, memo, length
+            self._targets[raw[:line_end]] = line
+        return line, memo, length
 
 
 def _is_plain(head: Head) -> bool:

@@ -20,7 +20,7 @@ from overlayd.model.meta import COMMITMENT_OPEN, decode_meta
 from overlayd.model.metrics import Metrics
 from overlayd.model.txid import format_hash
 from overlayd.pipeline.decode import decode_packet
-from overlayd.pipeline.intake import Intake, PublishAnswer, Terms
+from overlayd.pipeline.intake import Intake, PublishAnswer, StreamAtHand, Terms
 from overlayd.pipeline.schema import SchemaCache
 from overlayd.storage import Stream
 from overlayd.storage.lookup import draft_commitment
@@ -141,8 +141,9 @@ async def test_the_quick_way_leaves_what_concerns_the_chain(tmp_path: Path) -> N
         made = sign_message(b"", KEY, bytes(32))
         signature = base64.b64encode(made.encode()).decode()
         terms = Terms("p", may_create=True, atomic=True)
-        assert desk.intake.judge_now(STREAM, b'{"data":1}', terms) is not None
+        at_hand = StreamAtHand(STREAM)
+        assert desk.intake.judge_now(at_hand, b'{"data":1}', terms) is not None
         signed = {"data": 1, "id": "a", "salt": "A" * 22 + "==", "signature": signature}
-        assert desk.intake.judge_now(STREAM, json.dumps(signed).encode(), terms) is None
+        assert desk.intake.judge_now(at_hand, json.dumps(signed).encode(), terms) is None
         await desk.define(ConfirmRule(commit="batch"))
-        assert desk.intake.judge_now(STREAM, b'{"data":1}', terms) is None
+        assert desk.intake.judge_now(at_hand, b'{"data":1}', terms) is None

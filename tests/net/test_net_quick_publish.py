@@ -56,7 +56,7 @@ def test_on_a_connection_that_nobody_is_known_on_no_head_is_judged() -> None:
 
 def told(found: Any) -> Any:
     """What was found out about a head, without the memo's own bytes."""
-    return found and (found[0], found[1], found[2].terms, found[3])
+    return found and (found[0].path, found[0].target, found[1].terms, found[2])
 
 
 heads = st.tuples(

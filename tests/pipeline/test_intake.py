@@ -33,10 +33,11 @@ from overlayd.model.errors import (
 from overlayd.model.limits import Limits
 from overlayd.model.meta import decode_meta
 from overlayd.model.metrics import Metrics
+from overlayd.model.names import StreamName
 from overlayd.model.units import Size
 from overlayd.pipeline.data_form import decode_data
 from overlayd.pipeline.decode_many import SLICE_S, THREAD_BYTES
-from overlayd.pipeline.intake import Intake, PublishAnswer
+from overlayd.pipeline.intake import Intake, PublishAnswer, StreamAtHand, Terms
 from overlayd.pipeline.schema import SchemaCache
 from overlayd.storage import StorageSettings, open_log
 
@@ -356,3 +357,35 @@ async def test_each_limit_that_a_packet_hits_is_counted(limit: str, packet: Any)
     answer = await desk.publish(packet)
     assert len(answer.rejections) == 1
     assert desk.count("overlayd_limit_hits_total", limit=limit) == 1
+
+
+async def test_what_is_at_hand_follows_the_stream(tmp_path: Path) -> None:
+    """Whoever keeps a stream at hand is told of another definition, of its deletion and of the next one by its name."""
+    limits, metrics, terms = Limits(), Metrics(), Terms("p", may_create=False, atomic=True)
+    async with open_log(
+        tmp_path / "data", settings=SETTINGS, limits=limits, defaults=Definition(), clock=SystemClock(),
+        entropy=Entropy(), metrics=metrics,
+    ) as log:  # fmt: skip
+        intake, at_hand = Desk(log, limits, metrics, Definition()).intake, StreamAtHand(StreamName("s"))
+
+        def version_judged() -> int | None:
+            request = intake.judge_now(at_hand, b'{"data":{"n":1}}', terms)
+            return None if request is None else request.definition_version
+
+        assert version_judged() is None
+        first, _ = await log.define_stream("s", Definition())
+        assert (version_judged(), at_hand.stream) == (1, first)
+        await log.define_stream("s", Definition(limits=StreamLimits(packet_bytes=Size(100))))
+        assert version_judged() == 2
+        assert intake.judge_now(at_hand, b'{"data":"%b"}' % (b"x" * 200), terms) is None
+        await log.define_stream("s", NUMBERS)
+        assert version_judged() is None
+        assert at_hand.rule is None
+        await intake.publish("s", [b'{"data":{"n":1}}'], principal="p", may_create=False, atomic=True)
+        assert version_judged() == 3
+        assert at_hand.rule is None
+        await log.delete_stream("s")
+        assert version_judged() is None
+        again, _ = await log.define_stream("s", Definition())
+        assert (version_judged(), at_hand.stream) == (1, again)
+        assert again is not first

@@ -16,7 +16,7 @@ from overlayd.model.metrics import Metrics
 from overlayd.model.names import StreamName
 from overlayd.model.privacy import RedactRule
 from overlayd.pipeline.definitions import check_definition
-from overlayd.pipeline.intake import Intake, PublishAnswer, Terms
+from overlayd.pipeline.intake import Intake, PublishAnswer, StreamAtHand, Terms
 from overlayd.pipeline.schema import SchemaCache
 from overlayd.storage.fingerprint import fingerprint_of, is_same_as_sent
 from overlayd.storage.lookup import draft_commitment
@@ -95,7 +95,7 @@ async def test_the_quick_way_redacts_too() -> None:
     """A packet that is judged without a wait is stored as any other."""
     counter = Counter(HIDING)
     terms = Terms("p", may_create=True, atomic=True)
-    request = counter.intake.judge_now(StreamName("s"), b'{"data":{"user":"bob","email":"b"}}', terms)
+    request = counter.intake.judge_now(StreamAtHand(StreamName("s")), b'{"data":{"user":"bob","email":"b"}}', terms)
     assert request is not None
     assert json.loads(request.drafts[0].body) == {"user": "s:3"}
 
@@ -220,7 +220,7 @@ async def test_without_consent_a_packet_is_refused() -> None:
     assert [(at, error.code) for at, error in answer.rejections] == [(1, "consent.missing"), (2, "consent.missing")]
     assert [draft.sent for draft in counter.drafts] == [b'{"user": "alice"}']
     terms = Terms("p", may_create=True, atomic=True)
-    assert counter.intake.judge_now(StreamName("s"), b'{"data":{"user":"alice"}}', terms) is None
+    assert counter.intake.judge_now(StreamAtHand(StreamName("s")), b'{"data":{"user":"alice"}}', terms) is None
     with pytest.raises(OverlaydError) as caught:
         await counter.publish({"data": {"user": "bob"}}, atomic=True)
     assert (caught.value.code, caught.value.status) == ("consent.missing", 422)
