@@ -14,9 +14,9 @@ Changes follow the writer's transaction. `add` and `discard` show in memory at o
 what a step, flush or drop does to memory happens in `adopt`, after the COMMIT. One of the two ends each transaction.
 All of this belongs to one thread at a time; only `read_stored` and `read_stored_like` may run beside it.
 
-Costs, measured by benchmarks/hash_index.py with 2 million random UUIDs: 1.7 µs to hash an id, 1.5 µs to look for it
-in memory (9 to 17 runs), 0.2 µs to add it, 2.3 µs for its flush and merges; the disk is asked for 1.3 % of new ids,
-at 15 µs each. 2 bytes of memory and 22 on disk a pair. Slices of 1,024 rows took 1 ms, at most 6.
+Costs, measured by benchmarks/hash_index.py with a million random UUIDs: 1.3 µs to hash an id, 1.0 µs to look for it
+in memory, 0.3 µs to add it, 1.6 µs for its flush and merges; the disk is asked for 0.1 % of new ids, at 15 µs each. 2 to
+4 bytes of memory and 24 on disk a pair. Slices of 1,024 rows take about 1 ms. Every run more is 0.1 to 0.3 µs an id.
 """
 
 import json
