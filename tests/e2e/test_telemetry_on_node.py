@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from node_process import Node
-from real_waiting import PATIENCE_S
+from real_waiting import PATIENCE_S, until
 
 from overlayd.client import SyncClient
 from overlayd.model.errors import UncertainPublish
@@ -136,6 +136,7 @@ def test_one_trace_goes_through_the_log(tmp_path: Path, collector: Collector) ->
         assert {attributes(one).get("overlayd.transport") for one in deliveries} == {"ndjson", None}
         (pushed,) = [one for one in deliveries if "overlayd.subscription" in attributes(one)]
         assert attributes(pushed)["http.response.status_code"] == "200"
+        until(lambda: len(collector.at("/hook")) >= 3, "the webhook has them all")
         traces = {json.loads(body)["packet"]["packet_sequence"]: headers.get("traceparent") for headers, body in collector.at("/hook")}  # fmt: skip
         assert traces == {1: UNWANTED, 2: f"00-{TRACE}-{pushed['spanId']}-01", 3: None}
         assert {span["traceId"] for span in collector.spans()} == {TRACE}
