@@ -1,7 +1,10 @@
 """`overlayd top`: a node's streams, rates, lags, sessions and chain, as they are now."""
 
 import contextlib
+import signal
 import time
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 import click
 from rich.cells import cell_len
@@ -74,8 +77,12 @@ def watch(client: SyncClient, interval: float) -> None:
     console = Console(highlight=False)
     before, now = None, read_snapshot(client)
     trouble = ""
-    with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=True, auto_refresh=False) as live:
-        while True:
+    with (
+        _interrupted() as is_interrupted,
+        contextlib.suppress(KeyboardInterrupt),
+        Live(console=console, screen=True, auto_refresh=False) as live,
+    ):
+        while not is_interrupted():
             live.update(drawing_of(frame_of(before, now), console.size, trouble), refresh=True)
             time.sleep(interval)
             try:
@@ -84,6 +91,24 @@ def watch(client: SyncClient, interval: float) -> None:
                 if not (error.retryable or isinstance(error, NodeUnreachable)):
                     raise
                 trouble = error.detail
+
+
+@contextlib.contextmanager
+def _interrupted() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C came. It raises KeyboardInterrupt as ever, but one that comes while a callback of the collector or
+    of a library runs is printed or swallowed there, so it is remembered as well."""
+    came = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def drawing_of(frame: Frame, size: tuple[int, int], trouble: str = "") -> Group:

@@ -1,13 +1,16 @@
 """What `overlayd top` makes of a node's figures."""
 
+import signal
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import pytest
 from rich.console import Console
 
+from overlayd.cli import top
 from overlayd.cli.node_figures import Frame, Section, Snapshot, frame_of
-from overlayd.cli.top import drawing_of, print_frame
+from overlayd.cli.top import drawing_of, print_frame, watch
 from overlayd.model.wire import QueryBody, SessionBody, SessionSubscription
 from overlayd.model.wire_chain import ChainBody, ChainSourceBody, TipBody
 from overlayd.model.wire_statistics import SessionStats, StatsBody, StorageStatsBody, StreamStats, SubscriptionStats
@@ -164,3 +167,23 @@ def test_empty_sections_are_left_out(capsys: Any) -> None:
     """A node without readers shows none."""
     print_frame(frame_of(None, Snapshot(stats(), [], [])))
     assert "live sessions" not in capsys.readouterr().out
+
+
+def test_an_interrupt_that_something_swallows_ends_it_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a callback of the collector does, whose exceptions are only printed."""
+    looks = 0
+
+    def look(client: object) -> Snapshot:
+        nonlocal looks
+        looks += 1
+        assert looks < 5, "it goes on"
+        if looks == 3:
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        return NOW
+
+    monkeypatch.setattr(top, "read_snapshot", look)
+    before = signal.getsignal(signal.SIGINT)
+    watch(None, 0.0)  # type: ignore[arg-type]
+    assert looks == 3
+    assert signal.getsignal(signal.SIGINT) is before
