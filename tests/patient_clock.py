@@ -46,5 +46,6 @@ def patient_clock(threshold_s: float = 0.02) -> Iterator[MockClock]:
         mock.patch.object(WriterThread, "run_in_shield", holding(WriterThread.run_in_shield)),
         mock.patch.object(aiosqlite.Connection, "_execute", holding(aiosqlite.Connection._execute)),
         mock.patch.object(aiosqlite.Connection, "_connect", holding(aiosqlite.Connection._connect)),
+        mock.patch.object(aiosqlite.Connection, "close", holding(aiosqlite.Connection.close)),
     ):
         yield clock

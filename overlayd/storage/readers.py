@@ -84,6 +84,8 @@ class ReaderPool:
         with trio.move_on_after(IDLE_GRACE_S, shield=True):
             while self._idle:
                 await self._loop.run_aio_coroutine(self._idle.popleft().connection.close())
+        while self._idle:  # not closed in time: a thread that nobody tells would keep the process from ending
+            self._idle.popleft().connection.stop()
 
     def __repr__(self) -> str:
         return f"ReaderPool(idle={len(self._idle)}, busy={self._places.borrowed_tokens})"

@@ -1,18 +1,22 @@
 """Read connections: they can't write, an impatient reader leaves them usable, and a slow read ends in time."""
 
+import asyncio
 import sqlite3
 import threading
 from contextlib import suppress
 
+import aiosqlite
 import pytest
 import trio
 import trio.testing
 from real_waiting import PATIENCE_S
 from storage_rig import Rig, append, draft, forget_tail
+from trio.testing import MockClock
 
 from overlayd.model.errors import DamagedEntry, IntakeBusy, ShuttingDown
 from overlayd.model.units import Duration
 from overlayd.storage import Log, queries
+from overlayd.storage.readers import IDLE_GRACE_S
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 
@@ -137,6 +141,31 @@ async def test_closing_ends_what_still_reads(rig: Rig) -> None:
     await read(log)
     assert len(told) == 4
     assert threading.active_count() <= threads + 4  # Trio keeps a few of its own
+
+
+async def test_connections_that_cant_be_closed_in_time_keep_no_thread(
+    rig: Rig, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one's close takes for ever; the threads of the others end all the same, or the process wouldn't."""
+    opened, close = [], aiosqlite.Connection.close
+
+    async def hang(connection: aiosqlite.Connection) -> None:
+        opened.append(connection)
+        monkeypatch.setattr(aiosqlite.Connection, "close", close)
+        trio.lowlevel.current_trio_token().run_sync_soon(mock_clock.jump, 10 * IDLE_GRACE_S)
+        await asyncio.get_running_loop().create_future()
+
+    async with rig.open() as log:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(log.read, lambda c: c.execute("SELECT 1").fetchall())
+        threads = [reader.connection._thread for reader in log._readers._idle]
+        assert len(threads) == 3
+        monkeypatch.setattr(aiosqlite.Connection, "close", hang)
+    opened[0].stop()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
 
 
 async def test_broken_page_of_the_file(rig: Rig) -> None:
