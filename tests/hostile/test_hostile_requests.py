@@ -1,6 +1,7 @@
 """Requests that mean one thing to one reader and another to the next, against the whole node."""
 
 import re
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -134,9 +135,10 @@ async def test_headers_that_are_costly_to_read(node: HostileNode) -> None:
         ("Accept", "a/b;q=0.1," * 1400), ("Accept", ";" * 15_000), ("If-None-Match", '"' * 15_000),
         ("Cookie", "a=b;" * 3700), ("Content-Type", "a/b;" + 'a="' * 4000), ("Range", "bytes=" + "1-," * 4000),
     ):  # fmt: skip
+        started = time.thread_time()  # of the loop, on which headers are read; a held-up machine adds nothing to it
         answer = await node.ask("GET", "/v1/streams/healthy/packets/1", **{name: value})
         assert answer.status == 200
-        assert node.count("overlayd_http_request_seconds_sum", route="/v1/streams/<stream>/packets/<sequence>") < 1
+        assert time.thread_time() - started < 1
     await node.assert_healthy()
 
 
