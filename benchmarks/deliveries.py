@@ -242,7 +242,7 @@ def measure_beside(directory: Path, receiver: Receiver, everybody: int, *, is_ro
                 node.call(f"/v1/subscriptions/s{number}/pause", {})
         slowest_of(node, receiver, good)  # connections are opened, bad ones have failed once
         with closing(Publisher(node.url)) as publisher:
-            slowest_ms = slowest_of(node, receiver, good, publisher)
+            slowest_ms = slowest_of(node, receiver, good, publisher, packets=20)
         return Beside(good, slowest_ms, publisher.rate, node.memory_mib)
     finally:
         node.close(is_killed=True)
@@ -276,10 +276,13 @@ class Publisher:
         self._connection.close()
 
 
-def slowest_of(node: Node, receiver: Receiver, good: int, publisher: Publisher | None = None) -> float:
-    """The slowest hundredth of the deliveries of ten packets, one every half second, the slowest packet's; milliseconds."""
+def slowest_of(
+    node: Node, receiver: Receiver, good: int, publisher: Publisher | None = None, packets: int = 10
+) -> float:
+    """The slowest hundredth of the deliveries of so many packets, one every half second, the slowest packet's;
+    milliseconds."""
     delays = []
-    for _ in range(10):
+    for _ in range(packets):
         before, _ = receiver.ask()
         node.publish(1)
         if publisher is None:
